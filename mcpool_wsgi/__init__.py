@@ -1,0 +1,25 @@
+"""
+mcpool-wsgi
+===========
+
+A WSGI middleware that lends every request a memcached client from a pool, and
+the pools that it lends from.
+
+.. code-block:: python
+
+    from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
+
+    pool = ClientPool(Client(["127.0.0.1"]), 12)
+    app = MemcachedPoolMiddleware(app, pool)
+
+The app then finds a client of its own in ``environ["mc.client"]``.
+"""
+
+from .client import Client as Client
+from .errors import InvalidKey as InvalidKey
+from .errors import PoolClosed as PoolClosed
+from .errors import PoolTimeout as PoolTimeout
+from .middleware import MemcachedPoolMiddleware as MemcachedPoolMiddleware
+from .pools import ClientPool as ClientPool
+from .pools import ThreadMappedPool as ThreadMappedPool
+from .stats import PoolStats as PoolStats

@@ -1,0 +1,399 @@
+"""
+Client
+======
+
+:class:`Client` is :class:`pylibmc.Client` made safe to lend: wherever one stood,
+the other can stand.
+
+.. code-block:: python
+
+    from mcpool_wsgi import Client
+
+    mc = Client(["10.0.1.1", "10.0.1.2:11212"])
+    mc.set("greeting", "hello", time=60)
+    mc.get("greeting")
+
+What it adds:
+
+-   **Keys are checked before the wire.** In memcached's text protocol a key with a
+    space or a line break is a command of its own. pylibmc sends it, and from
+    then on every answer on that connection belongs to the key before
+    (the class of CVE-2020-13254). Here it is :exc:`~mcpool_wsgi.InvalidKey`.
+-   **An error never leaves the connection out of step.** After an error that may,
+    the client disconnects; its next command connects anew.
+-   **Time limits by default**, see :data:`DEFAULT_BEHAVIORS`.
+-   **A fork is harmless.** In a child process the client works on a connection
+    of the child's own and leaves the parent's alone.
+
+A client is still for one thread at a time. That is what the pools are for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Callable
+
+import pylibmc
+
+from . import forks
+from .keys import Key, KeyRule, encoded
+
+#: What a :class:`Client` sets unless its caller says otherwise (pylibmc's own
+#: default in brackets), and why.
+DEFAULT_BEHAVIORS: Mapping[str, Any] = {
+    # Milliseconds to wait for a connection [4000]. A cache that takes longer than half a second
+    # to answer costs more than it saves.
+    "connect_timeout": 500,
+    # Milliseconds to wait for an answer [5000]. This is the limit that holds: the two below
+    # bound single system calls only.
+    "_poll_timeout": 500,
+    # Microseconds that one receive or send on the socket may take [no limit].
+    "receive_timeout": 500_000,
+    "send_timeout": 500_000,
+    # Send small requests at once instead of waiting for more to send [False].
+    "tcp_nodelay": True,
+    # Seconds for which a server that failed is not tried again [2]: commands fail in microseconds
+    # meanwhile. Also how often, at most, a pool renews its clients.
+    "retry_timeout": 1,
+}
+
+#: The server refused or was never asked; the connection is in step.
+_IN_STEP = (
+    pylibmc.NotFound,
+    pylibmc.DataExists,
+    pylibmc.BadKeyProvided,
+    pylibmc.TooBig,
+    pylibmc.CacheMiss,
+)
+#: There is no connection: libmemcached could not make one, or closed it. It now fails at once
+#: until retry_timeout has passed, which disconnect_all() would make it forget.
+_CLOSED = (
+    pylibmc.ConnectionError,
+    pylibmc.HostLookupError,
+    pylibmc.ServerDead,
+    pylibmc.ServerDown,
+    pylibmc.WriteError,
+)
+
+
+class Client(pylibmc.Client):  # type: ignore[misc]
+    """A :class:`pylibmc.Client` that is always safe to lend again.
+
+    :param servers: ``["host", "host:port", "/path/to/socket", ...]``
+    :param behaviors: as pylibmc's; what is not named here is taken from
+        :data:`DEFAULT_BEHAVIORS`.
+    :param binary: speak memcached's binary protocol.
+    :param username: for SASL, which needs the binary protocol.
+    :param password: for SASL.
+    """
+
+    #: Called without arguments when the connection to a server failed. A pool sets it.
+    on_connection_failure: Callable[[], None] | None = None
+
+    _process = forks.current  # the one that this client's connections belong to
+    _heir: Client | None = None
+    _in_doubt = False  # whether the connection may be out of step
+
+    def __init__(
+        self,
+        servers: Iterable[str],
+        behaviors: Mapping[str, Any] | None = None,
+        binary: bool = False,
+        username: str | None = None,
+        password: str | None = None,
+    ) -> None:
+        if isinstance(servers, (str, bytes)):
+            raise TypeError(f"servers is a list of addresses, not the single {servers!r}")
+        wanted = dict(DEFAULT_BEHAVIORS)
+        if behaviors:
+            if "_retry_timeout" in behaviors:  # pylibmc's old name for it
+                del wanted["retry_timeout"]
+            wanted.update(behaviors)
+        self._rule = KeyRule(binary, wanted.get("namespace") or b"")
+        self._process = forks.current
+        super().__init__(
+            list(servers), behaviors=wanted, binary=binary, username=username, password=password
+        )
+
+    def clone(self) -> Client:
+        """A client with the same servers and options, and no connection yet."""
+        source = self._here()
+        clone: Client = super(Client, source).clone()
+        clone._process = forks.current
+        clone._rule = self._rule
+        return clone
+
+    # -- What every command goes through
+
+    def _command(self, command: Callable[..., Any], *args: Any) -> Any:
+        if not forks.same_process[0]:
+            forks.enter_child()
+        if self._process is not forks.current:
+            self = self._here()
+        if self._in_doubt:
+            _disconnect_all(self)
+        # Until the command has ended well, so that an interrupt at any point leaves it set.
+        self._in_doubt = True
+        try:
+            result = command(self, *args)
+        except Exception as error:
+            self._in_doubt = self._leaves_doubt(error)
+            raise
+        self._in_doubt = False
+        return result
+
+    def _leaves_doubt(self, error: Exception) -> bool:
+        """Whether the connection may be out of step after *error*."""
+        if not isinstance(error, pylibmc.Error):
+            # From (un)pickling or bad arguments, neither of which happens in the middle of a
+            # command; but for pylibmc's own complaints of one that did not end.
+            return type(error) is RuntimeError
+        if isinstance(error, _IN_STEP):
+            return False
+        # A time-out has no class of its own; libmemcached closes the connection at one.
+        if isinstance(error, _CLOSED) or "A TIMEOUT OCCURRED" in str(error):
+            if self.on_connection_failure is not None:
+                self.on_connection_failure()
+            return False
+        return True
+
+    def _here(self) -> Client:
+        """This client or, in a forked child, the one that stands for it there."""
+        if not forks.from_elsewhere(self._process):
+            return self
+        heir = self._heir
+        if heir is None or heir._process is not forks.current:
+            # Copies options and addresses only: neither reads nor writes the parent's socket.
+            heir = self._heir = super().clone()
+            heir._process = forks.current
+            heir._rule = self._rule
+        return heir
+
+    def __del__(
+        self,
+        from_elsewhere: Callable[[forks.Process], bool] = forks.from_elsewhere,
+        keep_for_ever: Callable[[object], None] = forks.keep_for_ever,
+    ) -> None:
+        if from_elsewhere(self._process):
+            keep_for_ever(self)
+
+    # -- One key
+
+    def get(self, key: Key, default: Any = None) -> Any:
+        """The value stored under *key*, or *default*."""
+        self._rule.check(key)
+        return self._command(_get, key, default)
+
+    def gets(self, key: Key) -> Any:
+        """``(value, cas)`` for *key*, or ``(None, None)``; needs the behavior ``cas``."""
+        self._rule.check(key)
+        return self._command(_gets, key)
+
+    def set(
+        self,
+        key: Key,
+        val: Any,
+        time: int = 0,
+        min_compress_len: int = 0,
+        compress_level: int = -1,
+    ) -> bool:
+        """Store *val* under *key*.
+
+        :param time: seconds until it expires; 0 for never.
+        :param min_compress_len: compress values of at least that many bytes.
+        :return: whether it was stored.
+        """
+        self._rule.check(key)
+        return bool(self._command(_set, key, val, time, min_compress_len, compress_level))
+
+    def add(
+        self,
+        key: Key,
+        val: Any,
+        time: int = 0,
+        min_compress_len: int = 0,
+        compress_level: int = -1,
+    ) -> bool:
+        """Like :meth:`set`, if there is no such key yet."""
+        self._rule.check(key)
+        return bool(self._command(_add, key, val, time, min_compress_len, compress_level))
+
+    def replace(
+        self,
+        key: Key,
+        val: Any,
+        time: int = 0,
+        min_compress_len: int = 0,
+        compress_level: int = -1,
+    ) -> bool:
+        """Like :meth:`set`, if there is such a key."""
+        self._rule.check(key)
+        return bool(self._command(_replace, key, val, time, min_compress_len, compress_level))
+
+    def append(
+        self,
+        key: Key,
+        val: Any,
+        time: int = 0,
+        min_compress_len: int = 0,
+        compress_level: int = -1,
+    ) -> bool:
+        """Put *val* behind the value stored under *key*."""
+        self._rule.check(key)
+        return bool(self._command(_append, key, val, time, min_compress_len, compress_level))
+
+    def prepend(
+        self,
+        key: Key,
+        val: Any,
+        time: int = 0,
+        min_compress_len: int = 0,
+        compress_level: int = -1,
+    ) -> bool:
+        """Put *val* before the value stored under *key*."""
+        self._rule.check(key)
+        return bool(self._command(_prepend, key, val, time, min_compress_len, compress_level))
+
+    def cas(self, key: Key, val: Any, cas: int, time: int = 0) -> bool:
+        """Store *val* if nobody has since :meth:`gets` gave *cas*."""
+        self._rule.check(key)
+        return bool(self._command(_cas, key, val, cas, time))
+
+    def incr(self, key: Key, delta: int = 1) -> int:
+        """Add *delta* to the number under *key* and return the sum."""
+        self._rule.check(key)
+        return int(self._command(_incr, key, delta))
+
+    def decr(self, key: Key, delta: int = 1) -> int:
+        """Subtract *delta* from the number under *key*, not below 0, and return the rest."""
+        self._rule.check(key)
+        return int(self._command(_decr, key, delta))
+
+    def touch(self, key: Key, seconds: int) -> bool:
+        """Have *key* expire in so many *seconds* from now."""
+        self._rule.check(key)
+        return bool(self._command(_touch, key, seconds))
+
+    def delete(self, key: Key) -> bool:
+        """Remove *key*; whether there was one."""
+        self._rule.check(key)
+        return bool(self._command(_delete, key))
+
+    # -- Many keys. Prefixes are put on here: pylibmc checks no length and cuts at NUL bytes.
+
+    def get_multi(self, keys: Iterable[Key], key_prefix: Key | None = None) -> dict[Key, Any]:
+        """``{key: value}`` for those of *keys* that there are."""
+        named = self._prefixed(keys, key_prefix)
+        found = self._command(_get_multi, list(named))
+        return {named[key]: value for key, value in found.items()}
+
+    def set_multi(
+        self,
+        mapping: Mapping[Key, Any],
+        time: int = 0,
+        key_prefix: Key | None = None,
+        min_compress_len: int = 0,
+        compress_level: int = -1,
+    ) -> list[Key]:
+        """Store all of *mapping*; the keys that could not be stored."""
+        return self._store_multi(
+            _set_multi, mapping, key_prefix, time, b"", min_compress_len, compress_level
+        )
+
+    def add_multi(
+        self,
+        mapping: Mapping[Key, Any],
+        time: int = 0,
+        key_prefix: Key | None = None,
+        min_compress_len: int = 0,
+        compress_level: int = -1,
+    ) -> list[Key]:
+        """Like :meth:`set_multi`, of keys that are not there yet."""
+        return self._store_multi(
+            _add_multi, mapping, key_prefix, time, b"", min_compress_len, compress_level
+        )
+
+    def incr_multi(
+        self, keys: Iterable[Key], key_prefix: Key | None = None, delta: int = 1
+    ) -> None:
+        """Add *delta* to the numbers under all of *keys*."""
+        self._command(_incr_multi, list(self._prefixed(keys, key_prefix)), b"", delta)
+
+    def delete_multi(self, keys: Iterable[Key], key_prefix: Key | None = None) -> bool:
+        """Remove all of *keys*; whether all were there."""
+        if isinstance(keys, Mapping):
+            raise TypeError("keys must be a sequence, not a mapping")
+        deleted = [self.delete(key) for key in self._prefixed(keys, key_prefix)]
+        return all(deleted)
+
+    def _store_multi(
+        self,
+        command: Callable[..., Any],
+        mapping: Mapping[Key, Any],
+        key_prefix: Key | None,
+        *args: Any,
+    ) -> list[Key]:
+        named = self._prefixed(mapping, key_prefix)
+        values = {full: mapping[key] for full, key in named.items()}
+        return [named[full] for full in self._command(command, values, *args)]
+
+    def _prefixed(self, keys: Iterable[Key], key_prefix: Key | None) -> dict[bytes, Key]:
+        """The keys as they go over the wire, each with the caller's name for it."""
+        if isinstance(keys, (str, bytes)):
+            raise TypeError(f"keys is a sequence of keys, not the single {keys!r}")
+        prefix = b"" if key_prefix is None else encoded(key_prefix)
+        named: dict[bytes, Key] = {}
+        for key in keys:
+            self._rule.check(key, prefix)
+            named[prefix + encoded(key)] = key
+        return named
+
+    # -- No key
+
+    def flush_all(self, time: int = 0) -> bool:
+        """Forget everything on all servers, in *time* seconds."""
+        return bool(self._command(_flush_all, time))
+
+    def get_stats(self, *args: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        """``[(server, {name: value}), ...]``"""
+        found: list[tuple[bytes, dict[bytes, bytes]]] = self._command(_get_stats, *args)
+        return found
+
+    def disconnect_all(self) -> None:
+        """Close all connections; the next command opens what it needs."""
+        self._command(_disconnect_all)
+
+    def get_behaviors(self) -> dict[str, Any]:
+        """See :attr:`behaviors`."""
+        found: dict[str, Any] = super(Client, self._here()).get_behaviors()
+        return found
+
+    def set_behaviors(self, behaviors: Mapping[str, Any]) -> None:
+        """See :attr:`behaviors`."""
+        if "namespace" in behaviors:
+            self._rule = KeyRule(self.binary, behaviors["namespace"] or b"")
+        super(Client, self._here()).set_behaviors(dict(behaviors))
+
+    #: The options of libmemcached, as pylibmc names them.
+    behaviors = property(get_behaviors, set_behaviors)
+
+
+_get = pylibmc.Client.get
+_gets = pylibmc.Client.gets
+_set = pylibmc.Client.set
+_add = pylibmc.Client.add
+_replace = pylibmc.Client.replace
+_append = pylibmc.Client.append
+_prepend = pylibmc.Client.prepend
+_cas = pylibmc.Client.cas
+_incr = pylibmc.Client.incr
+_decr = pylibmc.Client.decr
+_touch = pylibmc.Client.touch
+_delete = pylibmc.Client.delete
+_get_multi = pylibmc.Client.get_multi
+_set_multi = pylibmc.Client.set_multi
+_add_multi = pylibmc.Client.add_multi
+_incr_multi = pylibmc.Client.incr_multi
+_flush_all = pylibmc.Client.flush_all
+_get_stats = pylibmc.Client.get_stats
+_disconnect_all = pylibmc.Client.disconnect_all

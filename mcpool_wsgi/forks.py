@@ -1,0 +1,130 @@
+"""
+Processes
+=========
+
+A forked child inherits its parent's sockets. Whatever it sends on one, be it
+only the ``quit`` that libmemcached sends when a client is freed, goes out in
+its parent's name, and answers reach whoever reads first. So this module tells
+one process from another, and keeps what belongs to the parent from being freed.
+
+``os.register_at_fork`` alone does not tell: servers that fork in C (uWSGI) do
+not run its hooks. Looking at ``os.getpid()`` each time does, at the price of a
+system call. Linux (4.14 and later) has something better: a page of memory that
+the kernel wipes in every child, ``MADV_WIPEONFORK``. It is the same idea that
+random number generators use to notice a fork.
+
+.. code-block:: python
+
+    if not same_process[0]:
+        enter_child()
+    if thing.process is not forks.current:
+        ...  # made by another process: hands off
+
+:data:`current` is an object that stands for the running process. Everything
+that owns a connection remembers the one it was made under.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import mmap
+import os
+import weakref
+from typing import Protocol
+
+logger = logging.getLogger(__name__)
+
+MADV_WIPEONFORK = 18  # <linux/mman.h>; the mmap module does not name it
+
+
+class _Marker(Protocol):
+    def __getitem__(self, index: int, /) -> int: ...
+
+    def __setitem__(self, index: int, value: int, /) -> None: ...
+
+
+class _PidMarker:
+    """The same promise as the wiped page, where the kernel has none."""
+
+    def __init__(self) -> None:
+        self._pids: dict[int, int] = {}
+
+    def __getitem__(self, index: int, /) -> int:
+        return self._pids.get(index) == os.getpid()
+
+    def __setitem__(self, index: int, value: int, /) -> None:
+        self._pids[index] = os.getpid()
+
+
+def _marker() -> _Marker:
+    try:
+        page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        page.madvise(MADV_WIPEONFORK)
+    except (AttributeError, OSError, ValueError):
+        return _PidMarker()
+    return page
+
+
+class Process:
+    """Stands for one process; compared by identity."""
+
+    __slots__ = ()
+
+
+#: ``same_process[0]`` is true until this turns out to be a child of the process
+#: that last called :func:`enter_child`. ``[1]`` says the same of :data:`current` alone.
+same_process = _marker()
+same_process[0] = same_process[1] = 1
+
+#: The running process.
+current = Process()
+
+
+class Inheritor(Protocol):
+    """What has connections of its own, and must have others in a child."""
+
+    def _start_afresh(self) -> None: ...
+
+
+_inheritors: set[weakref.ref[Inheritor]] = set()
+
+
+def tell_in_child(inheritor: Inheritor) -> None:
+    """Have *inheritor* start afresh in every child, before anything is lent there.
+
+    It is held weakly. The child's other threads, if it has any yet, may use it
+    meanwhile, so it must replace its state in one assignment.
+    """
+    _inheritors.add(weakref.ref(inheritor, _inheritors.discard))
+
+
+def enter_child() -> None:
+    """Take note that this is another process than before."""
+    global current
+    current = Process()
+    same_process[1] = 1
+    for reference in _inheritors.copy():
+        inheritor = reference()
+        if inheritor is not None:
+            inheritor._start_afresh()
+    # Last, so that no thread sees the mark before the pools are this process's own. Two threads
+    # that come here together give each pool two fresh states; the one that loses goes unused.
+    same_process[0] = 1
+    logger.info("process %d is a fork: its pools start without connections", os.getpid())
+
+
+def from_elsewhere(process: Process) -> bool:
+    """Whether what was made under *process* belongs to another process than this one."""
+    if not same_process[1]:
+        enter_child()
+    return process is not current
+
+
+def keep_for_ever(client: object) -> None:
+    """Never free *client*: that would send ``quit`` on a connection that is the parent's."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(client))
+
+
+# Where hooks run, a child takes note while it has one thread only.
+os.register_at_fork(after_in_child=enter_child)

@@ -1,0 +1,290 @@
+"""
+Lending
+=======
+
+Who has which client, and how it gets from one hand to the next.
+
+A pool has *slots*; a slot has at most one client. A :class:`Lease` is one
+reservation: it takes a slot from its :class:`Lender` and gives it back. Whoever
+finds no idle slot queues as a :class:`Waiter` and is handed the next one.
+
+Why no client is lost and none is in two hands
+----------------------------------------------
+
+There is no lock. Two deques, whose ``append``, ``pop`` and ``popleft`` are atomic,
+carry everything:
+
+1.  *One holder.* A slot is either in ``idle``, or in one waiter's hand-over, or
+    in one lease, or on its way between them in one local variable. It moves by
+    ``pop`` and ``popleft``, which give a thing to one thread only, and it leaves a
+    lease by ``del``, which succeeds once, however many threads try.
+2.  *No waiter sleeps while a slot is idle.* Who gives back puts the slot in
+    ``idle`` and then looks for waiters. Who waits queues and then looks for idle
+    slots. Whichever is second sees the other, and :meth:`Lender.match` brings
+    the two together.
+3.  *In order.* Waiters leave the queue from its head only, and nobody takes an
+    idle slot past a queue that is not empty.
+4.  *Nothing is lost to an exception*, be it an interrupt between any two
+    bytecodes. A slot that no hand holds any more is freed by Python, and its
+    finaliser puts a fresh one in its place: the number of slots is the number
+    of :class:`Slot` objects, always.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections import deque
+from time import monotonic
+from types import TracebackType
+from typing import Any, Protocol
+
+from . import forks
+from .errors import PoolClosed, PoolTimeout
+from .supply import NO_GENERATION, Supply, Tally
+
+
+class Slot:
+    """Room for one client, and the client once somebody needed it."""
+
+    __slots__ = ("__weakref__", "client", "generation", "lender", "process", "tally")
+
+    def __init__(self, lender: weakref.ref[Lender], tally: Tally) -> None:
+        self.process = forks.current  # the one that the client's connections belong to
+        self.client: Any = None
+        self.generation = NO_GENERATION
+        self.lender = lender  # weak, so that a pool that nobody uses any more is freed at once
+        self.tally = tally
+
+    def __del__(self) -> None:
+        """Here ends what no hand holds: an interrupt came between, or a lease was dropped."""
+        if forks.from_elsewhere(self.process):
+            if self.client is not None:
+                forks.keep_for_ever(self.client)
+            return
+        lender = self.lender()
+        if lender is not None:
+            lender.replace(self)
+
+    def give_up_client(self) -> Any:
+        client, self.client = self.client, None
+        self.generation = NO_GENERATION
+        return client
+
+
+class Waiter:
+    """One thread in the queue."""
+
+    __slots__ = ("_slot", "_wakeup")
+
+    def __init__(self) -> None:
+        # Made here and not at import: where gevent has patched threading, this is gevent's lock.
+        self._wakeup = threading.Lock()
+        self._wakeup.acquire()
+        self._slot: Slot | None = None
+
+    def hand_over(self, slot: Slot | None) -> None:
+        """Wake the thread, with *slot*. If it has gone, so does the slot: see Slot.__del__."""
+        self._slot = slot
+        self._wakeup.release()
+
+    def wait(self, seconds: float) -> None:
+        self._wakeup.acquire(timeout=seconds)
+
+    def take(self) -> Slot | None:
+        slot, self._slot = self._slot, None
+        return slot
+
+
+class Lender:
+    """A stack of idle slots and a queue for them."""
+
+    def __init__(self, supply: Supply) -> None:
+        self.supply = supply
+        self.idle: deque[Slot] = deque()
+        self.waiters: deque[Waiter] = deque()
+        self._strays: set[weakref.ref[Any]] = set()
+
+    def add_slots(self, number: int) -> None:
+        """Add so many slots without a client; they come last."""
+        for _ in range(number):
+            self._add_slot(self.supply.take_tally())
+
+    def _add_slot(self, tally: Tally) -> None:
+        self.idle.appendleft(Slot(weakref.ref(self), tally))
+        self.match()
+
+    def match(self) -> None:
+        """Hand idle slots to waiters, the oldest first."""
+        while self.waiters:
+            try:
+                slot = self.idle.pop()
+            except IndexError:
+                return
+            try:
+                waiter = self.waiters.popleft()
+            except IndexError:
+                # Back first, then look: somebody may have queued while it was in this hand.
+                self.idle.append(slot)
+                continue
+            waiter.hand_over(slot)
+
+    def obtain(self, timeout: float) -> Slot:
+        """An idle slot, for which to queue *timeout* seconds at most; the slow way to get one.
+
+        :raises PoolTimeout: none came in time.
+        :raises PoolClosed: the pool is closed, or was closed meanwhile.
+        """
+        began = monotonic()
+        waiter = Waiter()
+        self.waiters.append(waiter)
+        try:
+            self.match()
+            if not self.supply.closed:
+                waiter.wait(timeout)
+        except BaseException:
+            self._withdraw(waiter)
+            slot = waiter.take()
+            if slot is not None:
+                self.give_back(slot)
+            raise
+        queued = self._withdraw(waiter)
+        slot = waiter.take()
+        if slot is None and not queued:
+            # Its turn had come, but who was about to hand it a slot was interrupted.
+            with contextlib.suppress(IndexError):
+                slot = self.idle.pop()
+        if self.supply.closed:
+            raise PoolClosed("the pool is closed")
+        self.supply.note_wait(monotonic() - began, timed_out=slot is None)
+        if slot is None:
+            slots = self.supply.live_slots()
+            if not slots:
+                raise PoolTimeout("the pool has no slots: fill(mc, n_slots) makes some")
+            raise PoolTimeout(f"no client came free within {timeout} s: {slots} of {slots} in use")
+        return slot
+
+    def _withdraw(self, waiter: Waiter) -> bool:
+        """Take *waiter* off the queue; whether it was still there."""
+        try:
+            self.waiters.remove(waiter)
+        except ValueError:
+            return False
+        return True
+
+    def give_back(self, slot: Slot) -> None:
+        self.idle.append(slot)
+        if self.waiters:
+            self.match()
+
+    def replace(self, slot: Slot) -> None:
+        """Make room for another client where *slot* was."""
+        tally = slot.tally
+        if self.supply.closed:
+            self.supply.return_tally(tally)
+            return
+
+        def vacate(stray: weakref.ref[Any]) -> None:
+            self._strays.discard(stray)
+            self._add_slot(tally)
+
+        try:
+            # Whoever still holds the client has its room, too.
+            self._strays.add(weakref.ref(slot.client, vacate))
+        except TypeError:  # there is no client, or none that takes weak references
+            self._add_slot(tally)
+
+    def close(self) -> None:
+        """End the idle slots now and the lent ones when they come back; send the queue away."""
+        self.supply.closed = True
+        # The stack goes, with all that is on it. What a thread puts there at this moment goes
+        # with it; what comes later finds a stack that keeps nothing.
+        self.idle = _ClosedStack()
+        while True:
+            try:
+                self.waiters.popleft().hand_over(None)
+            except IndexError:
+                return
+
+
+class _ClosedStack(deque):  # type: ignore[type-arg]
+    """Always empty: a slot that is put here is freed, and its connection closed."""
+
+    def append(self, slot: Slot) -> None:
+        pass
+
+    appendleft = append
+
+
+class ThreadLender(Lender):
+    """The lender of one thread: nobody queues, there is always another slot."""
+
+    def obtain(self, timeout: float) -> Slot:
+        if self.supply.closed:
+            raise PoolClosed("the pool is closed")
+        return Slot(weakref.ref(self), self.supply.take_tally())
+
+    def replace(self, slot: Slot) -> None:
+        self.supply.return_tally(slot.tally)
+
+
+class Pool(Protocol):
+    """What a lease needs of a pool."""
+
+    timeout: float
+
+    @property
+    def _lender(self) -> Lender: ...
+
+
+class Lease:
+    """One reservation: ``with`` takes a slot at its beginning and gives it back at its end.
+
+    Giving back works once, from any thread; more often does no harm.
+    """
+
+    __slots__ = ("__weakref__", "_lender", "_pool", "_slot", "_timeout")
+
+    def __init__(self, pool: Pool, timeout: float | None) -> None:
+        self._pool = pool
+        self._timeout = timeout
+
+    def __enter__(self) -> Any:
+        if not forks.same_process[0]:
+            forks.enter_child()
+        self._lender = lender = self._pool._lender
+        try:
+            if lender.waiters:
+                slot = self._slot = lender.obtain(self._seconds())
+            else:
+                try:
+                    slot = self._slot = lender.idle.pop()
+                except IndexError:
+                    slot = self._slot = lender.obtain(self._seconds())
+            if not slot.generation.current:
+                lender.supply.fill(slot)
+        except BaseException:
+            self.__exit__()
+            raise
+        slot.tally.reservations += 1
+        return slot.client
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        try:
+            slot = self._slot
+            del self._slot  # succeeds once
+        except AttributeError:
+            return
+        lender = self._lender
+        lender.idle.append(slot)
+        if lender.waiters:
+            lender.match()
+
+    def _seconds(self) -> float:
+        return self._pool.timeout if self._timeout is None else self._timeout

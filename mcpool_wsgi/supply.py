@@ -1,0 +1,145 @@
+"""
+Supply
+======
+
+What a pool's clients are made from, when they are made anew, and the counts
+that are kept of it.
+
+Clients of one :class:`Generation` are clones of one master. When the connection
+of one fails, its memcached has probably been restarted and the others' are dead
+as well, so the whole generation is replaced: each client by a fresh clone when it
+is next reserved. That happens at most once per retry interval, because a fresh
+clone knows nothing of libmemcached's fast failure: it would wait for a server
+that is down in its full length, again and again.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from collections import Counter, deque
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from . import forks
+from .client import Client
+
+if TYPE_CHECKING:
+    from .lending import Slot
+
+logger = logging.getLogger(__name__)
+
+
+class Generation:
+    """The clients made from one master since one moment."""
+
+    __slots__ = ("born", "current", "master", "retry_interval")
+
+    def __init__(self, master: Any) -> None:
+        self.master = master
+        self.born = monotonic()
+        self.current = True
+        # Seconds that pass before clients are renewed after a failure.
+        self.retry_interval: float = (
+            master.behaviors["retry_timeout"] if isinstance(master, Client) else 0
+        )
+
+
+#: That of a slot without a client.
+NO_GENERATION = Generation(None)
+NO_GENERATION.current = False
+
+
+class Tally:
+    """Counts for one slot, by its holder alone, so that no count is lost and no lock needed."""
+
+    __slots__ = ("reservations",)
+
+    def __init__(self) -> None:
+        self.reservations = 0
+
+
+class Supply:
+    """Makes clients for slots."""
+
+    def __init__(self, master: Any = None) -> None:
+        self.generation = Generation(master)
+        self.closed = False
+        self._tallies: list[Tally] = []
+        self._spare_tallies: deque[Tally] = deque()
+        # For what happens seldom. Reentrant, for signal handlers that use the pool.
+        self._lock = threading.RLock()
+        self._waits = 0
+        self._timeouts = 0
+        self._seconds_waited = 0.0
+        self._longest_wait = 0.0
+        self._clients_made = 0
+        self._clients_renewed: Counter[str] = Counter()
+
+    # -- Clients
+
+    def fill(self, slot: Slot) -> None:
+        """Give *slot* a client of the current generation. ``clone()`` opens no connection."""
+        generation = self.generation
+        client = generation.master.clone()
+        if isinstance(client, Client):
+            client.on_connection_failure = functools.partial(self.connection_failed, generation)
+        renewed = slot.client is not None
+        slot.process = forks.current
+        slot.client = client
+        slot.generation = generation
+        with self._lock:
+            self._clients_made += 1
+            if renewed:
+                self._clients_renewed["failure"] += 1
+
+    def renew(self, master: Any) -> None:
+        """Begin a new generation: every client is replaced when it is next reserved."""
+        with self._lock:
+            self.generation.current = False
+            self.generation = Generation(master)
+
+    def connection_failed(self, generation: Generation) -> None:
+        """A client of *generation* has lost its server, or could not reach it."""
+        with self._lock:
+            age = monotonic() - generation.born
+            if generation is self.generation and age >= generation.retry_interval:
+                self.renew(generation.master)
+                logger.warning("a memcached failed: renewing the clients of %r", generation.master)
+
+    # -- Counts
+
+    def take_tally(self) -> Tally:
+        try:
+            return self._spare_tallies.pop()
+        except IndexError:
+            tally = Tally()
+            self._tallies.append(tally)
+            return tally
+
+    def return_tally(self, tally: Tally) -> None:
+        self._spare_tallies.append(tally)
+
+    def live_slots(self) -> int:
+        return len(self._tallies) - len(self._spare_tallies)
+
+    def note_wait(self, seconds: float, timed_out: bool) -> None:
+        with self._lock:
+            self._waits += 1
+            self._timeouts += timed_out
+            self._seconds_waited += seconds
+            self._longest_wait = max(self._longest_wait, seconds)
+
+    def counts(self) -> dict[str, Any]:
+        """The counters of :class:`~mcpool_wsgi.PoolStats`."""
+        with self._lock:
+            return {
+                "reservations": sum(tally.reservations for tally in self._tallies),
+                "waits": self._waits,
+                "seconds_waited": self._seconds_waited,
+                "longest_wait": self._longest_wait,
+                "timeouts": self._timeouts,
+                "clients_made": self._clients_made,
+                "clients_renewed": dict(self._clients_renewed),
+            }
