@@ -87,6 +87,8 @@ class Client(pylibmc.Client):  # type: ignore[misc]
     :param password: for SASL.
     """
 
+    #: Seconds for which a server that failed is not tried again.
+    retry_timeout: float = DEFAULT_BEHAVIORS["retry_timeout"]
     #: Called without arguments when the connection to a server failed. A pool sets it.
     on_connection_failure: Callable[[], None] | None = None
 
@@ -104,24 +106,35 @@ class Client(pylibmc.Client):  # type: ignore[misc]
     ) -> None:
         if isinstance(servers, (str, bytes)):
             raise TypeError(f"servers is a list of addresses, not the single {servers!r}")
-        wanted = dict(DEFAULT_BEHAVIORS)
+        wanted = {**DEFAULT_BEHAVIORS}
         if behaviors:
-            if "_retry_timeout" in behaviors:  # pylibmc's old name for it
-                del wanted["retry_timeout"]
             wanted.update(behaviors)
-        self._rule = KeyRule(binary, wanted.get("namespace") or b"")
+            if "_retry_timeout" in wanted:  # pylibmc's old name for it
+                wanted["retry_timeout"] = wanted.pop("_retry_timeout")
         self._process = forks.current
+        self._rule = KeyRule(binary)
+        self._note(wanted, binary)
         super().__init__(
             list(servers), behaviors=wanted, binary=binary, username=username, password=password
         )
 
     def clone(self) -> Client:
         """A client with the same servers and options, and no connection yet."""
-        source = self._here()
-        clone: Client = super(Client, source).clone()
+        return self._here()._clone()
+
+    def _clone(self) -> Client:
+        # Copies options and addresses only: neither reads nor writes a socket.
+        clone: Client = super().clone()
         clone._process = forks.current
         clone._rule = self._rule
+        clone.retry_timeout = self.retry_timeout
         return clone
+
+    def _note(self, behaviors: Mapping[str, Any], binary: bool) -> None:
+        """Remember what matters here; to ask libmemcached would open a connection."""
+        if "namespace" in behaviors:
+            self._rule = KeyRule(binary, behaviors["namespace"] or b"")
+        self.retry_timeout = behaviors.get("retry_timeout", self.retry_timeout)
 
     # -- What every command goes through
 
@@ -163,10 +176,7 @@ class Client(pylibmc.Client):  # type: ignore[misc]
             return self
         heir = self._heir
         if heir is None or heir._process is not forks.current:
-            # Copies options and addresses only: neither reads nor writes the parent's socket.
-            heir = self._heir = super().clone()
-            heir._process = forks.current
-            heir._rule = self._rule
+            heir = self._heir = self._clone()
         return heir
 
     def __del__(
@@ -370,8 +380,7 @@ class Client(pylibmc.Client):  # type: ignore[misc]
 
     def set_behaviors(self, behaviors: Mapping[str, Any]) -> None:
         """See :attr:`behaviors`."""
-        if "namespace" in behaviors:
-            self._rule = KeyRule(self.binary, behaviors["namespace"] or b"")
+        self._note(behaviors, self.binary)
         super(Client, self._here()).set_behaviors(dict(behaviors))
 
     #: The options of libmemcached, as pylibmc names them.

@@ -48,24 +48,27 @@ from .supply import NO_GENERATION, Supply, Tally
 class Slot:
     """Room for one client, and the client once somebody needed it."""
 
-    __slots__ = ("__weakref__", "client", "generation", "lender", "process", "tally")
+    __slots__ = ("__weakref__", "_lender", "client", "generation", "process", "tally")
 
-    def __init__(self, lender: weakref.ref[Lender], tally: Tally) -> None:
+    def __init__(self, lender: Lender, tally: Tally) -> None:
         self.process = forks.current  # the one that the client's connections belong to
         self.client: Any = None
         self.generation = NO_GENERATION
-        self.lender = lender  # weak, so that a pool that nobody uses any more is freed at once
         self.tally = tally
+        self._lender = lender.reference
 
     def __del__(self) -> None:
         """Here ends what no hand holds: an interrupt came between, or a lease was dropped."""
-        if forks.from_elsewhere(self.process):
-            if self.client is not None:
-                forks.keep_for_ever(self.client)
+        try:
+            reference = self._lender
+        except AttributeError:  # interrupted in the making
             return
-        lender = self.lender()
-        if lender is not None:
-            lender.replace(self)
+        if not forks.from_elsewhere(self.process):
+            lender = reference()
+            if lender is not None:
+                lender.replace(self)
+        elif self.client is not None:
+            forks.keep_for_ever(self.client)
 
     def give_up_client(self) -> Any:
         client, self.client = self.client, None
@@ -104,6 +107,8 @@ class Lender:
         self.supply = supply
         self.idle: deque[Slot] = deque()
         self.waiters: deque[Waiter] = deque()
+        # What slots know it by, weak, so that a pool that nobody uses any more is freed at once.
+        self.reference = weakref.ref(self)
         self._strays: set[weakref.ref[Any]] = set()
 
     def add_slots(self, number: int) -> None:
@@ -112,7 +117,7 @@ class Lender:
             self._add_slot(self.supply.take_tally())
 
     def _add_slot(self, tally: Tally) -> None:
-        self.idle.appendleft(Slot(weakref.ref(self), tally))
+        self.idle.appendleft(self.supply.enter(Slot(self, tally)))
         self.match()
 
     def match(self) -> None:
@@ -138,31 +143,39 @@ class Lender:
         """
         began = monotonic()
         waiter = Waiter()
-        self.waiters.append(waiter)
         try:
+            self.waiters.append(waiter)
             self.match()
             if not self.supply.closed:
                 waiter.wait(timeout)
+            slot = waiter.take()
+            if slot is None:
+                slot = self._last_chance(waiter)
         except BaseException:
             self._withdraw(waiter)
             slot = waiter.take()
             if slot is not None:
                 self.give_back(slot)
             raise
-        queued = self._withdraw(waiter)
-        slot = waiter.take()
-        if slot is None and not queued:
-            # Its turn had come, but who was about to hand it a slot was interrupted.
-            with contextlib.suppress(IndexError):
-                slot = self.idle.pop()
         if self.supply.closed:
             raise PoolClosed("the pool is closed")
         self.supply.note_wait(monotonic() - began, timed_out=slot is None)
         if slot is None:
-            slots = self.supply.live_slots()
+            slots = self.live_slots()
             if not slots:
                 raise PoolTimeout("the pool has no slots: fill(mc, n_slots) makes some")
             raise PoolTimeout(f"no client came free within {timeout} s: {slots} of {slots} in use")
+        return slot
+
+    def _last_chance(self, waiter: Waiter) -> Slot | None:
+        """What *waiter* gets, if an interrupt kept somebody from handing it over in time."""
+        self.match()
+        if self._withdraw(waiter):
+            return None
+        slot = waiter.take()
+        if slot is None:
+            with contextlib.suppress(IndexError):
+                slot = self.idle.pop()
         return slot
 
     def _withdraw(self, waiter: Waiter) -> bool:
@@ -174,16 +187,23 @@ class Lender:
         return True
 
     def give_back(self, slot: Slot) -> None:
-        self.idle.append(slot)
-        if self.waiters:
-            self.match()
+        try:
+            self.idle.append(slot)
+            if self.waiters:
+                self.match()
+        except BaseException:
+            self.match()  # whatever came between: nobody waits while a slot is idle
+            raise
+
+    def live_slots(self) -> int:
+        """How many there are in the whole pool, those that only a client is left of included."""
+        return len(self.supply.slots) + len(self._strays)
 
     def replace(self, slot: Slot) -> None:
         """Make room for another client where *slot* was."""
-        tally = slot.tally
         if self.supply.closed:
-            self.supply.return_tally(tally)
             return
+        tally = slot.tally
 
         def vacate(stray: weakref.ref[Any]) -> None:
             self._strays.discard(stray)
@@ -223,7 +243,7 @@ class ThreadLender(Lender):
     def obtain(self, timeout: float) -> Slot:
         if self.supply.closed:
             raise PoolClosed("the pool is closed")
-        return Slot(weakref.ref(self), self.supply.take_tally())
+        return self.supply.enter(Slot(self, self.supply.take_tally()))
 
     def replace(self, slot: Slot) -> None:
         self.supply.return_tally(slot.tally)
@@ -255,13 +275,15 @@ class Lease:
             forks.enter_child()
         self._lender = lender = self._pool._lender
         try:
-            if lender.waiters:
-                slot = self._slot = lender.obtain(self._seconds())
-            else:
-                try:
+            slot = None
+            if not lender.waiters:
+                try:  # noqa: SIM105  every request comes here
                     slot = self._slot = lender.idle.pop()
                 except IndexError:
-                    slot = self._slot = lender.obtain(self._seconds())
+                    pass
+            if slot is None:
+                timeout = self._pool.timeout if self._timeout is None else self._timeout
+                slot = self._slot = lender.obtain(timeout)
             if not slot.generation.current:
                 lender.supply.fill(slot)
         except BaseException:
@@ -281,10 +303,4 @@ class Lease:
             del self._slot  # succeeds once
         except AttributeError:
             return
-        lender = self._lender
-        lender.idle.append(slot)
-        if lender.waiters:
-            lender.match()
-
-    def _seconds(self) -> float:
-        return self._pool.timeout if self._timeout is None else self._timeout
+        self._lender.give_back(slot)

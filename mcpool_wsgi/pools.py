@@ -116,7 +116,7 @@ class _Pool:
         supply = self._lender.supply
         idle_slots = [slot for lender in lenders for slot in lender.idle.copy()]
         idle = sum(slot.client is not None for slot in idle_slots)
-        in_use = supply.live_slots() - len(idle_slots)
+        in_use = self._lender.live_slots() - len(idle_slots)
         return PoolStats(
             slots=slots,
             size=idle + in_use,

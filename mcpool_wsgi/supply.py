@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
+import weakref
 from collections import Counter, deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -41,9 +42,7 @@ class Generation:
         self.born = monotonic()
         self.current = True
         # Seconds that pass before clients are renewed after a failure.
-        self.retry_interval: float = (
-            master.behaviors["retry_timeout"] if isinstance(master, Client) else 0
-        )
+        self.retry_interval = master.retry_timeout if isinstance(master, Client) else 0.0
 
 
 #: That of a slot without a client.
@@ -66,6 +65,7 @@ class Supply:
     def __init__(self, master: Any = None) -> None:
         self.generation = Generation(master)
         self.closed = False
+        self.slots: set[weakref.ref[Slot]] = set()
         self._tallies: list[Tally] = []
         self._spare_tallies: deque[Tally] = deque()
         # For what happens seldom. Reentrant, for signal handlers that use the pool.
@@ -108,6 +108,11 @@ class Supply:
                 self.renew(generation.master)
                 logger.warning("a memcached failed: renewing the clients of %r", generation.master)
 
+    def enter(self, slot: Slot) -> Slot:
+        """Count *slot* as one of the pool's, for as long as it lives."""
+        self.slots.add(weakref.ref(slot, self.slots.discard))
+        return slot
+
     # -- Counts
 
     def take_tally(self) -> Tally:
@@ -120,9 +125,6 @@ class Supply:
 
     def return_tally(self, tally: Tally) -> None:
         self._spare_tallies.append(tally)
-
-    def live_slots(self) -> int:
-        return len(self._tallies) - len(self._spare_tallies)
 
     def note_wait(self, seconds: float, timed_out: bool) -> None:
         with self._lock:

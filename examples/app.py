@@ -1,0 +1,35 @@
+"""The Werkzeug app of the blog post "Pooling with pylibmc" (2009): shows what memcached has.
+
+$ python examples/app.py
+$ curl http://127.0.0.1:5050/greeting
+"""
+
+from pprint import pformat
+
+from serving import memcached_servers, serve
+from werkzeug.exceptions import BadRequest, NotFound
+from werkzeug.wrappers import Request, Response
+
+from mcpool_wsgi import Client, ClientPool, InvalidKey, MemcachedPoolMiddleware
+
+MISSING = object()
+
+
+@Request.application
+def my_app(request):
+    mc = request.environ["mc.client"]
+    key = request.path[1:]
+    try:
+        value = mc.get(key, MISSING)
+    except InvalidKey as error:
+        raise BadRequest(str(error)) from error
+    if value is MISSING:
+        raise NotFound(f"There is no {key!r}.")
+    return Response(pformat(value))
+
+
+if __name__ == "__main__":
+    with memcached_servers() as servers:
+        mc = Client(servers)
+        mc.set_multi({"greeting": "Hello from memcached!", "answer": 42, "nothing": 0})
+        serve(MemcachedPoolMiddleware(my_app, ClientPool(mc, 12)), try_path="/greeting")

@@ -1,0 +1,62 @@
+"""Which memcached the tests talk to, and what most of them need."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+from harness import Connections, eventually
+
+from mcpool_wsgi import Client
+from mcpool_wsgi.devserver import memcached
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--memcached",
+        choices=["auto", "real", "devserver"],
+        default="auto",
+        help="which memcached to test against; auto: the real one if it is installed",
+    )
+
+
+def embedded(config: pytest.Config) -> bool | None:
+    return {"auto": None, "real": False, "devserver": True}[config.getoption("--memcached")]
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    with memcached(embedded=embedded(config)) as server:
+        return f"memcached: {server}"
+
+
+@pytest.fixture(scope="session")
+def server_kind(request: pytest.FixtureRequest) -> bool | None:
+    """What to give memcached() as ``embedded``."""
+    return embedded(request.config)
+
+
+@pytest.fixture(scope="session")
+def _connections(server_kind: bool | None) -> Iterator[Connections]:
+    with memcached(embedded=server_kind) as server:
+        yield Connections(server.address)
+
+
+@pytest.fixture
+def address(_connections: Connections) -> str:
+    """A memcached with nothing in it."""
+    _connections.mc.flush_all()
+    return _connections.address
+
+
+@pytest.fixture
+def mc(address: str) -> Client:
+    return Client([address])
+
+
+@pytest.fixture
+def connections(_connections: Connections) -> Connections:
+    """The connections to the memcached; there are none at first."""
+    gc.collect()
+    eventually(lambda: _connections.count() == 0)
+    return _connections

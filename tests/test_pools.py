@@ -1,0 +1,474 @@
+"""Both pools as their users meet them."""
+
+from __future__ import annotations
+
+import gc
+import queue
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import pylibmc
+import pytest
+from harness import Connections, eventually, in_thread, in_threads
+
+from mcpool_wsgi import Client, ClientPool, PoolClosed, PoolTimeout, ThreadMappedPool
+
+
+@pytest.fixture(params=[ClientPool, ThreadMappedPool])
+def either_pool(request: pytest.FixtureRequest, mc: Client) -> Any:
+    return ClientPool(mc, 4) if request.param is ClientPool else ThreadMappedPool(mc)
+
+
+# -- As with pylibmc's pools
+
+
+def test_reserve_lends_a_working_client(either_pool: Any) -> None:
+    with either_pool.reserve() as mc:
+        assert mc.set("hi", "ho")
+        assert mc.delete("hi")
+    assert (either_pool.stats().in_use, either_pool.stats().idle) == (0, 1)
+
+
+def test_pool_is_filled_later(mc: Client) -> None:
+    pool = ClientPool()
+    with pytest.raises(queue.Empty, match=r"fill\(mc, n_slots\)"):
+        pool.reserve(block=False).__enter__()
+    pool.fill(mc, 4)
+    with pool.reserve() as lent:
+        assert lent.set("hi", "ho")
+    assert pool.stats().slots == 4
+
+
+def test_pool_is_filled_with_more(mc: Client) -> None:
+    pool = ClientPool(mc, 1)
+    with pool.reserve():
+        pool.fill(mc, 2)
+        with pool.reserve(), pool.reserve(), pytest.raises(queue.Empty):
+            pool.reserve(block=False).__enter__()
+    assert pool.stats().slots == 3
+
+
+def test_filling_wakes_who_waits(mc: Client) -> None:
+    pool = ClientPool(mc, 1)
+    with pool.reserve():
+        thread = threading.Thread(target=use, args=(pool,))
+        thread.start()
+        eventually(lambda: pool.stats().waiting == 1)
+        pool.fill(mc, 1)
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def use(pool: Any) -> None:
+    with pool.reserve() as mc:
+        mc.get("key")
+
+
+def test_exhausted_pool_raises_queue_empty_without_block(mc: Client) -> None:
+    pool = ClientPool(mc, 1)
+    with pool.reserve(), pytest.raises(queue.Empty), pool.reserve(block=False):
+        pass
+    with pool.reserve(block=False):
+        pass
+
+
+def test_plain_pylibmc_client_as_master(address: str) -> None:
+    for pool in (
+        ClientPool(pylibmc.Client([address]), 4),
+        ThreadMappedPool(pylibmc.Client([address])),
+    ):
+        with pool.reserve() as mc:
+            assert type(mc) is pylibmc.Client
+            assert mc.set("hi", "ho")
+        assert (pool.stats().in_use, pool.stats().idle) == (0, 1)
+
+
+def test_master_itself_is_never_lent(mc: Client, either_pool: Any) -> None:
+    with either_pool.reserve() as lent:
+        assert lent is not mc
+
+
+def test_subclasses_of_client_are_lent(address: str) -> None:
+    class Mine(Client):
+        pass
+
+    with ClientPool(Mine([address]), 1).reserve() as mc:
+        assert type(mc) is Mine
+
+
+def test_pool_with_all_clients_lent_is_true(either_pool: Any) -> None:
+    with either_pool.reserve():
+        assert either_pool
+
+
+def test_thread_keeps_its_client(mc: Client) -> None:
+    pool = ThreadMappedPool(mc)
+    with pool.reserve() as first:
+        pass
+    with pool.reserve() as second:
+        assert second is first
+
+
+def test_relinquish_gives_up_the_client_of_the_thread(mc: Client) -> None:
+    pool = ThreadMappedPool(mc)
+    assert pool.relinquish() is None
+    with pool.reserve() as lent:
+        assert pool.relinquish() is None
+    assert pool.relinquish() is lent
+    assert pool.stats().size == 0
+    with pool.reserve() as other:
+        assert other is not lent
+    assert ClientPool(mc, 1).relinquish() is None
+
+
+# -- Interface
+
+
+def test_pools_have_the_same_interface() -> None:
+    def public(pool: type) -> set[str]:
+        return {name for name in dir(pool) if not name.startswith("_")}
+
+    assert public(ThreadMappedPool) - {"timeout"} == public(ClientPool)
+
+
+def test_wrong_arguments_are_refused_at_construction(mc: Client) -> None:
+    for number in (0, -1):
+        with pytest.raises(ValueError, match=f"not {number}"):
+            ClientPool(mc, number)
+        with pytest.raises(ValueError, match=f"not {number}"):
+            ClientPool().fill(mc, number)
+        with pytest.raises(ValueError, match=f"not {number}"):
+            ThreadMappedPool(mc).fill(mc, number)
+    for no_number in ("4", None, 2.5):
+        with pytest.raises(TypeError):
+            ClientPool(mc, no_number)  # type: ignore[arg-type]
+    for no_client in ("127.0.0.1", ["127.0.0.1"], 5):
+        with pytest.raises(TypeError, match="client"):
+            ClientPool(no_client, 4)
+        with pytest.raises(TypeError, match="client"):
+            ThreadMappedPool(no_client)
+    with pytest.raises(TypeError, match="client"):
+        ThreadMappedPool(None)
+    for bad in (-1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="seconds"):
+            ClientPool(mc, 4, timeout=bad)
+        with pytest.raises(ValueError, match="seconds"):
+            ClientPool(mc, 4).reserve(timeout=bad)
+    for no_timeout in (None, "5"):
+        with pytest.raises(TypeError, match="seconds"):
+            ClientPool(mc, 4, timeout=no_timeout)  # type: ignore[arg-type]
+
+
+# -- Never two holders
+
+
+def test_nested_reservations_have_different_clients(either_pool: Any) -> None:
+    with either_pool.reserve() as a, either_pool.reserve() as b, either_pool.reserve() as c:
+        assert len({id(a), id(b), id(c)}) == 3
+    assert (either_pool.stats().in_use, either_pool.stats().idle) == (0, 3)
+
+
+def test_ending_a_lease_twice_returns_once(either_pool: Any) -> None:
+    lease = either_pool.reserve()
+    lease.__enter__()
+    lease.__exit__(None, None, None)
+    lease.__exit__(None, None, None)
+    assert (either_pool.stats().in_use, either_pool.stats().idle) == (0, 1)
+    with either_pool.reserve() as a, either_pool.reserve() as b:
+        lease.__exit__(None, None, None)
+        assert a is not b
+
+
+def test_ending_a_lease_that_never_began_does_nothing(either_pool: Any) -> None:
+    either_pool.reserve().__exit__(None, None, None)
+    assert either_pool.stats().size == 0
+
+
+def test_lease_ended_in_another_thread(either_pool: Any) -> None:
+    lease = either_pool.reserve()
+    client = lease.__enter__()
+    in_thread(lambda: lease.__exit__(None, None, None))
+    assert (either_pool.stats().in_use, either_pool.stats().idle) == (0, 1)
+    with either_pool.reserve() as again:
+        assert again is client
+
+
+def test_client_of_a_dropped_lease_is_its_holders_alone(mc: Client) -> None:
+    """pylibmc's pool lends it to the next one while the first still has it."""
+    theirs = pylibmc.ClientPool(mc, 1)
+    held = theirs.reserve().__enter__()
+    assert theirs.reserve().__enter__() is held
+
+    pool = ClientPool(mc, 1, timeout=0)
+    held = pool.reserve().__enter__()
+    gc.collect()
+    with pytest.raises(PoolTimeout):
+        pool.reserve().__enter__()
+    assert pool.stats().in_use == 1
+    del held
+    assert pool.stats().in_use == 0
+    use(pool)
+
+
+def test_no_value_of_another_thread_is_read(either_pool: Any) -> None:
+    def work(name: str) -> None:
+        for number in range(300):
+            with either_pool.reserve() as mc:
+                mc.set(f"{name}-{number}", (name, number))
+                assert mc.get(f"{name}-{number}") == (name, number)
+
+    in_threads([lambda name=name: work(name) for name in "abcdefgh"])  # type: ignore[misc]
+    assert either_pool.stats().in_use == 0
+    assert either_pool.stats().reservations == 8 * 300
+
+
+# -- Bounded
+
+
+def test_no_more_clients_than_slots(address: str, connections: Connections) -> None:
+    pool = ClientPool(Client([address]), 3)
+    most = []
+
+    def work() -> None:
+        for _ in range(100):
+            with pool.reserve() as mc:
+                mc.get("key")
+                most.append(pool.stats().size)
+
+    in_threads([work] * 16)
+    assert max(most) <= 3
+    assert pool.stats().clients_made <= 3
+    assert connections.count() <= 3
+
+
+def test_wait_ends_at_its_timeout(mc: Client) -> None:
+    pool = ClientPool(mc, 1, timeout=0.05)
+    with pool.reserve():
+        began = time.monotonic()
+        with pytest.raises(PoolTimeout, match=r"0\.05 s: 1 of 1 in use"):
+            pool.reserve().__enter__()
+        assert time.monotonic() - began >= 0.05
+        with pytest.raises(PoolTimeout, match=r"0\.01 s"):
+            pool.reserve(timeout=0.01).__enter__()
+    stats = pool.stats()
+    assert (stats.waits, stats.timeouts, stats.waiting) == (2, 2, 0)
+    assert stats.seconds_waited >= stats.longest_wait >= 0.05
+    use(pool)
+
+
+def test_waiters_are_served_in_the_order_they_came(mc: Client) -> None:
+    pool = ClientPool(mc, 1)
+    served: list[int] = []
+
+    def wait(number: int) -> None:
+        with pool.reserve():
+            served.append(number)
+
+    with pool.reserve():
+        threads = [threading.Thread(target=wait, args=(number,)) for number in range(20)]
+        for number, thread in enumerate(threads, 1):
+            thread.start()
+            eventually(lambda: pool.stats().waiting == number)  # noqa: B023
+    for thread in threads:
+        thread.join(10)
+    assert served == list(range(20))
+    assert pool.stats().waits == 20
+
+
+def test_timed_out_wait_loses_no_slot_and_no_place(mc: Client) -> None:
+    pool = ClientPool(mc, 2, timeout=0)
+    with pool.reserve(), pool.reserve():
+        for _ in range(50):
+            with pytest.raises(PoolTimeout):
+                pool.reserve().__enter__()
+        assert pool.stats().waiting == 0
+    with pool.reserve(), pool.reserve():
+        pass
+    assert (pool.stats().in_use, pool.stats().idle, pool.stats().size) == (0, 2, 2)
+
+
+class FailingClone:
+    """A client that cannot be cloned now and then."""
+
+    fails = False
+
+    def clone(self) -> FailingClone:
+        if FailingClone.fails:
+            raise MemoryError("no clone today")
+        return FailingClone()
+
+
+def test_failed_clone_loses_no_slot() -> None:
+    pool = ClientPool(FailingClone(), 2)
+    FailingClone.fails = True
+    for _ in range(5):
+        with pytest.raises(MemoryError) as failure:
+            pool.reserve().__enter__()
+        assert failure.tb is not None  # which holds the frames, and these must hold no slot
+        assert (pool.stats().in_use, pool.stats().size) == (0, 0)
+    FailingClone.fails = False
+    with pool.reserve(), pool.reserve():
+        assert pool.stats().size == 2
+
+
+# -- Only as many connections as the load needs
+
+
+def test_one_request_at_a_time_needs_one_connection(
+    address: str, connections: Connections
+) -> None:
+    pool = ClientPool(Client([address]), 12)
+    for _ in range(50):
+        use(pool)
+    assert pool.stats().clients_made == 1
+    assert connections.count() == 1
+
+
+def test_clients_are_made_on_demand_and_lent_last_in_first_out(mc: Client) -> None:
+    pool = ClientPool(mc, 12)
+    assert pool.stats().size == 0
+    with pool.reserve() as first:
+        with pool.reserve() as second:
+            assert pool.stats().size == 2
+        with pool.reserve() as again:
+            assert again is second
+    with pool.reserve() as last:
+        assert last is first
+    assert pool.stats().clients_made == 2
+
+
+# -- Threads that end
+
+
+def test_client_goes_with_its_thread(address: str, connections: Connections) -> None:
+    """pylibmc's keeps a connection for every thread that ever was."""
+    theirs = pylibmc.ThreadMappedPool(pylibmc.Client([address]))
+    in_threads([lambda: use(theirs)] * 20)
+    assert connections.count() > 0
+    theirs.clear()
+    eventually(lambda: connections.count() == 0)
+
+    pool = ThreadMappedPool(Client([address]))
+    in_threads([lambda: use(pool)] * 20)
+    eventually(lambda: connections.count() == 0)
+    assert pool.stats().size == 0
+    assert pool.stats().reservations == 20
+
+
+def test_client_lent_beyond_the_end_of_its_thread(mc: Client) -> None:
+    pool = ThreadMappedPool(mc)
+    lease = pool.reserve()
+    in_thread(lease.__enter__)
+    assert pool.stats().in_use == 1
+    lease.__exit__(None, None, None)
+    del lease
+    assert pool.stats().size == 0
+
+
+# -- Close
+
+
+def test_close_ends_idle_connections_now_and_lent_ones_later(
+    either_pool: Any, connections: Connections
+) -> None:
+    with either_pool.reserve() as lent:
+        lent.get("key")
+        use(either_pool)
+        assert connections.count() == 2
+        either_pool.close()
+        eventually(lambda: connections.count() == 1)
+        assert lent.set("still", "works")
+        assert (either_pool.stats().in_use, either_pool.stats().idle) == (1, 0)
+    del lent
+    eventually(lambda: connections.count() == 0)
+    assert (either_pool.stats().in_use, either_pool.stats().size) == (0, 0)
+
+
+def test_closed_pool_says_so(either_pool: Any) -> None:
+    with either_pool as same:
+        assert same is either_pool
+        use(either_pool)
+    either_pool.close()
+    with pytest.raises(PoolClosed, match="closed"):
+        either_pool.reserve().__enter__()
+    with pytest.raises(PoolClosed):
+        in_thread(lambda: use(either_pool))
+
+
+def test_close_tells_who_waits(mc: Client) -> None:
+    pool = ClientPool(mc, 1)
+    told = []
+
+    def wait() -> None:
+        try:
+            use(pool)
+        except PoolClosed:
+            told.append(True)
+
+    with pool.reserve():
+        threads = [threading.Thread(target=wait) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        eventually(lambda: pool.stats().waiting == 5)
+        pool.close()
+        for thread in threads:
+            thread.join(10)
+    assert told == [True] * 5
+    assert pool.stats().waiting == 0
+
+
+def test_close_while_others_reserve_and_return(address: str, connections: Connections) -> None:
+    for _ in range(20):
+        pool = ClientPool(Client([address]), 4)
+
+        def work() -> None:
+            with pytest.raises(PoolClosed):
+                while True:
+                    use(pool)  # noqa: B023
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        eventually(lambda: pool.stats().reservations > 20)  # noqa: B023
+        pool.close()
+        for thread in threads:
+            thread.join(10)
+            assert not thread.is_alive()
+        assert (pool.stats().in_use, pool.stats().size) == (0, 0)
+    eventually(lambda: connections.count() == 0)
+
+
+def test_dropped_pool_closes_its_connections(
+    either_pool: Any, address: str, connections: Connections
+) -> None:
+    gc.disable()  # reference counts alone must do
+    try:
+        pool = ClientPool(Client([address]), 4)
+        use(pool)
+        assert connections.count() == 1
+        del pool
+        eventually(lambda: connections.count() == 0)
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("pool", ["ClientPool(mc, 4)", "ThreadMappedPool(mc)"])
+def test_interpreter_that_exits_without_close_prints_nothing(address: str, pool: str) -> None:
+    script = f"""
+import threading
+from mcpool_wsgi import *
+mc = Client([{address!r}])
+mc.get("a")
+pool = {pool}
+with pool.reserve() as a, pool.reserve() as b:
+    a.get("a"), b.get("b")
+lease = pool.reserve()
+lent = lease.__enter__()
+lent.get("a")
+threading.Thread(target=lambda: pool.reserve().__enter__().get("a")).start()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
