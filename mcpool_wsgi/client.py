@@ -150,21 +150,26 @@ class Client(pylibmc.Client):  # type: ignore[misc]
         try:
             result = command(self, *args)
         except Exception as error:
-            self._in_doubt = self._leaves_doubt(error)
+            self._in_doubt = self._leaves_doubt(command, error)
             raise
         self._in_doubt = False
         return result
 
-    def _leaves_doubt(self, error: Exception) -> bool:
-        """Whether the connection may be out of step after *error*."""
+    def _leaves_doubt(self, command: Callable[..., Any], error: Exception) -> bool:
+        """Whether the connection may be out of step after *command* raised *error*."""
         if not isinstance(error, pylibmc.Error):
             # From (un)pickling or bad arguments, neither of which happens in the middle of a
             # command; but for pylibmc's own complaints of one that did not end.
             return type(error) is RuntimeError
         if isinstance(error, _IN_STEP):
             return False
-        # A time-out has no class of its own; libmemcached closes the connection at one.
-        if isinstance(error, _CLOSED) or "A TIMEOUT OCCURRED" in str(error):
+        # A time-out has no class of its own, and incr and decr do not even name it; libmemcached
+        # closes the connection at one.
+        if (
+            isinstance(error, _CLOSED)
+            or "A TIMEOUT OCCURRED" in str(error)
+            or (type(error) is pylibmc.Error and command in (_incr, _decr))
+        ):
             if self.on_connection_failure is not None:
                 self.on_connection_failure()
             return False

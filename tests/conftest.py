@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -37,16 +38,16 @@ def server_kind(request: pytest.FixtureRequest) -> bool | None:
 
 
 @pytest.fixture(scope="session")
-def _connections(server_kind: bool | None) -> Iterator[Connections]:
+def server_connections(server_kind: bool | None) -> Iterator[Connections]:
     with memcached(embedded=server_kind) as server:
         yield Connections(server.address)
 
 
 @pytest.fixture
-def address(_connections: Connections) -> str:
+def address(server_connections: Connections) -> str:
     """A memcached with nothing in it."""
-    _connections.mc.flush_all()
-    return _connections.address
+    server_connections.mc.flush_all()
+    return server_connections.address
 
 
 @pytest.fixture
@@ -55,8 +56,17 @@ def mc(address: str) -> Client:
 
 
 @pytest.fixture
-def connections(_connections: Connections) -> Connections:
+def connections(server_connections: Connections) -> Connections:
     """The connections to the memcached; there are none at first."""
     gc.collect()
-    eventually(lambda: _connections.count() == 0)
-    return _connections
+    eventually(lambda: server_connections.count() == 0)
+    return server_connections
+
+
+@pytest.fixture
+def real_memcached() -> Iterator[str]:
+    """For what the embedded server does not speak."""
+    if shutil.which("memcached") is None:
+        pytest.skip("needs the real memcached")
+    with memcached(embedded=False) as server:
+        yield server.address

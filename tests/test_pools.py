@@ -425,7 +425,7 @@ def test_close_while_others_reserve_and_return(address: str, connections: Connec
         pool = ClientPool(Client([address]), 4)
 
         def work() -> None:
-            with pytest.raises(PoolClosed):
+            with pytest.raises(PoolClosed):  # noqa: PT012
                 while True:
                     use(pool)  # noqa: B023
 

@@ -1,0 +1,487 @@
+"""Client: keys before the wire, connections in step, time limits."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import pickle
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any, Callable
+
+import pylibmc
+import pytest
+from harness import Connections
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcpool_wsgi import Client, ClientPool, InvalidKey
+from mcpool_wsgi.client import DEFAULT_BEHAVIORS
+from mcpool_wsgi.devserver import memcached
+
+#: Every operation that takes a key, with the rest of its arguments.
+ONE_KEY: dict[str, Callable[[Any, Any], Any]] = {
+    "get": lambda mc, key: mc.get(key),
+    "gets": lambda mc, key: mc.gets(key),
+    "set": lambda mc, key: mc.set(key, 1),
+    "add": lambda mc, key: mc.add(key, 1),
+    "replace": lambda mc, key: mc.replace(key, 1),
+    "append": lambda mc, key: mc.append(key, "1"),
+    "prepend": lambda mc, key: mc.prepend(key, "1"),
+    "cas": lambda mc, key: mc.cas(key, 1, 1),
+    "incr": lambda mc, key: mc.incr(key),
+    "decr": lambda mc, key: mc.decr(key),
+    "touch": lambda mc, key: mc.touch(key, 10),
+    "delete": lambda mc, key: mc.delete(key),
+    "__getitem__": lambda mc, key: mc[key],
+    "__setitem__": lambda mc, key: mc.__setitem__(key, 1),
+    "__delitem__": lambda mc, key: mc.__delitem__(key),
+    "__contains__": lambda mc, key: key in mc,
+}
+#: Every operation that takes keys and a prefix.
+MANY_KEYS: dict[str, Callable[..., Any]] = {
+    "get_multi": lambda mc, key, **prefix: mc.get_multi(["ok", key], **prefix),
+    "set_multi": lambda mc, key, **prefix: mc.set_multi({"ok": 1, key: 1}, **prefix),
+    "add_multi": lambda mc, key, **prefix: mc.add_multi({"ok": 1, key: 1}, **prefix),
+    "incr_multi": lambda mc, key, **prefix: mc.incr_multi(["ok", key], **prefix),
+    "delete_multi": lambda mc, key, **prefix: mc.delete_multi(["ok", key], **prefix),
+}
+#: What takes no key, or does not use it on the wire.
+NO_KEY = {
+    "behaviors",
+    "behaviours",
+    "clone",
+    "deserialize",
+    "disconnect_all",
+    "flush_all",
+    "get_behaviors",
+    "get_stats",
+    "hash",
+    "serialize",
+    "set_behaviors",
+}
+BAD_KEYS = [
+    "a b",
+    "a\tb",
+    "a\0b",
+    "a\x7fb",
+    "a\r\nget b",
+    "a\nb",
+    b"a b",
+    b"a\r\nget b",
+    " ",
+    "é b",
+    "x" * 251,
+    b"x" * 251,
+    "é" * 126,
+    "",
+    b"",
+    "\ud800",
+]
+
+
+@pytest.fixture
+def cas_mc(address: str) -> Client:
+    return Client([address], {"cas": True})
+
+
+# -- Keys
+
+
+def test_every_operation_of_pylibmc_is_covered() -> None:
+    mapping = {name for name in dir(pylibmc.Client) if name.endswith("item__")} | {"__contains__"}
+    public = {name for name in dir(pylibmc.Client) if not name.startswith("_")}
+    assert public | mapping == {*ONE_KEY, *MANY_KEYS, *NO_KEY}
+
+
+@pytest.mark.parametrize("key", BAD_KEYS, ids=ascii)
+@pytest.mark.parametrize("operation", ONE_KEY)
+def test_bad_key_is_refused_before_the_wire(
+    cas_mc: Client, connections: Connections, operation: str, key: Any
+) -> None:
+    with pytest.raises(InvalidKey):
+        ONE_KEY[operation](cas_mc, key)
+    assert connections.count() == 0
+
+
+@pytest.mark.parametrize("key", [key for key in BAD_KEYS if key], ids=ascii)
+@pytest.mark.parametrize("operation", MANY_KEYS)
+def test_bad_key_among_many_is_refused_before_the_wire(
+    cas_mc: Client, connections: Connections, operation: str, key: Any
+) -> None:
+    for prefix in ({}, {"key_prefix": "p"}, {"key_prefix": b"p"}):
+        with pytest.raises(InvalidKey):
+            MANY_KEYS[operation](cas_mc, key, **prefix)
+    with pytest.raises(InvalidKey):
+        MANY_KEYS[operation](cas_mc, "fine", key_prefix=key)
+    with pytest.raises(InvalidKey):
+        MANY_KEYS[operation](cas_mc, "")
+    assert connections.count() == 0
+
+
+@pytest.mark.parametrize("operation", MANY_KEYS)
+def test_prefix_counts_for_the_length(cas_mc: Client, operation: str) -> None:
+    fine, too_long = "x" * 240, "x" * 241
+    cas_mc.set_multi({"ok": 1, fine: 1}, key_prefix="prefix____")
+    MANY_KEYS[operation](cas_mc, fine, key_prefix="prefix____")
+    with pytest.raises(InvalidKey, match="251 bytes where 250"):
+        MANY_KEYS[operation](cas_mc, too_long, key_prefix="prefix____")
+
+
+def test_namespace_counts_for_the_length(address: str) -> None:
+    mc = Client([address], {"namespace": b"app:"})
+    for client in (mc, mc.clone()):
+        assert client.set("x" * 246, 1)
+        with pytest.raises(InvalidKey, match="247 bytes where 246"):
+            client.set("x" * 247, 1)
+    assert Client([address]).get("app:" + "x" * 246) == 1
+    with pytest.raises(InvalidKey):
+        Client([address], {"namespace": b"a b"})
+
+
+@pytest.mark.parametrize("no_key", [1, None, ("a",), bytearray(b"a"), memoryview(b"a b")])
+def test_what_is_neither_str_nor_bytes_is_refused(mc: Client, no_key: Any) -> None:
+    for operation in ONE_KEY.values():
+        with pytest.raises(TypeError, match="str or bytes"):
+            operation(mc, no_key)
+
+
+def test_single_string_is_not_taken_for_keys(mc: Client) -> None:
+    for keys in ("abc", b"abc"):
+        with pytest.raises(TypeError, match="sequence of keys"):
+            mc.get_multi(keys)
+    with pytest.raises(TypeError, match="mapping"):
+        mc.delete_multi({"a": 1})
+    with pytest.raises(TypeError, match="list of addresses"):
+        Client("127.0.0.1")
+
+
+def test_invalid_key_names_the_key_cut_and_escaped() -> None:
+    error = InvalidKey("evil\r\nflush_all " + "x" * 1000, "is bad")
+    assert str(error).startswith("memcached key 'evil\\r\\nflush_all xxx")
+    assert str(error).endswith("...' is bad")
+    assert len(str(error)) < 110
+    assert isinstance(error, ValueError)
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.key, str(again)) == (error.key, str(error))
+
+
+@pytest.mark.parametrize(
+    "key", ["é", "ключ", "鍵", "é".encode(), b"\xff\x80", "x" * 250, "é" * 125]
+)
+def test_unusual_keys_mean_what_they_mean_to_pylibmc(address: str, key: Any) -> None:
+    ours, theirs = Client([address]), pylibmc.Client([address])
+    assert ours.set(key, "ours")
+    assert theirs.get(key) == "ours"
+    assert ours.get_multi([key]) == theirs.get_multi([key]) == {key: "ours"}
+    short = key[:10]
+    assert ours.set_multi({short: "prefixed"}, key_prefix="p") == []
+    assert theirs.get_multi([short], key_prefix="p") == {short: "prefixed"}
+    assert ours.get_multi([short], key_prefix="p") == {short: "prefixed"}
+    assert ours.delete_multi([short], key_prefix="p") is True
+    assert ours.delete_multi([short], key_prefix="p") is False
+
+
+def test_binary_protocol_has_the_length_rule_only(real_memcached: str) -> None:
+    mc = Client([real_memcached], binary=True)
+    for key in ("a b", "a\r\nget b", "a\0b", b"\0", "x" * 250):
+        assert mc.set(key, f"value of {key!r}")
+        assert mc.get(key) == f"value of {key!r}"
+        assert mc.get_multi([key]) == {key: f"value of {key!r}"}
+    # pylibmc cuts prefixed keys at NUL bytes.
+    assert mc.set_multi({"b\0c": 1, "b\0d": 2}, key_prefix="a\0") == []
+    assert mc.get_multi(["b\0c", "b\0d", "c"], key_prefix="a\0") == {"b\0c": 1, "b\0d": 2}
+    assert mc.get("a\0b\0c") == 1
+    for key in ("", "x" * 251):
+        with pytest.raises(InvalidKey):
+            mc.get(key)
+
+
+def test_all_else_is_as_with_pylibmc(mc: Client, cas_mc: Client) -> None:
+    assert mc.set("key", {"any": ["value", 1, None]}, 100)
+    assert mc.get("key") == mc["key"] == {"any": ["value", 1, None]}
+    assert mc.get("missing") is None
+    assert mc.get("missing", "default") == mc.get("missing", default="default") == "default"
+    assert "key" in mc
+    assert "missing" not in mc
+    mc["other"] = "value" * 100
+    assert mc.set("compressed", "value" * 100, min_compress_len=10, compress_level=9)
+    assert mc["compressed"] == mc["other"]
+    del mc["other"]
+    with pytest.raises(KeyError):
+        mc["other"]
+    assert mc.add("key", 1) is False
+    assert mc.replace("missing", 1) is False
+    assert mc.set("text", "b")
+    assert mc.append("text", "c")
+    assert mc.prepend("text", "a")
+    assert mc.get("text") == "abc"
+    assert mc.set("count", 5)
+    assert (mc.incr("count"), mc.incr("count", 4), mc.decr("count", 3)) == (6, 10, 7)
+    mc.incr_multi(["count"], delta=3)
+    assert mc.get("count") == 10
+    assert mc.touch("count", 100) is True
+    assert mc.touch("missing", 100) is False
+    assert mc.delete("count") is True
+    assert mc.delete("count") is False
+    assert mc.add_multi({"text": 1, "new": 2}) == ["text"]
+    value, cas = cas_mc.gets("new")
+    assert value == 2
+    assert cas_mc.cas("new", 3, cas) is True
+    assert cas_mc.cas("new", 4, cas) is False
+    assert cas_mc.gets("missing") == (None, None)
+    assert mc.flush_all() is True
+    assert mc.get("text") is None
+    mc.behaviors = {"ketama": True}
+    assert mc.behaviors["ketama"] == 1
+    with pytest.raises(ValueError, match="delta"):
+        mc.incr("count", -1)
+    assert repr(mc.clone()) == repr(mc)
+
+
+def test_signatures_are_pylibmcs() -> None:
+    parameters = inspect.signature(Client.__init__).parameters
+    theirs = inspect.signature(pylibmc.Client.__init__).parameters
+    assert list(parameters) == list(theirs)
+
+
+def test_own_serialization_is_used(address: str) -> None:
+    class Json(Client):
+        def serialize(self, value: Any) -> tuple[bytes, int]:
+            return repr(value).encode(), 1 << 20
+
+        def deserialize(self, data: bytes, flags: int) -> Any:
+            if flags != 1 << 20:
+                raise pylibmc.CacheMiss
+            return ("read", data)
+
+    mc = Json([address])
+    for client in (mc, mc.clone()):
+        assert client.set("key", [1])
+        assert client.get("key") == ("read", b"[1]")
+
+
+# -- In step
+
+
+def poison(mc: Any) -> None:
+    for key in ("a b", "k1\r\nget k2"):
+        with contextlib.suppress(Exception):
+            mc.set(key, "x")
+        with contextlib.suppress(Exception):
+            mc.get(key)
+
+
+def test_one_bad_key_poisons_a_pylibmc_client_and_not_ours(address: str) -> None:
+    theirs, ours = pylibmc.Client([address]), Client([address])
+    wrong = {}
+    for mc in (theirs, ours):
+        mc.set_multi({f"k{number}": number for number in range(20)})
+        poison(mc)
+        wrong[mc] = 0
+        for number in range(20):
+            try:
+                wrong[mc] += mc.get(f"k{number}") != number
+            except pylibmc.Error:
+                wrong[mc] += 1
+    assert wrong[theirs] >= 15
+    assert wrong[ours] == 0
+
+
+class Unreadable:
+    def __reduce__(self) -> Any:
+        return (int, ("no number",))
+
+
+IN_STEP: dict[str, Callable[[Client], Any]] = {
+    "not found": lambda mc: mc.incr("missing"),
+    "too big": lambda mc: mc.set("key", b"x" * (1 << 21)),
+    "invalid key": lambda mc: mc.set("a b", 1),
+    "bad arguments": lambda mc: mc.set("key", 1, "soon"),  # type: ignore[arg-type]
+    "unpicklable": lambda mc: mc.set("key", lambda: None),
+    "unreadable": lambda mc: mc.get("unreadable"),
+    "unreadable of many": lambda mc: mc.get_multi(["k1", "unreadable", "k2"]),
+    "unreadable with cas": lambda mc: mc.gets("unreadable"),
+}
+
+
+@pytest.mark.parametrize("error", IN_STEP)
+def test_harmless_error_costs_nothing(
+    cas_mc: Client, connections: Connections, error: str
+) -> None:
+    cas_mc.set_multi({"k1": 1, "k2": 2, "unreadable": Unreadable()})
+    before = total_connections(connections)
+    with pytest.raises(Exception):  # noqa: B017, PT011  they have nothing in common
+        IN_STEP[error](cas_mc)
+    assert (cas_mc.get("k1"), cas_mc.get("k2")) == (1, 2)
+    assert total_connections(connections) == before
+
+
+def total_connections(connections: Connections) -> int:
+    ((_, stats),) = connections.mc.get_stats()
+    return int(stats["total_connections"])
+
+
+def test_error_that_leaves_doubt_costs_a_connection(mc: Client, connections: Connections) -> None:
+    mc.set("text", "no number")
+    before = total_connections(connections)
+    with pytest.raises(pylibmc.Error):
+        mc.incr("text")
+    assert mc.get("text") == "no number"
+    assert total_connections(connections) == before + 1
+
+
+def test_interrupted_command_leaves_doubt(mc: Client, connections: Connections) -> None:
+    class Interrupting:
+        def __reduce__(self) -> Any:
+            raise KeyboardInterrupt
+
+    mc.set("key", 1)
+    before = total_connections(connections)
+    with pytest.raises(KeyboardInterrupt):
+        mc.set("key", Interrupting())
+    assert mc.get("key") == 1
+    assert total_connections(connections) == before + 1
+
+
+keys = st.one_of(
+    st.text(max_size=20),
+    st.binary(max_size=20),
+    st.sampled_from([f"k{number}" for number in range(5)]),
+    st.sampled_from(["a b", "k1\r\nget k2", "k1 0 0 1\r\nx", "", "x" * 251, b"k1 noreply"]),
+)
+
+
+OPERATIONS = ["set", "get", "get_multi", "set_multi", "delete", "incr"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    operations=st.lists(
+        st.tuples(
+            st.sampled_from(["set", "get", "get_multi", "set_multi", "delete", "incr"]), keys
+        ),
+        max_size=40,
+    )
+)
+def test_every_read_returns_what_was_stored_under_that_key(
+    server_connections: Connections, operations: list[tuple[str, Any]]
+) -> None:
+    server_connections.mc.flush_all()
+    stored: dict[bytes, Any] = {}
+    pool = ClientPool(Client([server_connections.address]), 2)
+    for number, (operation, key) in enumerate(operations):
+        value = ("value", number)
+        with pool.reserve() as mc:
+            try:
+                raw = key.encode() if isinstance(key, str) else key
+                if operation == "set":
+                    mc.set(key, value)
+                    stored[raw] = value
+                elif operation == "set_multi":
+                    mc.set_multi({key: value}, key_prefix="")
+                    stored[raw] = value
+                elif operation == "get":
+                    assert mc.get(key) == stored.get(raw)
+                elif operation == "get_multi":
+                    found = mc.get_multi([key])
+                    assert found == ({key: stored[raw]} if raw in stored else {})
+                elif operation == "delete":
+                    assert mc.delete(key) is (stored.pop(raw, None) is not None)
+                else:
+                    mc.incr(key)
+            except (InvalidKey, UnicodeEncodeError, pylibmc.Error):
+                continue
+    with pool.reserve() as mc:
+        for raw, value in stored.items():
+            assert mc.get(raw) == value
+
+
+# -- Time limits and failures
+
+
+@pytest.fixture
+def own_server(server_kind: bool | None) -> Iterator[Any]:
+    with memcached(embedded=server_kind) as server:
+        yield server
+        server.process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("command", ["get", "set", "get_multi", "incr", "delete"])
+def test_stopped_memcached_holds_a_command_no_longer_than_the_limit(
+    own_server: Any, command: str
+) -> None:
+    limit = DEFAULT_BEHAVIORS["_poll_timeout"] / 1000
+    mc = Client([own_server.address])
+    mc.set("key", 1)
+    own_server.process.send_signal(signal.SIGSTOP)
+    operation = {**ONE_KEY, **MANY_KEYS}[command]
+    for _ in range(3):
+        began = time.monotonic()
+        with contextlib.suppress(pylibmc.Error):
+            operation(mc, "key")
+        assert time.monotonic() - began < limit + 0.4
+    began = time.monotonic()
+    with pytest.raises(pylibmc.ServerDown):
+        mc.get("key")
+    assert time.monotonic() - began < limit / 2  # fails fast
+
+
+def test_connecting_has_a_limit() -> None:
+    import socket
+
+    with socket.socket() as full:  # accepts nobody, and its queue is full
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        address = full.getsockname()
+        waiting = [socket.socket() for _ in range(4)]
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(address)
+        mc = Client(["{}:{}".format(*address)])
+        began = time.monotonic()
+        with contextlib.suppress(pylibmc.Error):
+            mc.get("key")
+        assert time.monotonic() - began < 2
+        for one in waiting:
+            one.close()
+
+
+def test_callers_limits_win(address: str) -> None:
+    mc = Client([address], {"_poll_timeout": 250, "tcp_nodelay": False, "retry_timeout": 3})
+    assert mc.behaviors["_poll_timeout"] == 250
+    assert mc.behaviors["tcp_nodelay"] == 0
+    assert mc.clone().retry_timeout == mc.behaviors["retry_timeout"] == 3
+    assert Client([address], {"_retry_timeout": 4}).retry_timeout == 4
+    mc.behaviors["retry_timeout"] = 5
+    assert mc.retry_timeout == 5
+
+
+def test_defaults_are_what_libmemcached_has(address: str) -> None:
+    behaviors = Client([address]).behaviors
+    assert {name: behaviors[name] for name in DEFAULT_BEHAVIORS} == {
+        name: int(value) for name, value in DEFAULT_BEHAVIORS.items()
+    }
+
+
+def test_failures_that_are_not_of_the_connection_are_not_reported(mc: Client) -> None:
+    failures = []
+    mc.on_connection_failure = lambda: failures.append(True)
+    mc.set("text", "no number")
+    with pytest.raises(pylibmc.Error):
+        mc.incr("text")
+    assert failures == []
+
+
+def test_failed_connection_is_reported(own_server: Any) -> None:
+    failures = []
+    mc = Client([own_server.address])
+    mc.on_connection_failure = lambda: failures.append(True)
+    mc.set("key", 1)
+    own_server.process.kill()
+    own_server.process.wait()
+    for _ in range(2):
+        with contextlib.suppress(pylibmc.Error):
+            mc.get("key")
+    assert failures

@@ -1,0 +1,413 @@
+"""Forked processes: nobody reads, writes or closes a connection that another process opened."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from typing import Any, Callable
+
+import pylibmc
+import pytest
+from harness import Connections, eventually, in_thread, in_threads
+
+from mcpool_wsgi import Client, ClientPool, ThreadMappedPool, forks
+
+READS = 10_000
+
+
+def in_child(work: Callable[[], object], leave: Callable[[], object] | None = None) -> int:
+    """Fork, do *work* in the child, and give the child's pid; it exits with 0 if all is well."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        work()
+        status = 0
+        if leave is not None:
+            leave()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def in_child_by_c(work: Callable[[], object]) -> int:
+    """The same by a fork in C, which runs no hook of Python's, as uWSGI does it."""
+    sys.stdout.flush()
+    pid: int = ctypes.PyDLL(None).fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        work()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+FORKS = [in_child, in_child_by_c]
+
+
+def succeeds(pid: int) -> None:
+    done: list[int] = []
+
+    def ended() -> bool:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            done.append(status)
+        return bool(found)
+
+    end = time.monotonic() + 60
+    while not ended():
+        if time.monotonic() > end:
+            os.kill(pid, signal.SIGKILL)
+            pytest.fail("the child hangs")
+        time.sleep(0.01)
+    assert os.waitstatus_to_exitcode(done[0]) == 0
+
+
+def pools(address: str) -> list[Any]:
+    return [
+        ClientPool(Client([address]), 4),
+        ThreadMappedPool(Client([address])),
+        ClientPool(pylibmc.Client([address]), 4),
+        ThreadMappedPool(pylibmc.Client([address])),
+    ]
+
+
+def read(pool: Any, who: str, reads: int) -> None:
+    for number in range(reads):
+        with pool.reserve() as mc:
+            key = f"{who}-{number % 100}"
+            if number < 100:
+                mc.set(key, key)
+            assert mc.get(key) == key
+
+
+def wrong_reads(pool: Any, reads: int) -> int:
+    wrong = 0
+    for number in range(reads):
+        with pool.reserve() as mc:
+            try:
+                wrong += mc.get(f"k{number % 100}") != number % 100
+            except Exception:
+                wrong += 1
+    return wrong
+
+
+def test_pylibmcs_pool_mixes_up_values_after_a_fork(mc: Client) -> None:
+    """What this module is about."""
+    mc.set_multi({f"k{number}": number for number in range(100)})
+    pool = pylibmc.ClientPool(pylibmc.Client(mc.addresses, behaviors={"_poll_timeout": 300}), 1)
+    assert wrong_reads(pool, 100) == 0
+    # Workers that read at the same time, as a preloaded server's do.
+    children = [os.fork() for _ in range(1)]
+    if not all(children):
+        wrong_reads(pool, 2000)
+        os._exit(0)
+    wrong = wrong_reads(pool, 2000)
+    for child in children:
+        os.waitpid(child, 0)
+    assert wrong > 0
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_parent_and_children_read_at_once(fork: Any, address: str) -> None:
+    for pool in pools(address)[:2]:
+        read(pool, "before", 100)
+        children = [
+            fork(lambda who=f"child{number}": read(pool, who, READS))  # noqa: B023
+            for number in range(4)
+        ]
+        read(pool, "parent", READS)
+        for child in children:
+            succeeds(child)
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_plain_pylibmc_clients_are_not_shared_either(fork: Any, address: str) -> None:
+    for pool in pools(address)[2:]:
+        read(pool, "before", 100)
+        child = fork(lambda: read(pool, "child", 1000))  # noqa: B023
+        read(pool, "parent", 1000)
+        succeeds(child)
+
+
+def test_multiprocessing_fork(address: str) -> None:
+    for pool in pools(address)[:2]:
+        read(pool, "before", 100)
+        context = multiprocessing.get_context("fork")
+        children = [
+            context.Process(target=read, args=(pool, f"child{number}", READS))
+            for number in range(2)
+        ]
+        for child in children:
+            child.start()
+        read(pool, "parent", READS)
+        for child in children:
+            child.join(60)
+            assert child.exitcode == 0
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_client_itself_is_carried_over_a_fork(fork: Any, mc: Client) -> None:
+    mc.set("key", "value")
+
+    def use() -> None:
+        assert mc.get("key") == "value"
+        mc.disconnect_all()
+        mc.behaviors = {"tcp_nodelay": False}
+        assert mc.get_multi(["key"]) == {"key": "value"}
+        assert mc.clone().get("key") == "value"
+        succeeds(fork(lambda: mc.get("key")))
+
+    child = fork(use)
+    for _ in range(1000):
+        assert mc.get("key") == "value"
+    succeeds(child)
+    assert mc.get("key") == "value"
+
+
+def leave_normally() -> None:
+    sys.exit()
+
+
+def leave_by_exception() -> None:
+    raise RuntimeError("the child ends here")
+
+
+SCRIPT = """
+import os, sys, threading
+from mcpool_wsgi import *
+import pylibmc
+address = {address!r}
+master = {client}([address])
+pool = {pool}
+with pool.reserve() as mc:
+    mc.set("key", "value")
+lease = pool.reserve()
+lent = lease.__enter__()
+lent.get("key")
+def hold():
+    with pool.reserve() as mc:
+        mc.get("key")
+        held.set()
+        done.wait()
+        assert mc.get("key") == "value"
+held, done = threading.Event(), threading.Event()
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+sys.stdout.flush()
+pid = os.fork()
+if not pid:
+    sys.stderr = open(os.devnull, "w")
+    {leave}
+_, status = os.waitpid(pid, 0)
+done.set()
+thread.join()
+for client in (lent, pool.reserve().__enter__()):
+    for _ in range(3):
+        assert client.get("key") == "value"
+lease.__exit__(None, None, None)
+print("alive")
+"""
+
+
+@pytest.mark.parametrize("client", ["Client", "pylibmc.Client"])
+@pytest.mark.parametrize("pool", ["ClientPool(master, 4)", "ThreadMappedPool(master)"])
+@pytest.mark.parametrize(
+    "leave",
+    [
+        "sys.exit()",
+        "os._exit(0)",
+        "raise RuntimeError",
+        "del pool, mc, lent, lease, hold, master; import gc; gc.collect(); sys.exit()",
+        "lease.__exit__(None, None, None); sys.exit()",
+        "pool.reserve().__enter__().get('key'); sys.exit()",
+        "pool.close(); sys.exit()",
+    ],
+)
+def test_parents_connections_outlive_the_child(
+    address: str, client: str, pool: str, leave: str
+) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            SCRIPT.format(address=address, client=client, pool=pool, leave=leave),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "alive\n", "")
+
+
+def test_clients_in_other_threads_hands(address: str) -> None:
+    for pool in pools(address):
+        stop = threading.Event()
+
+        def work(who: str) -> None:
+            while not stop.is_set():  # noqa: B023
+                read(pool, who, 100)  # noqa: B023
+
+        threads = [threading.Thread(target=work, args=(f"thread{number}",)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(10):
+                succeeds(in_child(lambda: read(pool, "child", 200)))  # noqa: B023
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join(30)
+        read(pool, "parent", 100)
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_clients_in_the_hands_of_threads_that_sleep(fork: Any, address: str) -> None:
+    """A fork in C while others compete for the interpreter lock hangs CPython itself."""
+    for pool in pools(address):
+        held, done = threading.Semaphore(0), threading.Event()
+
+        def hold(who: str) -> None:
+            with pool.reserve() as mc:  # noqa: B023
+                mc.set(who, who)
+                held.release()  # noqa: B023
+                done.wait(60)  # noqa: B023
+                assert mc.get(who) == who
+
+        threads = [threading.Thread(target=hold, args=(f"{number}",)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in threads:
+            assert held.acquire(timeout=10)
+        try:
+            for _ in range(10):
+                succeeds(fork(lambda: read(pool, "child", 100)))  # noqa: B023
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join(30)
+        read(pool, "parent", 100)
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_lease_held_across_a_fork_ends_in_both(fork: Any, address: str) -> None:
+    for pool in pools(address)[:2]:
+        with pool.reserve() as mc:
+            mc.set("key", "value")
+            child = fork(lambda: _go_on(pool, mc))  # noqa: B023
+            for _ in range(500):
+                assert mc.get("key") == "value"
+            succeeds(child)
+        assert pool.stats().idle == 1
+
+
+def _go_on(pool: Any, mc: Client) -> None:
+    for _ in range(500):
+        assert mc.get("key") == "value"
+    with pool.reserve() as other:
+        assert other is not mc
+    assert pool.stats().size == 1
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_waiters_at_the_moment_of_the_fork_do_not_hang_the_child(fork: Any, mc: Client) -> None:
+    pool = ClientPool(mc, 1)
+
+    def wait() -> None:
+        with pool.reserve() as client:
+            client.get("key")
+
+    with pool.reserve():
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        eventually(lambda: pool.stats().waiting == 1)
+        succeeds(fork(lambda: (wait(), _no_waiters(pool))))
+    waiter.join(10)
+    assert pool.stats().in_use == 0
+
+
+def _no_waiters(pool: ClientPool) -> None:
+    assert (pool.stats().waiting, pool.stats().in_use) == (0, 0)
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_lock_held_at_the_moment_of_the_fork_does_not_hang_the_child(
+    fork: Any, mc: Client
+) -> None:
+    pool = ClientPool(mc, 1)
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with pool._lender.supply._lock:
+            held.set()
+            done.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(10)
+    try:
+        succeeds(fork(lambda: in_thread(lambda: read(pool, "child", 100))))
+    finally:
+        done.set()
+        holder.join(10)
+
+
+def test_closed_pool_is_closed_in_the_child(mc: Client) -> None:
+    for pool in (ClientPool(mc, 1), ThreadMappedPool(mc)):
+        pool.close()
+
+        def refused() -> None:
+            with pytest.raises(RuntimeError, match="closed"):
+                pool.reserve().__enter__()  # noqa: B023
+
+        succeeds(in_child(refused))
+
+
+def test_grandchildren(address: str) -> None:
+    pool = ClientPool(Client([address]), 2)
+
+    def descend(depth: int) -> None:
+        read(pool, f"depth{depth}", 200)
+        if depth < 4:
+            child = in_child(lambda: descend(depth + 1))
+            read(pool, f"depth{depth}", 200)
+            succeeds(child)
+
+    descend(0)
+
+
+def test_hundred_forks_leak_no_descriptor(address: str, connections: Connections) -> None:
+    pool = ClientPool(Client([address]), 4)
+    in_threads([lambda: read(pool, "before", 100)] * 4)
+    before = os.listdir("/dev/fd"), connections.count()
+    for number in range(100):
+        succeeds(in_child(lambda number=number: read(pool, f"child{number}", 3)))  # type: ignore[misc]
+        read(pool, "parent", 3)
+    eventually(lambda: connections.count() == before[1])
+    assert len(os.listdir("/dev/fd")) == len(before[0])
+
+
+def test_pid_stands_in_where_no_page_is_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
+    marker = forks._PidMarker()
+    assert not marker[0]
+    marker[0] = 1
+    assert marker[0]
+    assert not marker[1]
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert not marker[0]
+    monkeypatch.setattr(forks, "MADV_WIPEONFORK", 12345)
+    assert isinstance(forks._marker(), forks._PidMarker)
