@@ -1,0 +1,159 @@
+"""The examples, as a newcomer starts them."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Connections, eventually
+from webtest import TestApp
+
+from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+class Running:
+    """An example that has been started: what it printed, and where it listens."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        assert process.stdout is not None
+        self.uses = process.stdout.readline().rstrip()
+        self.hint = process.stdout.readline().rstrip()
+        match = re.fullmatch(r"Try: curl http://([\d.]+):(\d+)(/\w*)", self.hint)
+        assert match, f"{self.uses!r} {self.hint!r}"
+        self.host, self.port, self.path = match[1], int(match[2]), match[3]
+
+    def get(self, path: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=10)
+        # As curl sends it; http.client itself refuses some of these paths.
+        connection._validate_path = lambda url: None  # type: ignore[attr-defined]
+        connection._encode_request = lambda line: line.encode("latin-1")  # type: ignore[attr-defined]
+        connection.request("GET", path)
+        response = connection.getresponse()
+        status, body = response.status, response.read().decode()
+        connection.close()
+        return status, body
+
+
+@contextmanager
+def running(script: str, **environ: str) -> Iterator[Running]:
+    process = subprocess.Popen(
+        [sys.executable, str(EXAMPLES / script), "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environ},
+    )
+    watchdog = threading.Timer(60, process.kill)
+    watchdog.start()
+    try:
+        yield Running(process)
+    finally:
+        watchdog.cancel()
+        process.kill()
+        process.communicate()
+
+
+def without_memcached() -> dict[str, str]:
+    """An environment in which no memcached is installed."""
+    return {"PATH": os.path.dirname(sys.executable), "MEMCACHED_SERVERS": ""}
+
+
+def works(example: Running) -> None:
+    assert example.get("/greeting") == (200, "'Hello from memcached!'")
+    assert example.get("/answer") == (200, "42")
+    assert example.get("/nothing") == (200, "0")
+    assert example.get("/missing")[0] == 404
+
+
+def test_app_uses_the_servers_it_is_given(address: str) -> None:
+    with running("app.py", MEMCACHED_SERVERS=f" {address} ") as example:
+        assert example.uses == f"Using the memcached of MEMCACHED_SERVERS: {address}"
+        works(example)
+    assert Client([address]).get("answer") == 42
+
+
+@pytest.mark.skipif(not shutil.which("memcached"), reason="needs the real memcached")
+def test_app_uses_the_memcached_that_is_installed() -> None:
+    with running("app.py", MEMCACHED_SERVERS="") as example:
+        assert re.match(r"Using memcached 1\.\d+\.\d+ at 127\.0\.0\.1:\d+$", example.uses)
+        works(example)
+
+
+def test_app_uses_the_embedded_server_otherwise() -> None:
+    with running("app.py", **without_memcached()) as example:
+        assert re.match(r"Using the embedded .* at 127\.0\.0\.1:\d+$", example.uses)
+        works(example)
+
+
+ODD_PATHS = [
+    "/",
+    "/%C3%A9",
+    "/" + "x" * 300,
+    "/a%20b",
+    "/%00",
+    "/%07",
+    "/%7f",
+    "/a%0d%0ab",
+    "/%ff",
+]
+ODD_PATHS += ["/greeting%0d%0aflush_all%0d%0a", "/greeting%0aget%20answer", "//", "/\xff"]
+
+
+def test_no_path_reaches_memcached_as_a_command(address: str) -> None:
+    with running("app.py", MEMCACHED_SERVERS=address) as example:
+        for path in ODD_PATHS:
+            status, _ = example.get(path)
+            assert 400 <= status < 500, path
+            works(example)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("memcached", ["installed", "embedded"])
+def test_app_ends_cleanly_with_its_memcached(number: int, memcached: str) -> None:
+    environ = {"MEMCACHED_SERVERS": ""} if memcached == "installed" else without_memcached()
+    with running("app.py", **environ) as example:
+        server = example.uses.rpartition(" ")[2]
+        works(example)
+        example.process.send_signal(number)
+        _, errors = example.process.communicate(timeout=30)
+        assert example.process.returncode == 0
+        assert "Traceback" not in errors
+    with pytest.raises(OSError, match="refused"):
+        http.client.HTTPConnection(server, timeout=5).connect()
+
+
+@pytest.fixture
+def app(mc: Client) -> Any:
+    from app import my_app
+
+    mc.set_multi({"zero": 0, "empty": "", "false": False, "list": ["a", {"b": None}], "é": "é"})
+    return TestApp(MemcachedPoolMiddleware(my_app, ClientPool(mc, 2)))
+
+
+def test_stored_values_that_are_false_are_values(app: Any) -> None:
+    assert app.get("/zero").text == "0"
+    assert app.get("/empty").text == "''"
+    assert app.get("/false").text in ("False", "0")  # pylibmc stores booleans as numbers
+    assert app.get("/list").text == "['a', {'b': None}]"
+    assert app.get("/%C3%A9").text == "'é'"
+
+
+def test_connections_stay_in_step(connections: Connections, app: Any) -> None:
+    for path in ODD_PATHS[:-1]:
+        assert 400 <= app.get(path, expect_errors=True).status_int < 500
+        assert app.get("/zero").text == "0"
+    eventually(lambda: connections.count() == 1)

@@ -1,0 +1,42 @@
+"""README says what is so: its Python blocks run, its names exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from webtest import TestApp
+
+import mcpool_wsgi
+from mcpool_wsgi import Client
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_python_blocks_run_one_after_the_other(address: str) -> None:
+    Client([address]).set("greeting", "hello, reader")
+    names: dict[str, Any] = {}
+    for block in blocks("python"):
+        exec(block.replace("127.0.0.1:11211", address), names)
+    assert TestApp(names["app"]).get("/").text in ("hello", "hello, reader")
+    assert Client([address]).get("greeting") == "hello"
+
+
+def test_there_are_two_commands_and_the_shell_reads_them() -> None:
+    commands = blocks("bash")
+    assert ["examples/app.py" in command for command in commands] == [True, False]
+    assert ["pytest" in command for command in commands] == [False, True]
+    for command in commands:
+        subprocess.run(["bash", "-n", "-c", command], check=True)
+
+
+@pytest.mark.parametrize("name", [name for name in dir(mcpool_wsgi) if name[0].isupper()])
+def test_every_public_name_is_in_the_table(name: str) -> None:
+    assert re.search(rf"^\| `?{name}\b|`{name}`", README, re.MULTILINE)

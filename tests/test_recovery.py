@@ -1,0 +1,252 @@
+"""When memcached dies, hangs and comes back: how clients fail meanwhile, how soon they work."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pylibmc
+import pytest
+from harness import DEADLINE, eventually, in_threads
+
+from mcpool_wsgi import Client, ClientPool, PoolTimeout, ThreadMappedPool
+from mcpool_wsgi.devserver import memcached
+
+
+class Mortal:
+    """A memcached that keeps its address when it is killed and started again."""
+
+    def __init__(self, embedded: bool | None) -> None:
+        self._embedded = embedded
+        self._running = ExitStack()
+        self._server = self._running.enter_context(memcached(embedded=embedded))
+        self.address = self._server.address
+
+    def kill(self) -> None:
+        self._server.process.kill()
+        self._running.close()
+
+    def start(self) -> None:
+        port = int(self.address.rpartition(":")[2])
+        self._server = self._running.enter_context(memcached(embedded=self._embedded, port=port))
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
+
+    def stop(self) -> None:
+        self._server.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._server.process.send_signal(signal.SIGCONT)
+
+
+@pytest.fixture
+def mortal(server_kind: bool | None) -> Iterator[Mortal]:
+    server = Mortal(server_kind)
+    yield server
+    server.kill()
+
+
+def clients_connected(pool: Any, number: int) -> None:
+    """Have *number* clients connected, all idle."""
+    with ExitStack() as leases:
+        for mc in [leases.enter_context(pool.reserve()) for _ in range(number)]:
+            mc.set("key", "value")
+
+
+def aged(pool: Any) -> Any:
+    """*pool*, as if its clients' generation had been there for an hour."""
+    pool._lender.supply.generation.born -= 3600
+    return pool
+
+
+def errors_until_all_work(pool: Any, number: int) -> int:
+    """Use the clients one after the other until each has worked; how many errors there were."""
+    errors = 0
+    with ExitStack() as leases:
+        for _ in range(number):
+            with contextlib.suppress(pylibmc.Error):
+                leases.enter_context(pool.reserve()).get("key")
+    for _ in range(5 * number):
+        with pool.reserve() as mc:
+            try:
+                mc.get("key")
+            except pylibmc.Error:
+                errors += 1
+    return errors
+
+
+def test_restart_is_paid_for_once(mortal: Mortal) -> None:
+    """Every client of pylibmc's pool fails until its own retry timeout has passed."""
+    failures = {}
+    for pool in (
+        pylibmc.ClientPool(pylibmc.Client([mortal.address]), 8),
+        aged(ClientPool(Client([mortal.address]), 8)),
+    ):
+        clients_connected(pool, 8)
+        mortal.restart()
+        failures[type(pool)] = errors_until_all_work(pool, 8)
+    assert failures[pylibmc.ClientPool] > 20
+    assert failures[ClientPool] <= 1
+
+
+def test_failure_renews_the_generation(mortal: Mortal) -> None:
+    for pool in (
+        aged(ClientPool(Client([mortal.address]), 4)),
+        aged(ThreadMappedPool(Client([mortal.address]))),
+    ):
+        clients_connected(pool, 3)
+        made = pool.stats().clients_made
+        mortal.restart()
+        with pool.reserve() as mc:
+            for _ in range(2):  # the first get of a dead connection is a silent miss
+                with contextlib.suppress(pylibmc.Error):
+                    mc.get("key")
+        clients_connected(pool, 3)
+        assert pool.stats().clients_made == made + 3
+        assert pool.stats().clients_renewed == {"failure": 3}
+        assert pool.stats().size == 3
+
+
+def test_generation_is_renewed_once_per_retry_interval(mortal: Mortal) -> None:
+    pool = aged(ClientPool(Client([mortal.address], {"retry_timeout": 1800}), 1))
+    clients_connected(pool, 1)
+    mortal.kill()
+    for _ in range(50):
+        with pool.reserve() as mc, contextlib.suppress(pylibmc.Error):
+            mc.get("key")
+    assert pool.stats().clients_renewed == {"failure": 1}  # the next one is younger than that
+    mortal.start()
+
+
+def test_errors_of_the_caller_renew_nothing(mortal: Mortal) -> None:
+    pool = aged(ClientPool(Client([mortal.address]), 1))
+    for _ in range(3):
+        with pool.reserve() as mc:
+            mc.set("text", "no number")
+            with pytest.raises(pylibmc.Error):
+                mc.incr("text")
+            with pytest.raises(ValueError, match="ends a key"):
+                mc.get("a b")
+            with pytest.raises(pylibmc.NotFound):
+                mc.incr("missing")
+    assert (pool.stats().clients_made, pool.stats().clients_renewed) == (1, {})
+
+
+def test_pool_of_32_fails_fast_and_recovers_together(mortal: Mortal, record_property: Any) -> None:
+    pool = aged(ClientPool(Client([mortal.address]), 32))
+    clients_connected(pool, 32)
+    stop, outage = threading.Event(), threading.Event()
+    durations: list[float] = []
+    last_error = [0.0] * 32
+
+    def work(number: int) -> None:
+        while not stop.is_set():
+            with pool.reserve() as mc:
+                began = time.perf_counter()
+                try:
+                    mc.get("key")
+                except pylibmc.Error:
+                    last_error[number] = time.monotonic()
+                    if outage.is_set():
+                        durations.append(time.perf_counter() - began)
+            stop.wait(0.001)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(32)]
+    for thread in threads:
+        thread.start()
+    mortal.kill()
+    outage.set()
+    eventually(lambda: len(durations) > 20_000)
+    mortal.start()
+    outage.clear()
+    back = time.monotonic()
+    eventually(lambda: time.monotonic() - max(back, *last_error) > 1.5)
+    stop.set()
+    for thread in threads:
+        thread.join(DEADLINE)
+    recovery = max(0, max(last_error) - back)
+    median = statistics.median(durations)
+    record_property("seconds to recover", recovery)
+    record_property("median seconds of a failing request", median)
+    print(f"recovered after {recovery:.2f} s; failing requests took {median * 1e6:.0f} µs")
+    assert recovery < 1.5
+    assert median < 0.005
+    stats = pool.stats()
+    assert (stats.in_use, stats.waiting) == (0, 0)
+    assert stats.size <= 32
+
+
+def test_chaos(mortal: Mortal, record_property: Any) -> None:
+    """memcached is killed, restarted, stopped and continued under load, at random."""
+    dice = random.Random(20090920)
+    pool = ClientPool(Client([mortal.address]), 4, timeout=5)
+    stop = threading.Event()
+    wrong: list[object] = []
+    counts = dict.fromkeys(["reads", "misses", "errors", "timeouts"], 0)
+    last_error = [0.0] * 8
+
+    def work(number: int) -> None:
+        written = 0
+        while not stop.is_set():
+            written += 1
+            key = f"thread{number}-{written % 50}"
+            try:
+                with pool.reserve() as mc:
+                    mc.set(key, (key, written))
+                    value = mc.get(key)
+                    many = mc.get_multi([key, f"{key}-missing"])
+            except pylibmc.Error:
+                counts["errors"] += 1
+                last_error[number] = time.monotonic()
+                stop.wait(0.0005)
+            except PoolTimeout:
+                counts["timeouts"] += 1
+            else:
+                counts["reads"] += 1
+                # A set that timed out may still come through, before the latest one.
+                for found in [value, *many.values()]:
+                    if found is None:
+                        counts["misses"] += 1
+                    elif found[0] != key or found[1] > written:
+                        wrong.append((key, written, found))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for _ in range(8):
+        reached = counts["reads"] + counts["errors"] + dice.randrange(200, 2000)
+        eventually(lambda: counts["reads"] + counts["errors"] > reached)  # noqa: B023
+        if dice.random() < 0.5:
+            mortal.kill()
+            stop.wait(dice.random())
+            mortal.start()
+        else:
+            mortal.stop()
+            stop.wait(dice.random())
+            mortal.go_on()
+    back = time.monotonic()
+    eventually(lambda: time.monotonic() - max(back, *last_error) > 1.5)
+    stop.set()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    recovery = max(0, max(last_error) - back)
+    record_property("seconds to recover", recovery)
+    print(f"chaos: {counts}, recovered after {recovery:.2f} s, {pool.stats()}")
+    assert wrong == []
+    assert counts["reads"] > 1000
+    stats = pool.stats()
+    assert (stats.in_use, stats.waiting, stats.timeouts) == (0, 0, counts["timeouts"])
+    missing = stats.slots - stats.size
+    assert stats.idle + missing == 4
+    assert len(pool._lender.idle) == 4
+    in_threads([lambda: clients_connected(pool, 1)] * 4)
