@@ -31,7 +31,7 @@ A client is still for one thread at a time. That is what the pools are for.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import pylibmc
 
@@ -57,6 +57,19 @@ DEFAULT_BEHAVIORS: Mapping[str, Any] = {
     "retry_timeout": 1,
 }
 
+#: What it sets besides when there are several servers. With these, a server that fails is left
+#: out, its keys go to the others and all other keys stay where they are; it is tried again later.
+#: pylibmc's documentation calls it the most robust configuration.
+SEVERAL_SERVERS_BEHAVIORS: Mapping[str, Any] = {
+    # Consistent hashing, as other languages' clients have it [False].
+    "ketama": True,
+    # Failures in a row after which a server is left out [never].
+    "remove_failed": 1,
+    # Seconds until a server that was left out is tried again [0, which with remove_failed is
+    # never]: each try costs every client two errors, or misses with fail_soft.
+    "dead_timeout": 10,
+}
+
 #: The server refused or was never asked; the connection is in step.
 _IN_STEP = (
     pylibmc.NotFound,
@@ -74,6 +87,22 @@ _CLOSED = (
     pylibmc.ServerDown,
     pylibmc.WriteError,
 )
+#: The connection broke in the middle of an answer, or some servers of several failed.
+_BROKEN = (
+    pylibmc.ReadError,
+    pylibmc.SomeErrors,
+    pylibmc.UnknownReadFailure,
+)
+
+
+class _Options(NamedTuple):
+    """What a client was made with, besides the servers."""
+
+    behaviors: Mapping[str, Any]
+    binary: bool
+    username: str | None
+    password: str | None
+    fail_soft: bool
 
 
 class Client(pylibmc.Client):  # type: ignore[misc]
@@ -85,11 +114,17 @@ class Client(pylibmc.Client):  # type: ignore[misc]
     :param binary: speak memcached's binary protocol.
     :param username: for SASL, which needs the binary protocol.
     :param password: for SASL.
+    :param fail_soft: when memcached cannot be reached, reads are misses and
+        writes return False, as with pymemcache's ``ignore_exc``. What the caller
+        did wrong still raises. A pool counts and logs the failures.
+    :raises InvalidKey: from every command, for a key that must not reach the wire.
+    :raises pylibmc.Error: from every command, as pylibmc does.
     """
 
-    #: Seconds for which a server that failed is not tried again.
-    retry_timeout: float = DEFAULT_BEHAVIORS["retry_timeout"]
-    #: Called without arguments when the connection to a server failed. A pool sets it.
+    #: Seconds that libmemcached takes to try a server again. A pool that renews its clients more
+    #: often would make them wait for a server that is down again and again.
+    renewal_interval: float = 0
+    #: Called without arguments when a server could not be reached. A pool sets it.
     on_connection_failure: Callable[[], None] | None = None
 
     _process = forks.current  # the one that this client's connections belong to
@@ -103,19 +138,36 @@ class Client(pylibmc.Client):  # type: ignore[misc]
         binary: bool = False,
         username: str | None = None,
         password: str | None = None,
+        *,
+        fail_soft: bool = False,
     ) -> None:
         if isinstance(servers, (str, bytes)):
             raise TypeError(f"servers is a list of addresses, not the single {servers!r}")
+        servers = list(servers)
         wanted = {**DEFAULT_BEHAVIORS}
-        if behaviors:
-            wanted.update(behaviors)
-            if "_retry_timeout" in wanted:  # pylibmc's old name for it
-                wanted["retry_timeout"] = wanted.pop("_retry_timeout")
+        if len(servers) > 1:
+            wanted.update(SEVERAL_SERVERS_BEHAVIORS)
+        wanted.update(behaviors or {})
+        if "_retry_timeout" in wanted:  # pylibmc's old name for it
+            wanted["retry_timeout"] = wanted.pop("_retry_timeout")
         self._process = forks.current
+        self._options = _Options(dict(behaviors or {}), binary, username, password, fail_soft)
         self._rule = KeyRule(binary)
         self._note(wanted, binary)
         super().__init__(
-            list(servers), behaviors=wanted, binary=binary, username=username, password=password
+            servers, behaviors=wanted, binary=binary, username=username, password=password
+        )
+
+    def with_servers(self, servers: Iterable[str]) -> Client:
+        """A client for other *servers*, with the options of this one."""
+        options = self._options
+        return type(self)(
+            servers,
+            options.behaviors,
+            options.binary,
+            options.username,
+            options.password,
+            fail_soft=options.fail_soft,
         )
 
     def clone(self) -> Client:
@@ -126,15 +178,17 @@ class Client(pylibmc.Client):  # type: ignore[misc]
         # Copies options and addresses only: neither reads nor writes a socket.
         clone: Client = super().clone()
         clone._process = forks.current
+        clone._options = self._options
         clone._rule = self._rule
-        clone.retry_timeout = self.retry_timeout
+        clone.renewal_interval = self.renewal_interval
         return clone
 
     def _note(self, behaviors: Mapping[str, Any], binary: bool) -> None:
         """Remember what matters here; to ask libmemcached would open a connection."""
         if "namespace" in behaviors:
             self._rule = KeyRule(binary, behaviors["namespace"] or b"")
-        self.retry_timeout = behaviors.get("retry_timeout", self.retry_timeout)
+        for name in ("retry_timeout", "dead_timeout"):
+            self.renewal_interval = max(self.renewal_interval, behaviors.get(name, 0))
 
     # -- What every command goes through
 
@@ -150,30 +204,36 @@ class Client(pylibmc.Client):  # type: ignore[misc]
         try:
             result = command(self, *args)
         except Exception as error:
-            self._in_doubt = self._leaves_doubt(command, error)
+            unreachable = self._is_unreachable(command, error)
+            self._in_doubt = not unreachable and self._leaves_doubt(error)
+            if unreachable or isinstance(error, _BROKEN):
+                if self.on_connection_failure is not None:
+                    self.on_connection_failure()
+                if self._options.fail_soft:
+                    return _miss(command, args)
             raise
         self._in_doubt = False
         return result
 
-    def _leaves_doubt(self, command: Callable[..., Any], error: Exception) -> bool:
-        """Whether the connection may be out of step after *command* raised *error*."""
-        if not isinstance(error, pylibmc.Error):
-            # From (un)pickling or bad arguments, neither of which happens in the middle of a
-            # command; but for pylibmc's own complaints of one that did not end.
-            return type(error) is RuntimeError
-        if isinstance(error, _IN_STEP):
-            return False
-        # A time-out has no class of its own, and incr and decr do not even name it; libmemcached
-        # closes the connection at one.
-        if (
-            isinstance(error, _CLOSED)
-            or "A TIMEOUT OCCURRED" in str(error)
-            or (type(error) is pylibmc.Error and command in (_incr, _decr))
-        ):
-            if self.on_connection_failure is not None:
-                self.on_connection_failure()
-            return False
-        return True
+    @staticmethod
+    def _is_unreachable(command: Callable[..., Any], error: Exception) -> bool:
+        """Whether there is no connection after *command* raised *error*."""
+        if isinstance(error, _CLOSED):
+            return True
+        # A time-out, at which libmemcached closes the connection, has no class of its own, and
+        # incr and decr do not even name it.
+        return type(error) is pylibmc.Error and (
+            "A TIMEOUT OCCURRED" in str(error) or command in (_incr, _decr)
+        )
+
+    @staticmethod
+    def _leaves_doubt(error: Exception) -> bool:
+        """Whether the connection may be out of step after *error*."""
+        if isinstance(error, pylibmc.Error):
+            return not isinstance(error, _IN_STEP)
+        # From (un)pickling or bad arguments, neither of which happens in the middle of a command;
+        # but for pylibmc's own complaints of one that did not end.
+        return type(error) is RuntimeError
 
     def _here(self) -> Client:
         """This client or, in a forked child, the one that stands for it there."""
@@ -277,12 +337,14 @@ class Client(pylibmc.Client):  # type: ignore[misc]
     def incr(self, key: Key, delta: int = 1) -> int:
         """Add *delta* to the number under *key* and return the sum."""
         self._rule.check(key)
-        return int(self._command(_incr, key, delta))
+        total: int = self._command(_incr, key, delta)
+        return total
 
     def decr(self, key: Key, delta: int = 1) -> int:
         """Subtract *delta* from the number under *key*, not below 0, and return the rest."""
         self._rule.check(key)
-        return int(self._command(_decr, key, delta))
+        rest: int = self._command(_decr, key, delta)
+        return rest
 
     def touch(self, key: Key, seconds: int) -> bool:
         """Have *key* expire in so many *seconds* from now."""
@@ -293,6 +355,10 @@ class Client(pylibmc.Client):  # type: ignore[misc]
         """Remove *key*; whether there was one."""
         self._rule.check(key)
         return bool(self._command(_delete, key))
+
+    def __setitem__(self, key: Key, val: Any) -> None:
+        if not self.set(key, val) and not self._options.fail_soft:
+            raise KeyError(f"failed setting {key!r}")
 
     # -- Many keys. Prefixes are put on here: pylibmc checks no length and cuts at NUL bytes.
 
@@ -386,6 +452,7 @@ class Client(pylibmc.Client):  # type: ignore[misc]
     def set_behaviors(self, behaviors: Mapping[str, Any]) -> None:
         """See :attr:`behaviors`."""
         self._note(behaviors, self.binary)
+        self._options = self._options._replace(behaviors={**self._options.behaviors, **behaviors})
         super(Client, self._here()).set_behaviors(dict(behaviors))
 
     #: The options of libmemcached, as pylibmc names them.
@@ -411,3 +478,18 @@ _incr_multi = pylibmc.Client.incr_multi
 _flush_all = pylibmc.Client.flush_all
 _get_stats = pylibmc.Client.get_stats
 _disconnect_all = pylibmc.Client.disconnect_all
+
+
+def _miss(command: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """What a command returns of a memcached that has nothing and takes nothing."""
+    if command is _get:
+        return args[1]
+    if command is _gets:
+        return (None, None)
+    if command is _get_multi:
+        return {}
+    if command in (_set_multi, _add_multi):
+        return list(args[0])
+    if command is _get_stats:
+        return []
+    return False

@@ -35,14 +35,14 @@ logger = logging.getLogger(__name__)
 class Generation:
     """The clients made from one master since one moment."""
 
-    __slots__ = ("born", "current", "master", "retry_interval")
+    __slots__ = ("born", "current", "master", "renewal_interval")
 
     def __init__(self, master: Any) -> None:
         self.master = master
         self.born = monotonic()
         self.current = True
         # Seconds that pass before clients are renewed after a failure.
-        self.retry_interval = master.retry_timeout if isinstance(master, Client) else 0.0
+        self.renewal_interval = master.renewal_interval if isinstance(master, Client) else 0.0
 
 
 #: That of a slot without a client.
@@ -104,7 +104,7 @@ class Supply:
         """A client of *generation* has lost its server, or could not reach it."""
         with self._lock:
             age = monotonic() - generation.born
-            if generation is self.generation and age >= generation.retry_interval:
+            if generation is self.generation and age >= generation.renewal_interval:
                 self.renew(generation.master)
                 logger.warning("a memcached failed: renewing the clients of %r", generation.master)
 
