@@ -129,6 +129,7 @@ class Client(pylibmc.Client):  # type: ignore[misc]
 
     _process = forks.current  # the one that this client's connections belong to
     _heir: Client | None = None
+    _effective: Mapping[str, Any] = {}
     _in_doubt = False  # whether the connection may be out of step
 
     def __init__(
@@ -180,15 +181,18 @@ class Client(pylibmc.Client):  # type: ignore[misc]
         clone._process = forks.current
         clone._options = self._options
         clone._rule = self._rule
+        clone._effective = self._effective
         clone.renewal_interval = self.renewal_interval
         return clone
 
     def _note(self, behaviors: Mapping[str, Any], binary: bool) -> None:
         """Remember what matters here; to ask libmemcached would open a connection."""
+        self._effective = {**self._effective, **behaviors}
+        self.renewal_interval = max(
+            self._effective.get("retry_timeout", 0), self._effective.get("dead_timeout", 0)
+        )
         if "namespace" in behaviors:
             self._rule = KeyRule(binary, behaviors["namespace"] or b"")
-        for name in ("retry_timeout", "dead_timeout"):
-            self.renewal_interval = max(self.renewal_interval, behaviors.get(name, 0))
 
     # -- What every command goes through
 

@@ -215,6 +215,17 @@ class Lender:
         except TypeError:  # there is no client, or none that takes weak references
             self._add_slot(tally)
 
+    def retire_idle(self) -> None:
+        """End the connections of idle clients that are not of the current generation."""
+        for _ in range(len(self.idle)):
+            try:
+                slot = self.idle.popleft()
+            except IndexError:
+                return
+            if not slot.generation.current:
+                slot.give_up_client()
+            self.give_back(slot)
+
     def close(self) -> None:
         """End the idle slots now and the lent ones when they come back; send the queue away."""
         self.supply.closed = True

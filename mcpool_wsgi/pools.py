@@ -37,10 +37,12 @@ from __future__ import annotations
 import operator
 import threading
 import weakref
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, TypeVar
 
 from . import forks
+from .client import Client
 from .lending import Lease, Lender, ThreadLender
 from .stats import PoolStats
 from .supply import Supply
@@ -89,6 +91,23 @@ class _Pool:
         """
         raise NotImplementedError
 
+    def set_servers(self, servers: Iterable[str]) -> None:
+        """Use other *servers* from now on, with the options of the client so far.
+
+        Idle clients are replaced at once, lent ones when they come back.
+
+        :raises TypeError: the pool's clients are not :class:`mcpool_wsgi.Client`.
+        """
+        supply = self._lender.supply
+        master = supply.generation.master
+        if not isinstance(master, Client):
+            raise TypeError(
+                f"set_servers() needs clients that are mcpool_wsgi.Client, not {master!r}"
+            )
+        supply.renew(master.with_servers(servers), "servers")
+        for lender in self._lenders():
+            lender.retire_idle()
+
     def close(self) -> None:
         """Close the idle connections now and the lent ones as they come back.
 
@@ -101,6 +120,9 @@ class _Pool:
         """How the pool is doing."""
         raise NotImplementedError
 
+    def _lenders(self) -> list[Lender]:
+        return [self._lender]
+
     def __enter__(self: _Self) -> _Self:
         return self
 
@@ -112,7 +134,8 @@ class _Pool:
     ) -> None:
         self.close()
 
-    def _stats(self, slots: int | None, lenders: list[Lender]) -> PoolStats:
+    def _stats(self, slots: int | None) -> PoolStats:
+        lenders = self._lenders()
         supply = self._lender.supply
         idle_slots = [slot for lender in lenders for slot in lender.idle.copy()]
         idle = sum(slot.client is not None for slot in idle_slots)
@@ -150,7 +173,7 @@ class ClientPool(_Pool):
 
     def fill(self, mc: Any, n_slots: int) -> None:
         n_slots = _checked_number(n_slots)
-        self._lender.supply.renew(_master(mc))
+        self._lender.supply.renew(_master(mc), "fill")
         self._n_slots += n_slots
         self._lender.add_slots(n_slots)
 
@@ -158,7 +181,7 @@ class ClientPool(_Pool):
         self._lender.close()
 
     def stats(self) -> PoolStats:
-        return self._stats(self._n_slots, [self._lender])
+        return self._stats(self._n_slots)
 
     @property
     def _lender(self) -> Lender:
@@ -193,7 +216,7 @@ class ThreadMappedPool(_Pool):
     def fill(self, mc: Any, n_slots: int = 1) -> None:
         """Have all clients be clones of *mc*. The number is checked, and that is all."""
         _checked_number(n_slots)
-        self._lender.supply.renew(_master(mc))
+        self._lender.supply.renew(_master(mc), "fill")
 
     def relinquish(self) -> Any:
         client = None
@@ -208,7 +231,7 @@ class ThreadMappedPool(_Pool):
             lender.close()
 
     def stats(self) -> PoolStats:
-        return self._stats(None, self._lenders())
+        return self._stats(None)
 
     @property
     def _lender(self) -> Lender:

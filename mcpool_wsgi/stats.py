@@ -38,7 +38,10 @@ class PoolStats:
     longest_wait: float
     #: Reservations that ended in a :exc:`~mcpool_wsgi.PoolTimeout`.
     timeouts: int
+    #: Commands that failed because memcached could not be reached.
+    failures: int
     #: Clients that were made, as replacements or as the first of their slot.
     clients_made: int
-    #: How many of them replaced another, by reason.
+    #: How many of them replaced another, by reason: ``failure`` of its generation, other
+    #: ``servers``, or another master from ``fill``.
     clients_renewed: Mapping[str, int]

@@ -35,10 +35,11 @@ logger = logging.getLogger(__name__)
 class Generation:
     """The clients made from one master since one moment."""
 
-    __slots__ = ("born", "current", "master", "renewal_interval")
+    __slots__ = ("born", "current", "master", "reason", "renewal_interval")
 
-    def __init__(self, master: Any) -> None:
+    def __init__(self, master: Any, reason: str) -> None:
         self.master = master
+        self.reason = reason  # for which it replaced the one before
         self.born = monotonic()
         self.current = True
         # Seconds that pass before clients are renewed after a failure.
@@ -46,7 +47,7 @@ class Generation:
 
 
 #: That of a slot without a client.
-NO_GENERATION = Generation(None)
+NO_GENERATION = Generation(None, "")
 NO_GENERATION.current = False
 
 
@@ -59,17 +60,35 @@ class Tally:
         self.reservations = 0
 
 
+class Spell:
+    """Tells the first of many events from those that follow it, so that one line is logged."""
+
+    QUIET = 10.0  # seconds without one, after which the next is a first one again
+
+    def __init__(self) -> None:
+        self._last = float("-inf")
+
+    def begins(self) -> bool:
+        now = monotonic()
+        first = now - self._last >= self.QUIET
+        self._last = now
+        return first
+
+
 class Supply:
     """Makes clients for slots."""
 
     def __init__(self, master: Any = None) -> None:
-        self.generation = Generation(master)
+        self.generation = Generation(master, "")
         self.closed = False
         self.slots: set[weakref.ref[Slot]] = set()
         self._tallies: list[Tally] = []
         self._spare_tallies: deque[Tally] = deque()
         # For what happens seldom. Reentrant, for signal handlers that use the pool.
         self._lock = threading.RLock()
+        self._failures = 0
+        self._failure_spell = Spell()
+        self._timeout_spell = Spell()
         self._waits = 0
         self._timeouts = 0
         self._seconds_waited = 0.0
@@ -92,21 +111,24 @@ class Supply:
         with self._lock:
             self._clients_made += 1
             if renewed:
-                self._clients_renewed["failure"] += 1
+                self._clients_renewed[generation.reason] += 1
 
-    def renew(self, master: Any) -> None:
+    def renew(self, master: Any, reason: str) -> None:
         """Begin a new generation: every client is replaced when it is next reserved."""
         with self._lock:
             self.generation.current = False
-            self.generation = Generation(master)
+            self.generation = Generation(master, reason)
 
     def connection_failed(self, generation: Generation) -> None:
-        """A client of *generation* has lost its server, or could not reach it."""
+        """A client of *generation* could not reach its server."""
         with self._lock:
+            self._failures += 1
+            if self._failure_spell.begins():
+                logger.warning("cannot reach memcached: %r", generation.master)
             age = monotonic() - generation.born
             if generation is self.generation and age >= generation.renewal_interval:
-                self.renew(generation.master)
-                logger.warning("a memcached failed: renewing the clients of %r", generation.master)
+                self.renew(generation.master, "failure")
+                logger.info("renewing all clients of %r", generation.master)
 
     def enter(self, slot: Slot) -> Slot:
         """Count *slot* as one of the pool's, for as long as it lives."""
@@ -129,7 +151,10 @@ class Supply:
     def note_wait(self, seconds: float, timed_out: bool) -> None:
         with self._lock:
             self._waits += 1
-            self._timeouts += timed_out
+            if timed_out:
+                self._timeouts += 1
+                if self._timeout_spell.begins():
+                    logger.warning("no client came free within %.3g s", seconds)
             self._seconds_waited += seconds
             self._longest_wait = max(self._longest_wait, seconds)
 
@@ -142,6 +167,7 @@ class Supply:
                 "seconds_waited": self._seconds_waited,
                 "longest_wait": self._longest_wait,
                 "timeouts": self._timeouts,
+                "failures": self._failures,
                 "clients_made": self._clients_made,
                 "clients_renewed": dict(self._clients_renewed),
             }
