@@ -94,7 +94,8 @@ def test_restart_is_paid_for_once(mortal: Mortal) -> None:
         clients_connected(pool, 8)
         mortal.restart()
         failures[type(pool)] = errors_until_all_work(pool, 8)
-    assert failures[pylibmc.ClientPool] > 20
+    if pylibmc.libmemcached_version == "1.0.16":  # later ones try again at once
+        assert failures[pylibmc.ClientPool] > 20
     assert failures[ClientPool] <= 1
 
 
