@@ -20,6 +20,7 @@ from .errors import InvalidKey as InvalidKey
 from .errors import PoolClosed as PoolClosed
 from .errors import PoolTimeout as PoolTimeout
 from .middleware import MemcachedPoolMiddleware as MemcachedPoolMiddleware
+from .middleware import get_client as get_client
 from .pools import ClientPool as ClientPool
 from .pools import ThreadMappedPool as ThreadMappedPool
 from .stats import PoolStats as PoolStats

@@ -42,19 +42,29 @@ from typing import Any, Protocol
 
 from . import forks
 from .errors import PoolClosed, PoolTimeout
-from .supply import NO_GENERATION, Supply, Tally
+from .forks import same_process
+from .supply import NO_GENERATION, Supply
 
 
 class Slot:
     """Room for one client, and the client once somebody needed it."""
 
-    __slots__ = ("__weakref__", "_lender", "client", "generation", "process", "tally")
+    __slots__ = (
+        "__weakref__",
+        "_ended",
+        "_lender",
+        "client",
+        "generation",
+        "process",
+        "reservations",
+    )
 
-    def __init__(self, lender: Lender, tally: Tally) -> None:
+    def __init__(self, lender: Lender) -> None:
         self.process = forks.current  # the one that the client's connections belong to
         self.client: Any = None
         self.generation = NO_GENERATION
-        self.tally = tally
+        self.reservations = 0  # counted by the holder alone, so that no count is lost
+        self._ended = lender.supply.ended
         self._lender = lender.reference
 
     def __del__(self) -> None:
@@ -64,6 +74,7 @@ class Slot:
         except AttributeError:  # interrupted in the making
             return
         if not forks.from_elsewhere(self.process):
+            self._ended.append(self.reservations)
             lender = reference()
             if lender is not None:
                 lender.replace(self)
@@ -114,10 +125,10 @@ class Lender:
     def add_slots(self, number: int) -> None:
         """Add so many slots without a client; they come last."""
         for _ in range(number):
-            self._add_slot(self.supply.take_tally())
+            self._add_slot()
 
-    def _add_slot(self, tally: Tally) -> None:
-        self.idle.appendleft(self.supply.enter(Slot(self, tally)))
+    def _add_slot(self) -> None:
+        self.idle.appendleft(self.supply.enter(Slot(self)))
         self.match()
 
     def match(self) -> None:
@@ -187,13 +198,8 @@ class Lender:
         return True
 
     def give_back(self, slot: Slot) -> None:
-        try:
-            self.idle.append(slot)
-            if self.waiters:
-                self.match()
-        except BaseException:
-            self.match()  # whatever came between: nobody waits while a slot is idle
-            raise
+        self.idle.append(slot)
+        self.match()
 
     def live_slots(self) -> int:
         """How many there are in the whole pool, those that only a client is left of included."""
@@ -203,17 +209,16 @@ class Lender:
         """Make room for another client where *slot* was."""
         if self.supply.closed:
             return
-        tally = slot.tally
 
         def vacate(stray: weakref.ref[Any]) -> None:
             self._strays.discard(stray)
-            self._add_slot(tally)
+            self._add_slot()
 
         try:
             # Whoever still holds the client has its room, too.
             self._strays.add(weakref.ref(slot.client, vacate))
         except TypeError:  # there is no client, or none that takes weak references
-            self._add_slot(tally)
+            self._add_slot()
 
     def retire_idle(self) -> None:
         """End the connections of idle clients that are not of the current generation."""
@@ -254,10 +259,10 @@ class ThreadLender(Lender):
     def obtain(self, timeout: float) -> Slot:
         if self.supply.closed:
             raise PoolClosed("the pool is closed")
-        return self.supply.enter(Slot(self, self.supply.take_tally()))
+        return self.supply.enter(Slot(self))
 
     def replace(self, slot: Slot) -> None:
-        self.supply.return_tally(slot.tally)
+        pass
 
 
 class Pool(Protocol):
@@ -275,14 +280,14 @@ class Lease:
     Giving back works once, from any thread; more often does no harm.
     """
 
-    __slots__ = ("__weakref__", "_lender", "_pool", "_slot", "_timeout")
+    __slots__ = ("__weakref__", "_lender", "_pool", "_slot")
 
-    def __init__(self, pool: Pool, timeout: float | None) -> None:
-        self._pool = pool
-        self._timeout = timeout
+    _pool: Pool
+    _lender: Lender
+    _slot: Slot
 
     def __enter__(self) -> Any:
-        if not forks.same_process[0]:
+        if not same_process[0]:
             forks.enter_child()
         self._lender = lender = self._pool._lender
         try:
@@ -293,14 +298,13 @@ class Lease:
                 except IndexError:
                     pass
             if slot is None:
-                timeout = self._pool.timeout if self._timeout is None else self._timeout
-                slot = self._slot = lender.obtain(timeout)
+                slot = self._slot = lender.obtain(self._wait_limit())
             if not slot.generation.current:
                 lender.supply.fill(slot)
         except BaseException:
             self.__exit__()
             raise
-        slot.tally.reservations += 1
+        slot.reservations += 1
         return slot.client
 
     def __exit__(
@@ -314,4 +318,26 @@ class Lease:
             del self._slot  # succeeds once
         except AttributeError:
             return
-        self._lender.give_back(slot)
+        lender = self._lender
+        try:
+            lender.idle.append(slot)
+            if lender.waiters:
+                lender.match()
+        except BaseException:
+            lender.match()  # whatever came between: nobody waits while a slot is idle
+            raise
+
+    def _wait_limit(self) -> float:
+        """Seconds to wait for a slot."""
+        return self._pool.timeout
+
+
+class TimedLease(Lease):
+    """A lease whose wait has a limit of its own."""
+
+    __slots__ = ("_timeout",)
+
+    _timeout: float
+
+    def _wait_limit(self) -> float:
+        return self._timeout

@@ -14,6 +14,8 @@ Lends every request a memcached client.
 
     app = MemcachedPoolMiddleware(app, ClientPool(Client(["127.0.0.1"]), 12))
 
+Typed code says ``mc = get_client(environ)``, which is the same.
+
 The client is reserved when the request starts and goes back to its pool when
 the server closes the response, whatever happens in between: the app or the
 iteration raises, the server closes twice, or not at all.
@@ -35,21 +37,47 @@ too, answers in its place. It is a 503 with ``Retry-After: 1`` by default.
 from __future__ import annotations
 
 import queue
+import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from sys import getrefcount
 from typing import TYPE_CHECKING, Any, Protocol
 
 from werkzeug.exceptions import ServiceUnavailable
 
+from .client import Client
+from .lending import Lease
+from .pools import ClientPool
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+new = object.__new__
 
 
 class Pool(Protocol):
     """What the middleware needs of a pool: ours, pylibmc's, or your own."""
 
     def reserve(self) -> AbstractContextManager[Any]: ...
+
+
+def get_client(environ: WSGIEnvironment, environ_key: str = "mc.client") -> Client:
+    """The client of the request that *environ* is of, with a type that editors know.
+
+    :raises KeyError: there is none: the middleware is not in front of the app, or
+        the client was handed back already.
+    """
+    try:
+        client: Client = environ[environ_key]
+    except KeyError:
+        raise KeyError(
+            f"no {environ_key!r} in the environ: MemcachedPoolMiddleware is not in front of the"
+            " app, or the client was handed back already"
+        ) from None
+    return client
 
 
 class MemcachedPoolMiddleware:
@@ -89,73 +117,142 @@ class MemcachedPoolMiddleware:
                 f"on_exhausted must be a WSGI app, which can be called, not {on_exhausted!r}"
             )
         self._app = app
-        self._reserve = pool.reserve
+        self._pool = pool
+        # Our own pools' leases are the loans themselves; a subclass may reserve as it likes.
+        self._is_ours = getattr(type(pool), "reserve", None) is ClientPool.reserve
         self._client_key = environ_key
         self._release_key = f"{environ_key}.release"
         self._on_exhausted = on_exhausted
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        reservation = self._reserve()
+        # Without __init__, here and below: it would cost as much as all the rest.
+        if self._is_ours:
+            loan = new(_Loan)
+            loan._pool = self._pool
+        else:
+            loan = new(_ForeignLoan)
+            loan._reservation = self._pool.reserve()
+        loan._environ = environ
+        loan._key = key = self._client_key
         try:
-            client = reservation.__enter__()
+            client = loan.__enter__()
         except (queue.Empty, IndexError):
             return self._on_exhausted(environ, start_response)
-        release = _Release(reservation, environ, self._client_key)
         try:
-            environ[self._client_key] = client
-            environ[self._release_key] = release
+            environ[key] = client
+            environ[self._release_key] = loan
             response = self._app(environ, start_response)
+            if type(response) is list:
+                wrapped = new(_ListResponse)
+                wrapped._response = response
+                wrapped._loan = loan
+                return wrapped
+            return _wrapped(response, loan, environ.get("wsgi.file_wrapper"))
         except BaseException:
-            release()
+            loan.release()
             raise
-        if response is None:  # not WSGI, but for the server to say
-            release()
-            return response
-        if hasattr(response, "__len__"):
-            return _SizedResponse(response, release)
-        return _Response(response, release)
 
 
-class _Release:
-    """Hands the client back, once, however often and wherever it is called."""
+class _Loan(Lease):
+    """The lease of one request. Called, it hands the client back: from then on the environ does
+    not have it any more."""
 
-    __slots__ = ("_environ", "_key", "_reservation")
+    __slots__ = ("_environ", "_key")
 
-    def __init__(
-        self, reservation: AbstractContextManager[Any], environ: WSGIEnvironment, key: str
-    ) -> None:
-        self._reservation = reservation
-        self._environ: WSGIEnvironment | None = environ
-        self._key = key
+    _environ: WSGIEnvironment | None
+    _key: str
 
     def __call__(self) -> None:
+        self.release()
+
+    def release(self) -> None:
+        environ = self._environ
+        if environ is not None:
+            self._environ = None  # which also ends the circle of the environ and this
+            environ.pop(self._key, None)
+            self.__exit__()
+
+    def unlink(self) -> None:
+        """End the circle early, so that both are freed as soon as nobody has them."""
+        self._environ = {}
+
+    def _wait_limit(self) -> float:
+        # A wait would keep the only thread from giving back what is waited for. But gevent's
+        # lock, where it has been patched in, lets others go on.
+        if self._environ is not None and not self._environ.get("wsgi.multithread", True):
+            if type(threading.Lock()).__module__ == "_thread":
+                return 0
+        return super()._wait_limit()
+
+
+class _ForeignLoan(_Loan):
+    """The same of somebody else's pool."""
+
+    __slots__ = ("_reservation",)
+
+    _reservation: AbstractContextManager[Any]
+
+    def __enter__(self) -> Any:
+        return self._reservation.__enter__()
+
+    def __exit__(self, *exc: object) -> None:
         try:
             reservation = self._reservation
             del self._reservation  # succeeds once
         except AttributeError:
             return
-        environ = self._environ
-        self.unlink()
-        try:
-            if environ is not None:
-                environ.pop(self._key, None)
-        finally:
-            reservation.__exit__(None, None, None)
+        reservation.__exit__(None, None, None)
 
-    def unlink(self) -> None:
-        """End the circle of the environ and this, so that both are freed at once."""
-        self._environ = None
+
+def _wrapped(response: Any, loan: _Loan, file_wrapper: Any) -> Any:
+    """*response*, such that its close() ends the *loan*."""
+    if response is None:  # not WSGI, but for the server to say
+        loan.release()
+        return None
+    if isinstance(file_wrapper, type) and isinstance(response, file_wrapper):
+        # Servers know these by their class, and send the file without reading it.
+        try:
+            response.close = _FileClose(response, loan)
+            return response
+        except AttributeError:  # a C type
+            pass
+    wrapped = new(_SizedResponse if hasattr(response, "__len__") else _Response)
+    wrapped._response = response
+    wrapped._iterator = None
+    wrapped._loan = loan
+    return wrapped
+
+
+class _ListResponse:
+    """A list has no code that could use the client, and nothing to close."""
+
+    __slots__ = ("_loan", "_response")
+
+    _loan: _Loan
+    _response: list[bytes]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._response)
+
+    def __len__(self) -> int:
+        return len(self._response)
+
+    def close(self) -> None:
+        self._loan.release()
+
+    def __del__(self) -> None:
+        if self._loan._environ is not None:
+            self._loan.release()
 
 
 class _Response:
     """The app's response; closing it hands the client back."""
 
-    __slots__ = ("_iterator", "_release", "_response")
+    __slots__ = ("_iterator", "_loan", "_response")
 
-    def __init__(self, response: Iterable[bytes], release: _Release) -> None:
-        self._response = response
-        self._release = release
-        self._iterator: Iterator[bytes] | None = None
+    _iterator: Iterator[bytes] | None
+    _loan: _Loan
+    _response: Any
 
     def __iter__(self) -> Iterator[bytes]:
         # The app's own iterator, so that a chunk costs no more than without the middleware.
@@ -163,28 +260,23 @@ class _Response:
         return iterator
 
     def close(self) -> None:
+        response, self._response = self._response, ()  # so that it is closed once
         try:
-            release = self._release
-            del self._release  # succeeds once
-        except AttributeError:
-            return
-        try:
-            close = getattr(self._response, "close", None)
+            close = getattr(response, "close", None)
             if close is not None:
                 close()
         finally:
-            release()
+            self._loan.release()
 
     def __del__(self) -> None:
         """The server has let go of the response. If it did not close it, that is done now."""
-        try:
-            release = self._release
-        except AttributeError:
+        loan = self._loan
+        if loan._environ is None:
             return
         mine = 2 + (self._iterator is self._response)  # the attributes, and getrefcount's own
         if self._iterator is not None and getrefcount(self._iterator) > mine:
             # Somebody still iterates: the client stays reserved for as long as the environ lives.
-            release.unlink()
+            loan.unlink()
         else:
             self.close()
 
@@ -195,4 +287,29 @@ class _SizedResponse(_Response):
     __slots__ = ()
 
     def __len__(self) -> int:
-        return len(self._response)  # type: ignore[arg-type]
+        return len(self._response)
+
+
+class _FileClose:
+    """The close() of a server's file wrapper, and the end of the loan."""
+
+    __slots__ = ("_close", "_loan")
+
+    def __init__(self, response: Any, loan: _Loan) -> None:
+        self._loan = loan
+        # Set on the instance it is the file's own; else the wrapper's, which must not hold this.
+        self._close = vars(response).get("close")
+        if self._close is None and hasattr(response, "close"):
+            self._close = partial(type(response).close, weakref.proxy(response))
+
+    def __call__(self) -> None:
+        close, self._close = self._close, None  # so that it is closed once
+        try:
+            if close is not None:
+                close()
+        finally:
+            self._loan.release()
+
+    def __del__(self) -> None:
+        if self._loan._environ is not None:
+            self._loan.release()

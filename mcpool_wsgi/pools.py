@@ -43,9 +43,11 @@ from typing import Any, TypeVar
 
 from . import forks
 from .client import Client
-from .lending import Lease, Lender, ThreadLender
+from .lending import Lease, Lender, ThreadLender, TimedLease
 from .stats import PoolStats
 from .supply import Supply
+
+new = object.__new__
 
 _Self = TypeVar("_Self", bound="_Pool")
 
@@ -54,10 +56,7 @@ class _Pool:
     """What both pools have."""
 
     timeout: float
-
-    @property
-    def _lender(self) -> Lender:
-        raise NotImplementedError
+    _lender: Any  # the Lender to go to: the pool's, or the calling thread's
 
     def reserve(self, block: bool = True, timeout: float | None = None) -> Lease:
         """Reserve a client for the length of a ``with`` block.
@@ -68,11 +67,15 @@ class _Pool:
         :raises PoolClosed: likewise, if the pool is closed.
         :raises ValueError: *timeout* is negative; at once.
         """
-        if not block:
-            timeout = 0
-        elif timeout is not None:
-            timeout = _checked_timeout(timeout)
-        return Lease(self, timeout)
+        # Without __init__, which costs as much as all the rest of a reservation.
+        if block and timeout is None:
+            lease = new(Lease)
+            lease._pool = self
+            return lease
+        timed = new(TimedLease)
+        timed._pool = self
+        timed._timeout = _checked_timeout(timeout) if block and timeout is not None else 0
+        return timed
 
     def relinquish(self) -> Any:
         """Give up the calling thread's idle client, if it has one of its own.
@@ -166,7 +169,7 @@ class ClientPool(_Pool):
     def __init__(self, mc: Any = None, n_slots: int = 0, *, timeout: float = 5.0) -> None:
         self.timeout = _checked_timeout(timeout)
         self._n_slots = 0
-        self._own_lender = Lender(Supply())
+        self._lender = Lender(Supply())
         if mc is not None:
             self.fill(mc, n_slots)
         forks.tell_in_child(self)
@@ -183,17 +186,13 @@ class ClientPool(_Pool):
     def stats(self) -> PoolStats:
         return self._stats(self._n_slots)
 
-    @property
-    def _lender(self) -> Lender:
-        return self._own_lender
-
     def _start_afresh(self) -> None:
         old = self._lender
         lender = Lender(Supply(old.supply.generation.master))
         lender.add_slots(self._n_slots)
         if old.supply.closed:
             lender.close()
-        self._own_lender = lender
+        self._lender = lender
 
 
 class ThreadMappedPool(_Pool):
@@ -234,7 +233,7 @@ class ThreadMappedPool(_Pool):
         return self._stats(None)
 
     @property
-    def _lender(self) -> Lender:
+    def _lender(self) -> Lender:  # type: ignore[override]
         return self._threads.lender
 
     def _lenders(self) -> list[Lender]:

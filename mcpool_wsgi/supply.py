@@ -51,15 +51,6 @@ NO_GENERATION = Generation(None, "")
 NO_GENERATION.current = False
 
 
-class Tally:
-    """Counts for one slot, by its holder alone, so that no count is lost and no lock needed."""
-
-    __slots__ = ("reservations",)
-
-    def __init__(self) -> None:
-        self.reservations = 0
-
-
 class Spell:
     """Tells the first of many events from those that follow it, so that one line is logged."""
 
@@ -82,8 +73,8 @@ class Supply:
         self.generation = Generation(master, "")
         self.closed = False
         self.slots: set[weakref.ref[Slot]] = set()
-        self._tallies: list[Tally] = []
-        self._spare_tallies: deque[Tally] = deque()
+        self.ended: deque[int] = deque()  # the reservations of slots that are no more
+        self._reservations = 0  # of those that have been added up
         # For what happens seldom. Reentrant, for signal handlers that use the pool.
         self._lock = threading.RLock()
         self._failures = 0
@@ -109,6 +100,7 @@ class Supply:
         slot.client = client
         slot.generation = generation
         with self._lock:
+            self._add_up()
             self._clients_made += 1
             if renewed:
                 self._clients_renewed[generation.reason] += 1
@@ -137,16 +129,9 @@ class Supply:
 
     # -- Counts
 
-    def take_tally(self) -> Tally:
-        try:
-            return self._spare_tallies.pop()
-        except IndexError:
-            tally = Tally()
-            self._tallies.append(tally)
-            return tally
-
-    def return_tally(self, tally: Tally) -> None:
-        self._spare_tallies.append(tally)
+    def _add_up(self) -> None:
+        while self.ended:
+            self._reservations += self.ended.popleft()
 
     def note_wait(self, seconds: float, timed_out: bool) -> None:
         with self._lock:
@@ -161,8 +146,11 @@ class Supply:
     def counts(self) -> dict[str, Any]:
         """The counters of :class:`~mcpool_wsgi.PoolStats`."""
         with self._lock:
+            slots = [reference() for reference in self.slots.copy()]
+            self._add_up()
             return {
-                "reservations": sum(tally.reservations for tally in self._tallies),
+                "reservations": self._reservations
+                + sum(slot.reservations for slot in slots if slot is not None),
                 "waits": self._waits,
                 "seconds_waited": self._seconds_waited,
                 "longest_wait": self._longest_wait,

@@ -16,7 +16,7 @@ from harness import in_thread, in_threads
 from webtest import TestApp
 from webtest.lint import middleware as lint
 
-from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware, ThreadMappedPool
+from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware, ThreadMappedPool, get_client
 
 
 @pytest.fixture
@@ -144,6 +144,19 @@ def test_two_requests_on_one_thread_have_two_clients(mc: Client) -> None:
         second.close()
         assert pool.stats().in_use == 0
         assert pool.stats().idle == 2
+
+
+def test_get_client_is_the_client_or_says_why_there_is_none(pool: ClientPool) -> None:
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        assert get_client(environ) is environ["mc.client"]
+        environ["mc.client.release"]()
+        with pytest.raises(KeyError, match="handed back already"):
+            get_client(environ)
+        return []
+
+    request(MemcachedPoolMiddleware(app, pool)).close()
+    with pytest.raises(KeyError, match="not in front"):
+        get_client({}, "mc.sessions")
 
 
 # -- Exactly once

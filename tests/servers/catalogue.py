@@ -1,0 +1,167 @@
+"""The servers, how their users start them, and what is known to be different on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import metadata
+
+SLOTS = 8  # of the pool that most tests use
+THREADS = 16  # of the servers that have threads: more than slots, so that some must wait
+
+
+@dataclass(frozen=True)
+class Server:
+    """One WSGI server in one of its modes."""
+
+    name: str
+    #: What it comes from; the first one that is installed. None is needed for the standard library.
+    distributions: tuple[str, ...]
+    #: How to start it. ``{python}``, ``{scripts}``, ``{port}`` and ``{threads}`` are filled in.
+    command: str
+    #: What runs requests side by side: threads, greenlets, a loop (only responses), or nothing.
+    concurrency: str
+    #: What it puts into environ.
+    multithread: bool
+    multiprocess: bool
+    #: Whether its ``wsgi.file_wrapper`` makes it call sendfile() with the middleware in front.
+    sendfile: bool = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether a request can wait for a client without keeping another from giving it back."""
+        return self.concurrency in ("threads", "greenlets")
+
+    def version(self) -> str | None:
+        """Of the distribution that is installed, or None."""
+        for distribution in self.distributions:
+            try:
+                return f"{distribution} {metadata.version(distribution)}"
+            except metadata.PackageNotFoundError:
+                pass
+        return None if self.distributions else "standard library"
+
+
+def _gunicorn(worker: str, *options: str) -> str:
+    return " ".join(
+        ("{python} -m gunicorn --bind 127.0.0.1:{port} --worker-class", worker, *options)
+        + ("servers.apps:application",)
+    )
+
+
+SERVERS = [
+    Server(
+        "wsgiref",
+        (),
+        "{python} -m servers.launchers wsgiref {port}",
+        concurrency="nothing",
+        multithread=False,
+        multiprocess=False,
+    ),
+    Server(
+        "werkzeug",
+        ("werkzeug",),
+        "{python} -m servers.launchers werkzeug {port}",
+        concurrency="threads",
+        multithread=True,
+        multiprocess=False,
+    ),
+    Server(
+        "gunicorn sync",
+        ("gunicorn",),
+        _gunicorn("sync"),
+        concurrency="nothing",
+        multithread=False,
+        multiprocess=False,
+        sendfile=True,
+    ),
+    Server(
+        "gunicorn gthread",
+        ("gunicorn",),
+        _gunicorn("gthread", "--threads {threads}"),
+        concurrency="threads",
+        multithread=True,
+        multiprocess=False,
+        sendfile=True,
+    ),
+    Server(
+        "gunicorn gevent",
+        ("gevent",),
+        _gunicorn("gevent"),
+        concurrency="greenlets",
+        multithread=True,
+        multiprocess=False,
+    ),
+    Server(
+        "waitress",
+        ("waitress",),
+        "{python} -m waitress --listen=127.0.0.1:{port} --threads={threads} servers.apps:application",
+        concurrency="threads",
+        multithread=True,
+        multiprocess=False,
+    ),
+    Server(
+        "cheroot",
+        ("cheroot",),
+        "{python} -m cheroot --bind 127.0.0.1:{port} --threads {threads} servers.apps:application",
+        concurrency="threads",
+        multithread=True,
+        multiprocess=False,
+    ),
+    Server(
+        "uWSGI",
+        ("pyuwsgi", "uwsgi"),
+        "{scripts}/uwsgi --http-socket 127.0.0.1:{port} --module servers.apps:application"
+        " --master --die-on-term --enable-threads --threads {threads}",
+        concurrency="threads",
+        multithread=True,
+        multiprocess=False,
+        sendfile=True,
+    ),
+    Server(
+        "gevent",
+        ("gevent",),
+        "{python} -m servers.launchers gevent {port}",
+        concurrency="greenlets",
+        multithread=False,
+        multiprocess=False,
+    ),
+    Server(
+        "gevent, not patched",
+        ("gevent",),
+        "{python} -m servers.launchers gevent-unpatched {port}",
+        concurrency="loop",
+        multithread=False,
+        multiprocess=False,
+    ),
+    Server(
+        "granian",
+        ("granian",),
+        "{python} -m granian --interface wsgi --host 127.0.0.1 --port {port}"
+        " --blocking-threads {threads} servers.apps:application",
+        concurrency="threads",
+        multithread=True,
+        multiprocess=False,
+    ),
+    Server(
+        "bjoern",
+        ("bjoern",),
+        "{python} -m servers.launchers bjoern {port}",
+        concurrency="loop",
+        multithread=False,
+        multiprocess=True,
+    ),
+    Server(
+        "mod_wsgi",
+        ("mod_wsgi", "mod_wsgi-standalone"),
+        "{scripts}/mod_wsgi-express start-server --host 127.0.0.1 --port {port}"
+        " --processes 1 --threads {threads} --server-root {directory}/apache"
+        " --python-path {tests} --application-type module servers.apps",
+        concurrency="threads",
+        multithread=True,
+        multiprocess=False,
+    ),
+]
+
+#: What is not as on the bare server, by server and by app or property, and its effect. The tests
+#: demand exactly these: a difference that has gone must go from here, too.
+DIFFERENCES: dict[str, dict[str, str]] = {server.name: {} for server in SERVERS}

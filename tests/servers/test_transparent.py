@@ -1,0 +1,48 @@
+"""With the middleware in front, the bytes on the wire are those of the bare app."""
+
+from __future__ import annotations
+
+import pytest
+
+from .catalogue import DIFFERENCES
+from .launch import Running
+from .wire import exchange
+
+pytestmark = pytest.mark.servers
+
+REQUESTS = [
+    ("GET", "1.1"),
+    ("GET", "1.1", "Connection: close"),
+    ("GET", "1.0"),
+    ("GET", "1.0", "Connection: keep-alive"),
+    ("HEAD", "1.1", "Connection: close"),
+]
+APPS = [
+    "one_item",
+    "two_items",
+    "no_item",
+    "empty_item",
+    "one_item_tuple",
+    "with_length",
+    "no_content",
+    "generator",
+    "lazy_generator",
+    "write",
+    "file",
+    "file_with_length",
+    "file_in_memory",
+    "raises",
+    "raises_at_first_chunk",
+    "raises_at_later_chunk",
+    "start_response_never_called",
+    "none",
+    "raises_in_close",
+]
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_bytes_are_those_of_the_bare_app(server: Running, app: str) -> None:
+    for request in REQUESTS:
+        bare = exchange(server.port, f"/bare/{app}", *request)
+        wrapped = exchange(server.port, f"/wrapped/{app}", *request)
+        assert wrapped == bare

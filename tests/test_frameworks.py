@@ -1,0 +1,164 @@
+"""The examples for the frameworks: each does the same job, in its own idiom."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from harness import eventually
+from test_examples import EXAMPLES, running
+from webtest import TestApp
+from werkzeug.test import Client as Browser
+
+from mcpool_wsgi import Client, ClientPool
+
+# Pyramid 2 needs setuptools' pkg_resources, which warns of its own end when it is imported.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:pkg_resources is deprecated"),
+    pytest.mark.filterwarnings("ignore:Deprecated call to `pkg_resources.declare_namespace"),
+]
+
+NEEDS = {
+    "bottle_app": "bottle",
+    "django_app": "django",
+    "falcon_app": "falcon",
+    "flask_app": "flask",
+    "plain_streaming": "wsgiref",
+    "pyramid_app": "pyramid",
+}
+
+
+@pytest.fixture(params=sorted(NEEDS))
+def name(request: pytest.FixtureRequest) -> str:
+    pytest.importorskip(NEEDS[request.param])
+    return request.param
+
+
+class Example:
+    """An example with its app made, and the pool that it made for it."""
+
+    def __init__(self, name: str, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        module = importlib.import_module(name)
+        self.pauses: list[float] = []
+        monkeypatch.setattr(module, "ClientPool", self.make_pool)
+        if name == "plain_streaming":
+            monkeypatch.setattr(module, "time", SimpleNamespace(sleep=self.pauses.append))
+        self.app = module.make_app([address])
+
+    def make_pool(self, mc: Client, n_slots: int) -> ClientPool:
+        self.pool = ClientPool(mc, n_slots)
+        return self.pool
+
+    def get(self) -> Any:
+        return TestApp(self.app).get("/")
+
+
+@pytest.fixture
+def example(name: str, address: str, monkeypatch: pytest.MonkeyPatch) -> Example:
+    return Example(name, address, monkeypatch)
+
+
+def test_every_example_is_tested() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"app", "serving", *NEEDS}
+
+
+def test_visits_count_up(example: Example) -> None:
+    for visit in range(1, 16):  # more than the pool has clients
+        response = example.get()
+        assert response.content_type == "text/plain"
+        assert re.match(rf"Visit {visit}: the news of \d\d:\d\d:\d\d\n", response.text)
+
+
+def test_the_news_are_cached(example: Example, mc: Client) -> None:
+    example.get()
+    assert re.fullmatch(r"the news of \d\d:\d\d:\d\d", mc.get("news"))
+    mc.set("news", "cold coffee")
+    assert example.get().text.startswith("Visit 2: cold coffee\n")
+    mc.delete("news")
+    assert "the news of" in example.get().text
+
+
+def test_the_client_goes_back_after_each_request(example: Example) -> None:
+    for reservations in range(1, 4):
+        example.get()
+        stats = example.pool.stats()
+        assert (stats.in_use, stats.size, stats.reservations) == (0, 1, reservations)
+
+
+def test_streaming_goes_on_without_the_client(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = Example("plain_streaming", address, monkeypatch)
+    browser = Browser(example.app)
+
+    first = browser.get("/", buffered=False)
+    chunks = first.iter_encoded()
+    assert next(chunks).startswith(b"Visit 1: the news of ")
+    assert example.pauses == []
+    assert next(chunks) == b"10\n"
+    assert example.pauses == [1]
+    assert example.pool.stats().in_use == 0
+
+    second = browser.get("/", buffered=False)
+    assert next(second.iter_encoded()).startswith(b"Visit 2: the news of ")
+    second.close()
+    assert example.pool.stats().size == 1  # one client was enough for both
+
+    assert list(chunks) == [b"%d\n" % number for number in range(9, 0, -1)]
+    first.close()
+    assert example.pool.stats().in_use == 0
+
+
+def test_example_starts_as_its_docstring_says(name: str, address: str) -> None:
+    source = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
+    assert f"\n$ python examples/{name}.py\n$ curl " in source
+    with running(f"{name}.py", MEMCACHED_SERVERS=address) as example:
+        url = f"http://{example.host}:{example.port}{example.path}"
+        with urllib.request.urlopen(url, timeout=5) as response:
+            assert response.status == 200
+            # A streamed response begins at once, though it takes ten seconds to end.
+            assert response.readline().startswith(b"Visit 1: the news of ")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def test_pserve_runs_pyramid_ini(address: str, tmp_path: Path) -> None:
+    for module in ("pyramid", "waitress", "mcpool_wsgi.config"):
+        pytest.importorskip(module)
+    port = free_port()
+    ini = (EXAMPLES / "pyramid.ini").read_text(encoding="utf-8")
+    ini = ini.replace("servers = 127.0.0.1:11211", f"servers = {address}")
+    ini = ini.replace("listen = 127.0.0.1:5050", f"listen = 127.0.0.1:{port}")
+    (tmp_path / "pyramid.ini").write_text(ini, encoding="utf-8")
+
+    def listening() -> bool:
+        assert process.poll() is None, process.communicate()
+        with socket.socket() as connection:
+            return connection.connect_ex(("127.0.0.1", port)) == 0
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pyramid.scripts.pserve", str(tmp_path / "pyramid.ini")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(EXAMPLES)},
+    )
+    try:
+        eventually(listening)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as response:
+            assert response.read().startswith(b"Visit 1: the news of ")
+    finally:
+        process.kill()
+        process.communicate()
