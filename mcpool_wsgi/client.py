@@ -31,7 +31,7 @@ A client is still for one thread at a time. That is what the pools are for.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 import pylibmc
 
@@ -105,7 +105,36 @@ class _Options(NamedTuple):
     fail_soft: bool
 
 
-class Client(pylibmc.Client):  # type: ignore[misc]
+if TYPE_CHECKING:
+
+    class _Base:
+        """What pylibmc, which has no types, would say of its client."""
+
+        addresses: list[str]
+        binary: bool
+
+        def __init__(
+            self,
+            servers: Iterable[str],
+            behaviors: Mapping[str, Any] | None,
+            binary: bool,
+            username: str | None,
+            password: str | None,
+        ) -> None: ...
+        def __getitem__(self, key: Key) -> Any: ...
+        def __delitem__(self, key: Key) -> None: ...
+        def __contains__(self, key: object) -> bool: ...
+        def clone(self) -> Any: ...
+        def get_behaviors(self) -> dict[str, Any]: ...
+        def set_behaviors(self, behaviors: Mapping[str, Any]) -> None: ...
+        def hash(self, key: Key) -> int: ...
+        def serialize(self, value: Any) -> tuple[bytes, int]: ...
+        def deserialize(self, value: bytes, flags: int) -> Any: ...
+else:
+    _Base = pylibmc.Client
+
+
+class Client(_Base):
     """A :class:`pylibmc.Client` that is always safe to lend again.
 
     :param servers: ``["host", "host:port", "/path/to/socket", ...]``
@@ -127,10 +156,10 @@ class Client(pylibmc.Client):  # type: ignore[misc]
     #: Called without arguments when a server could not be reached. A pool sets it.
     on_connection_failure: Callable[[], None] | None = None
 
-    _process = forks.current  # the one that this client's connections belong to
+    _process: forks.Process = forks.current  # the one that this client's connections belong to
     _heir: Client | None = None
     _effective: Mapping[str, Any] = {}
-    _in_doubt = False  # whether the connection may be out of step
+    _in_doubt: bool = False  # whether the connection may be out of step
 
     def __init__(
         self,
@@ -450,8 +479,7 @@ class Client(pylibmc.Client):  # type: ignore[misc]
 
     def get_behaviors(self) -> dict[str, Any]:
         """See :attr:`behaviors`."""
-        found: dict[str, Any] = super(Client, self._here()).get_behaviors()
-        return found
+        return super(Client, self._here()).get_behaviors()
 
     def set_behaviors(self, behaviors: Mapping[str, Any]) -> None:
         """See :attr:`behaviors`."""
@@ -459,8 +487,14 @@ class Client(pylibmc.Client):  # type: ignore[misc]
         self._options = self._options._replace(behaviors={**self._options.behaviors, **behaviors})
         super(Client, self._here()).set_behaviors(dict(behaviors))
 
-    #: The options of libmemcached, as pylibmc names them.
-    behaviors = property(get_behaviors, set_behaviors)
+    @property
+    def behaviors(self) -> dict[str, Any]:
+        """The options of libmemcached, as pylibmc names them. To read them opens a connection."""
+        return self.get_behaviors()
+
+    @behaviors.setter
+    def behaviors(self, behaviors: Mapping[str, Any]) -> None:
+        self.set_behaviors(behaviors)
 
 
 _get = pylibmc.Client.get

@@ -87,13 +87,13 @@ class Cache:
 
     def __init__(self, limit_maxbytes: int) -> None:
         self.limit_maxbytes = limit_maxbytes
-        self.bytes = 0
+        self.bytes: int = 0
         self.items: OrderedDict[bytes, Item] = OrderedDict()
-        self.counts = dict.fromkeys(COUNTED, 0)
+        self.counts: dict[str, int] = dict.fromkeys(COUNTED, 0)
         self.connections = 0
-        self.started = time.time()
-        self.flush_at = math.inf
-        self.cas_unique = 0
+        self.started: float = time.time()
+        self.flush_at: float = math.inf
+        self.cas_unique: int = 0
 
     def get(self, key: bytes) -> Item | None:
         if self.flush_at <= time.time():
@@ -141,7 +141,7 @@ class Session:
         self.cache = cache
         self.reader = reader
         self.writer = writer
-        self.buffer = bytearray()
+        self.buffer: bytearray = bytearray()
 
     async def run(self) -> None:
         self.cache.connections += 1

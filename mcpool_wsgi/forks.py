@@ -33,7 +33,7 @@ import os
 import weakref
 from typing import Protocol
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 MADV_WIPEONFORK = 18  # <linux/mman.h>; the mmap module does not name it
 
@@ -74,11 +74,11 @@ class Process:
 
 #: ``same_process[0]`` is true until this turns out to be a child of the process
 #: that last called :func:`enter_child`. ``[1]`` says the same of :data:`current` alone.
-same_process = _marker()
+same_process: _Marker = _marker()
 same_process[0] = same_process[1] = 1
 
 #: The running process.
-current = Process()
+current: Process = Process()
 
 
 class Inheritor(Protocol):

@@ -43,7 +43,7 @@ from typing import Any, Protocol
 from . import forks
 from .errors import PoolClosed, PoolTimeout
 from .forks import same_process
-from .supply import NO_GENERATION, Supply
+from .supply import NO_GENERATION, Generation, Supply
 
 
 class Slot:
@@ -60,10 +60,12 @@ class Slot:
     )
 
     def __init__(self, lender: Lender) -> None:
-        self.process = forks.current  # the one that the client's connections belong to
+        self.process: forks.Process = (
+            forks.current
+        )  # the one that the client's connections belong to
         self.client: Any = None
-        self.generation = NO_GENERATION
-        self.reservations = 0  # counted by the holder alone, so that no count is lost
+        self.generation: Generation = NO_GENERATION
+        self.reservations: int = 0  # counted by the holder alone, so that no count is lost
         self._ended = lender.supply.ended
         self._lender = lender.reference
 
@@ -115,11 +117,11 @@ class Lender:
     """A stack of idle slots and a queue for them."""
 
     def __init__(self, supply: Supply) -> None:
-        self.supply = supply
+        self.supply: Supply = supply
         self.idle: deque[Slot] = deque()
         self.waiters: deque[Waiter] = deque()
         # What slots know it by, weak, so that a pool that nobody uses any more is freed at once.
-        self.reference = weakref.ref(self)
+        self.reference: weakref.ref[Lender] = weakref.ref(self)
         self._strays: set[weakref.ref[Any]] = set()
 
     def add_slots(self, number: int) -> None:

@@ -40,7 +40,7 @@ import queue
 import threading
 import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from sys import getrefcount
 from typing import TYPE_CHECKING, Any, Protocol
@@ -55,10 +55,10 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 
-new = object.__new__
+_new = object.__new__
 
 
-class Pool(Protocol):
+class Reserving(Protocol):
     """What the middleware needs of a pool: ours, pylibmc's, or your own."""
 
     def reserve(self) -> AbstractContextManager[Any]: ...
@@ -96,7 +96,7 @@ class MemcachedPoolMiddleware:
     def __init__(
         self,
         app: WSGIApplication,
-        pool: Pool,
+        pool: Reserving,
         *,
         environ_key: str = "mc.client",
         on_exhausted: WSGIApplication = ServiceUnavailable(  # noqa: B008  it has no state
@@ -117,7 +117,7 @@ class MemcachedPoolMiddleware:
                 f"on_exhausted must be a WSGI app, which can be called, not {on_exhausted!r}"
             )
         self._app = app
-        self._pool = pool
+        self._pool: Any = pool
         # Our own pools' leases are the loans themselves; a subclass may reserve as it likes.
         self._is_ours = getattr(type(pool), "reserve", None) is ClientPool.reserve
         self._client_key = environ_key
@@ -127,10 +127,10 @@ class MemcachedPoolMiddleware:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         # Without __init__, here and below: it would cost as much as all the rest.
         if self._is_ours:
-            loan = new(_Loan)
+            loan = _new(_Loan)
             loan._pool = self._pool
         else:
-            loan = new(_ForeignLoan)
+            loan = _new(_ForeignLoan)
             loan._reservation = self._pool.reserve()
         loan._environ = environ
         loan._key = key = self._client_key
@@ -143,14 +143,15 @@ class MemcachedPoolMiddleware:
             environ[self._release_key] = loan
             response = self._app(environ, start_response)
             if type(response) is list:
-                wrapped = new(_ListResponse)
+                wrapped = _new(_ListResponse)
                 wrapped._response = response
                 wrapped._loan = loan
-                return wrapped
-            return _wrapped(response, loan, environ.get("wsgi.file_wrapper"))
+            else:
+                wrapped = _closing(response, loan, environ.get("wsgi.file_wrapper"))
         except BaseException:
             loan.release()
             raise
+        return wrapped
 
 
 class _Loan(Lease):
@@ -179,9 +180,9 @@ class _Loan(Lease):
     def _wait_limit(self) -> float:
         # A wait would keep the only thread from giving back what is waited for. But gevent's
         # lock, where it has been patched in, lets others go on.
-        if self._environ is not None and not self._environ.get("wsgi.multithread", True):
-            if type(threading.Lock()).__module__ == "_thread":
-                return 0
+        alone = self._environ is not None and not self._environ.get("wsgi.multithread", True)
+        if alone and type(threading.Lock()).__module__ == "_thread":
+            return 0
         return super()._wait_limit()
 
 
@@ -204,19 +205,17 @@ class _ForeignLoan(_Loan):
         reservation.__exit__(None, None, None)
 
 
-def _wrapped(response: Any, loan: _Loan, file_wrapper: Any) -> Any:
+def _closing(response: Any, loan: _Loan, file_wrapper: Any) -> Any:
     """*response*, such that its close() ends the *loan*."""
     if response is None:  # not WSGI, but for the server to say
         loan.release()
-        return None
+        return response
     if isinstance(file_wrapper, type) and isinstance(response, file_wrapper):
         # Servers know these by their class, and send the file without reading it.
-        try:
-            response.close = _FileClose(response, loan)
+        with suppress(AttributeError):  # a C type
+            response.close = _FileClose(response, loan)  # type: ignore[attr-defined]
             return response
-        except AttributeError:  # a C type
-            pass
-    wrapped = new(_SizedResponse if hasattr(response, "__len__") else _Response)
+    wrapped = _new(_SizedResponse if hasattr(response, "__len__") else _Response)
     wrapped._response = response
     wrapped._iterator = None
     wrapped._loan = loan
@@ -256,7 +255,8 @@ class _Response:
 
     def __iter__(self) -> Iterator[bytes]:
         # The app's own iterator, so that a chunk costs no more than without the middleware.
-        self._iterator = iterator = iter(self._response)
+        iterator: Iterator[bytes] = iter(self._response)
+        self._iterator = iterator
         return iterator
 
     def close(self) -> None:

@@ -47,7 +47,7 @@ from .lending import Lease, Lender, ThreadLender, TimedLease
 from .stats import PoolStats
 from .supply import Supply
 
-new = object.__new__
+_new = object.__new__
 
 _Self = TypeVar("_Self", bound="_Pool")
 
@@ -69,10 +69,10 @@ class _Pool:
         """
         # Without __init__, which costs as much as all the rest of a reservation.
         if block and timeout is None:
-            lease = new(Lease)
+            lease = _new(Lease)
             lease._pool = self
             return lease
-        timed = new(TimedLease)
+        timed = _new(TimedLease)
         timed._pool = self
         timed._timeout = _checked_timeout(timeout) if block and timeout is not None else 0
         return timed
@@ -167,7 +167,7 @@ class ClientPool(_Pool):
     """
 
     def __init__(self, mc: Any = None, n_slots: int = 0, *, timeout: float = 5.0) -> None:
-        self.timeout = _checked_timeout(timeout)
+        self.timeout: float = _checked_timeout(timeout)
         self._n_slots = 0
         self._lender = Lender(Supply())
         if mc is not None:
@@ -206,7 +206,7 @@ class ThreadMappedPool(_Pool):
     :raises TypeError: *mc* is no client.
     """
 
-    timeout = 0.0
+    timeout: float = 0.0
 
     def __init__(self, mc: Any) -> None:
         self._threads = _Threads(Supply(_master(mc)), set())
@@ -233,7 +233,7 @@ class ThreadMappedPool(_Pool):
         return self._stats(None)
 
     @property
-    def _lender(self) -> Lender:  # type: ignore[override]
+    def _lender(self) -> Lender:
         return self._threads.lender
 
     def _lenders(self) -> list[Lender]:

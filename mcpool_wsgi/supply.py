@@ -29,7 +29,7 @@ from .client import Client
 if TYPE_CHECKING:
     from .lending import Slot
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class Generation:
@@ -38,16 +38,18 @@ class Generation:
     __slots__ = ("born", "current", "master", "reason", "renewal_interval")
 
     def __init__(self, master: Any, reason: str) -> None:
-        self.master = master
-        self.reason = reason  # for which it replaced the one before
-        self.born = monotonic()
-        self.current = True
+        self.master: Any = master
+        self.reason: str = reason  # for which it replaced the one before
+        self.born: float = monotonic()
+        self.current: bool = True
         # Seconds that pass before clients are renewed after a failure.
-        self.renewal_interval = master.renewal_interval if isinstance(master, Client) else 0.0
+        self.renewal_interval: float = (
+            master.renewal_interval if isinstance(master, Client) else 0.0
+        )
 
 
 #: That of a slot without a client.
-NO_GENERATION = Generation(None, "")
+NO_GENERATION: Generation = Generation(None, "")
 NO_GENERATION.current = False
 
 
@@ -70,8 +72,8 @@ class Supply:
     """Makes clients for slots."""
 
     def __init__(self, master: Any = None) -> None:
-        self.generation = Generation(master, "")
-        self.closed = False
+        self.generation: Generation = Generation(master, "")
+        self.closed: bool = False
         self.slots: set[weakref.ref[Slot]] = set()
         self.ended: deque[int] = deque()  # the reservations of slots that are no more
         self._reservations = 0  # of those that have been added up

@@ -1,0 +1,38 @@
+"""Falcon: caches the news for ten seconds and counts visits.
+
+$ pip install falcon
+$ python examples/falcon_app.py
+$ curl http://127.0.0.1:5050/
+"""
+
+from datetime import datetime
+
+import falcon
+from serving import memcached_servers, serve
+
+from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
+
+
+class Index:
+    def on_get(self, req, resp):
+        mc = req.env["mc.client"]
+        news = mc.get("news")
+        if news is None:
+            news = f"the news of {datetime.now():%H:%M:%S}"  # as if this took long
+            mc.set("news", news, time=10)
+        mc.add("visits", 0)
+        visits = mc.incr("visits")
+        resp.content_type = falcon.MEDIA_TEXT
+        resp.text = f"Visit {visits}: {news}\n"
+
+
+def make_app(servers):
+    app = falcon.App()
+    app.add_route("/", Index())
+    pool = ClientPool(Client(servers), 12)
+    return MemcachedPoolMiddleware(app, pool)
+
+
+if __name__ == "__main__":
+    with memcached_servers() as servers:
+        serve(make_app(servers))

@@ -1,0 +1,43 @@
+"""Plain WSGI that streams: the client goes back to its pool before the slow part begins.
+
+$ python examples/plain_streaming.py
+$ curl -N http://127.0.0.1:5050/
+"""
+
+import time
+from datetime import datetime
+
+from serving import memcached_servers, serve
+
+from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
+
+
+def app(environ, start_response):
+    mc = environ["mc.client"]
+    news = mc.get("news")
+    if news is None:
+        news = f"the news of {datetime.now():%H:%M:%S}"  # as if this took long
+        mc.set("news", news, time=10)
+    mc.add("visits", 0)
+    visits = mc.incr("visits")
+    # From here on the client may be another request's, however long this one streams.
+    environ["mc.client.release"]()
+    start_response("200 OK", [("Content-Type", "text/plain; charset=utf-8")])
+    return stream(f"Visit {visits}: {news}\n")
+
+
+def stream(greeting):
+    yield greeting.encode()
+    for number in range(10, 0, -1):
+        time.sleep(1)
+        yield b"%d\n" % number
+
+
+def make_app(servers):
+    pool = ClientPool(Client(servers), 12)
+    return MemcachedPoolMiddleware(app, pool)
+
+
+if __name__ == "__main__":
+    with memcached_servers() as servers:
+        serve(make_app(servers))

@@ -1,0 +1,49 @@
+"""Pyramid: caches the news for ten seconds and counts visits. ``request.mc`` is the client.
+
+$ pip install pyramid
+$ python examples/pyramid_app.py
+$ curl http://127.0.0.1:5050/
+
+With ``pserve`` and no code at all for the middleware, see pyramid.ini.
+"""
+
+from datetime import datetime
+
+from pyramid.config import Configurator
+from serving import memcached_servers, serve
+
+from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
+
+
+def mc(request):
+    return request.environ["mc.client"]
+
+
+def index(request):
+    news = request.mc.get("news")
+    if news is None:
+        news = f"the news of {datetime.now():%H:%M:%S}"  # as if this took long
+        request.mc.set("news", news, time=10)
+    request.mc.add("visits", 0)
+    visits = request.mc.incr("visits")
+    return f"Visit {visits}: {news}\n"
+
+
+def main(global_config, **settings):
+    """The app alone, as pyramid.ini wants it."""
+    with Configurator(settings=settings) as config:
+        # Not reify=True, which would remember a client that has been handed back early.
+        config.add_request_method(mc, property=True)
+        config.add_route("index", "/")
+        config.add_view(index, route_name="index", renderer="string")
+        return config.make_wsgi_app()
+
+
+def make_app(servers):
+    pool = ClientPool(Client(servers), 12)
+    return MemcachedPoolMiddleware(main({}), pool)
+
+
+if __name__ == "__main__":
+    with memcached_servers() as servers:
+        serve(make_app(servers))
