@@ -6,7 +6,7 @@ $ curl http://127.0.0.1:5050/greeting
 
 from pprint import pformat
 
-from serving import memcached_servers, serve
+from serving import run
 from werkzeug.exceptions import BadRequest, NotFound
 from werkzeug.wrappers import Request, Response
 
@@ -28,8 +28,11 @@ def my_app(request):
     return Response(pformat(value))
 
 
+def make_app(servers):
+    mc = Client(servers)
+    mc.set_multi({"greeting": "Hello from memcached!", "answer": 42, "nothing": 0})
+    return MemcachedPoolMiddleware(my_app, ClientPool(mc, 12))
+
+
 if __name__ == "__main__":
-    with memcached_servers() as servers:
-        mc = Client(servers)
-        mc.set_multi({"greeting": "Hello from memcached!", "answer": 42, "nothing": 0})
-        serve(MemcachedPoolMiddleware(my_app, ClientPool(mc, 12)), try_path="/greeting")
+    run(make_app, try_path="/greeting")

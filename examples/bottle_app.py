@@ -8,7 +8,7 @@ $ curl http://127.0.0.1:5050/
 from datetime import datetime
 
 from bottle import Bottle, request, response
-from serving import memcached_servers, serve
+from serving import run
 
 from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
 
@@ -34,5 +34,4 @@ def make_app(servers):
 
 
 if __name__ == "__main__":
-    with memcached_servers() as servers:
-        serve(make_app(servers))
+    run(make_app)

@@ -13,7 +13,7 @@ from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 from django.http import HttpResponse
 from django.urls import path
-from serving import memcached_servers, serve
+from serving import run
 
 from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
 
@@ -40,5 +40,4 @@ def make_app(servers):
 
 
 if __name__ == "__main__":
-    with memcached_servers() as servers:
-        serve(make_app(servers))
+    run(make_app)

@@ -7,7 +7,7 @@ $ curl -N http://127.0.0.1:5050/
 import time
 from datetime import datetime
 
-from serving import memcached_servers, serve
+from serving import run
 
 from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
 
@@ -39,5 +39,4 @@ def make_app(servers):
 
 
 if __name__ == "__main__":
-    with memcached_servers() as servers:
-        serve(make_app(servers))
+    run(make_app)

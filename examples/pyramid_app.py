@@ -10,7 +10,7 @@ With ``pserve`` and no code at all for the middleware, see pyramid.ini.
 from datetime import datetime
 
 from pyramid.config import Configurator
-from serving import memcached_servers, serve
+from serving import run
 
 from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
 
@@ -45,5 +45,4 @@ def make_app(servers):
 
 
 if __name__ == "__main__":
-    with memcached_servers() as servers:
-        serve(make_app(servers))
+    run(make_app)

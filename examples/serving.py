@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable
 
 from werkzeug.serving import make_server
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 @contextmanager
 def memcached_servers() -> Iterator[list[str]]:
     """Those that ``MEMCACHED_SERVERS`` names, or one that runs as long as the block."""
-    # As Ctrl-C does, SIGTERM ends what is started here on its way out.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     servers = re.split(r"[\s,;]+", os.environ.get("MEMCACHED_SERVERS", "").strip())
     if servers != [""]:
         print(f"Using the memcached of MEMCACHED_SERVERS: {', '.join(servers)}", flush=True)
@@ -34,17 +32,21 @@ def memcached_servers() -> Iterator[list[str]]:
         yield [server.address]
 
 
-def serve(app: WSGIApplication, try_path: str = "/") -> None:
-    """Serve *app*, in threads, until Ctrl-C or SIGTERM."""
+def run(make_app: Callable[[list[str]], WSGIApplication], try_path: str = "/") -> None:
+    """Serve what *make_app* makes of the servers, in threads, until Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=5050)
     options = parser.parse_args()
-    server = make_server(options.host, options.port, app, threaded=True)
-    print(f"Try: curl http://{options.host}:{server.port}{try_path}", flush=True)
-    try:
-        server.serve_forever()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        server.server_close()
+    # As Ctrl-C does, SIGTERM ends what is started here on its way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    with memcached_servers() as servers:
+        server = make_server(options.host, options.port, make_app(servers), threaded=True)
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        print(f"Try: curl http://{host}:{server.port}{try_path}", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            server.server_close()

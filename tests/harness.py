@@ -1,9 +1,17 @@
-"""Waiting with a deadline, threads whose errors are not lost, connections counted."""
+"""Waiting with a deadline, threads whose errors are kept, connections counted, examples run."""
 
 from __future__ import annotations
 
+import http.client
+import os
+import re
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Callable
 
 from mcpool_wsgi import Client
@@ -55,3 +63,49 @@ def in_threads(works: list[Callable[[], object]]) -> None:
         assert not thread.is_alive(), "a thread hangs"
     if errors:
         raise errors[0]
+
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+class Running:
+    """An example that has been started: what it printed, and where it listens."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        assert process.stdout is not None
+        self.uses = process.stdout.readline().rstrip()
+        self.hint = process.stdout.readline().rstrip()
+        match = re.fullmatch(r"Try: curl http://([\d.]+):(\d+)(/\w*)", self.hint)
+        assert match, f"{self.uses!r} {self.hint!r}"
+        self.host, self.port, self.path = match[1], int(match[2]), match[3]
+
+    def get(self, path: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=10)
+        # As curl sends it; http.client itself refuses some of these paths.
+        connection._validate_path = lambda url: None  # type: ignore[attr-defined]
+        connection._encode_request = lambda line: line.encode("latin-1")  # type: ignore[attr-defined]
+        connection.request("GET", path)
+        response = connection.getresponse()
+        status, body = response.status, response.read().decode()
+        connection.close()
+        return status, body
+
+
+@contextmanager
+def running(script: str, **environ: str) -> Iterator[Running]:
+    process = subprocess.Popen(
+        [sys.executable, str(EXAMPLES / script), "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environ},
+    )
+    watchdog = threading.Timer(60, process.kill)
+    watchdog.start()
+    try:
+        yield Running(process)
+    finally:
+        watchdog.cancel()
+        process.kill()
+        process.communicate()

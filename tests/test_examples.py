@@ -7,64 +7,14 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Connections, eventually
+from harness import Connections, Running, eventually, running
 from webtest import TestApp
 
 from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
-
-
-class Running:
-    """An example that has been started: what it printed, and where it listens."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
-        assert process.stdout is not None
-        self.uses = process.stdout.readline().rstrip()
-        self.hint = process.stdout.readline().rstrip()
-        match = re.fullmatch(r"Try: curl http://([\d.]+):(\d+)(/\w*)", self.hint)
-        assert match, f"{self.uses!r} {self.hint!r}"
-        self.host, self.port, self.path = match[1], int(match[2]), match[3]
-
-    def get(self, path: str) -> tuple[int, str]:
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=10)
-        # As curl sends it; http.client itself refuses some of these paths.
-        connection._validate_path = lambda url: None  # type: ignore[attr-defined]
-        connection._encode_request = lambda line: line.encode("latin-1")  # type: ignore[attr-defined]
-        connection.request("GET", path)
-        response = connection.getresponse()
-        status, body = response.status, response.read().decode()
-        connection.close()
-        return status, body
-
-
-@contextmanager
-def running(script: str, **environ: str) -> Iterator[Running]:
-    process = subprocess.Popen(
-        [sys.executable, str(EXAMPLES / script), "--port", "0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environ},
-    )
-    watchdog = threading.Timer(60, process.kill)
-    watchdog.start()
-    try:
-        yield Running(process)
-    finally:
-        watchdog.cancel()
-        process.kill()
-        process.communicate()
 
 
 def without_memcached() -> dict[str, str]:

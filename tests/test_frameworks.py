@@ -14,8 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from harness import eventually
-from test_examples import EXAMPLES, running
+from harness import EXAMPLES, eventually, running
 from webtest import TestApp
 from werkzeug.test import Client as Browser
 
