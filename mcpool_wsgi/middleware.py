@@ -40,7 +40,7 @@ import queue
 import threading
 import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from functools import partial
 from sys import getrefcount
 from typing import TYPE_CHECKING, Any, Protocol
@@ -169,9 +169,9 @@ class _Loan(Lease):
     def release(self) -> None:
         environ = self._environ
         if environ is not None:
-            self._environ = None  # which also ends the circle of the environ and this
             environ.pop(self._key, None)
             self.__exit__()
+            self._environ = None  # last, so that a finaliser does what an interrupt left undone
 
     def unlink(self) -> None:
         """End the circle early, so that both are freed as soon as nobody has them."""
@@ -210,11 +210,11 @@ def _closing(response: Any, loan: _Loan, file_wrapper: Any) -> Any:
     if response is None:  # not WSGI, but for the server to say
         loan.release()
         return response
-    if isinstance(file_wrapper, type) and isinstance(response, file_wrapper):
-        # Servers know these by their class, and send the file without reading it.
-        with suppress(AttributeError):  # a C type
-            response.close = _FileClose(response, loan)  # type: ignore[attr-defined]
-            return response
+    is_file = isinstance(file_wrapper, type) and isinstance(response, file_wrapper)
+    if is_file and hasattr(response, "__dict__"):  # a C type's instances take no close of ours
+        # Servers know it by its class, and send the file without reading it.
+        response.close = _FileClose(response, loan)
+        return response
     wrapped = _new(_SizedResponse if hasattr(response, "__len__") else _Response)
     wrapped._response = response
     wrapped._iterator = None
