@@ -1,0 +1,529 @@
+"""Clusters whose nodes change: real nodes, and a configuration endpoint of the tests' own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import socketserver
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any, Callable
+
+import pylibmc
+import pytest
+from harness import eventually, in_threads
+from test_forks import FORKS, succeeds
+
+from mcpool_wsgi import Client, ClientPool, ThreadMappedPool, discovery
+from mcpool_wsgi.devserver import memcached
+from mcpool_wsgi.discovery import Configuration, Discovery, read_configuration
+
+pytestmark = pytest.mark.filterwarnings(
+    # What Python 3.12 and later say of the very thing that is tested here.
+    "ignore:.*multi-threaded, use of fork:DeprecationWarning"
+)
+
+INTERVAL = 0.01
+BEFORE_A_FORK = 0.5  # an interval long enough for nothing to happen meanwhile
+QUIET = ["127.0.0.1:1"]
+
+
+def answer(version: int, *nodes: str) -> bytes:
+    body = f"{version}\n{' '.join(nodes)}\n".encode()
+    return b"CONFIG cluster 0 %d\r\n%s\r\nEND\r\n" % (len(body), body)
+
+
+def nodes(*addresses: str) -> list[str]:
+    return [f"node.invalid|{address.replace(':', '|')}" for address in addresses]
+
+
+class Endpoint(socketserver.ThreadingTCPServer):
+    """Speaks ``config get cluster``. ``say`` is what it answers, or what to do instead."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Session)
+        self.address = f"127.0.0.1:{self.server_address[1]}"
+        self.say: bytes | Callable[[socket.socket], None] = b"ERROR\r\n"
+        self.questions = 0
+        self.closing = threading.Event()
+
+    def asked(self, times: int = 2) -> None:
+        """Wait until it was asked that often from now on, so that its answer has been used."""
+        enough = self.questions + times
+        eventually(lambda: self.questions >= enough)
+
+
+class Session(socketserver.StreamRequestHandler):
+    server: Endpoint
+
+    def handle(self) -> None:
+        if self.rfile.readline() == b"config get cluster\r\n":
+            say = self.server.say
+            self.server.questions += 1
+            with contextlib.suppress(OSError):
+                if callable(say):
+                    say(self.request)
+                else:
+                    self.wfile.write(say)
+
+
+@contextlib.contextmanager
+def serving(port: int = 0) -> Iterator[Endpoint]:
+    with Endpoint(port) as server:
+
+        def serve() -> None:  # serve_forever() would wake up all the time
+            while not server.closing.is_set():
+                server.handle_request()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.closing.set()
+            with socket.create_connection(server.server_address):
+                thread.join(10)
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def two_nodes(server_kind: bool | None) -> Iterator[tuple[str, str]]:
+    """Two memcacheds, which know their names."""
+    with ExitStack() as running:
+        addresses = [
+            running.enter_context(memcached(embedded=server_kind)).address for _ in range(2)
+        ]
+        for address in addresses:
+            Client([address]).set("name", address)
+        yield addresses[0], addresses[1]
+
+
+def name(pool: Any) -> Any:
+    """The memcached that a pool's clients talk to."""
+    with pool.reserve() as mc:
+        try:
+            return mc.get("name")
+        except pylibmc.Error:
+            return None
+
+
+def never_ends(endpoint: Endpoint) -> Callable[[socket.socket], None]:
+    return lambda connection: endpoint.closing.wait(30) and None
+
+
+def drips(connection: socket.socket) -> None:
+    connection.sendall(b"CONFIG ")
+    while True:
+        connection.sendall(b"1")
+        time.sleep(0.0005)
+
+
+def all_sleep() -> None:
+    """Before a fork in C: it hangs CPython itself if threads compete for the interpreter."""
+    eventually(lambda: threading.active_count() == 2, "only the endpoint is there besides this")
+    time.sleep(0.05)  # for one that has just begun
+
+
+# -- The question
+
+
+def test_addresses_are_preferred_to_names(endpoint: Endpoint) -> None:
+    endpoint.say = answer(
+        12, "a.cfg|10.0.0.1|11211", "b.cfg||11212", "c.cfg|fe80::1|11213", "|10.0.0.4|11214"
+    )
+    servers = ["10.0.0.1:11211", "b.cfg:11212", "[fe80::1]:11213", "10.0.0.4:11214"]
+    assert read_configuration(endpoint.address) == Configuration(12, servers)
+
+
+def test_answer_may_come_in_pieces(endpoint: Endpoint) -> None:
+    def in_pieces(connection: socket.socket) -> None:
+        whole = answer(1, "END|10.0.0.1|11211", "b|10.0.0.2|11211")
+        for start in range(0, len(whole), 3):
+            connection.sendall(whole[start : start + 3])
+            time.sleep(0.001)
+
+    endpoint.say = in_pieces
+    found = read_configuration(endpoint.address, timeout=10)
+    assert found.servers == ["10.0.0.1:11211", "10.0.0.2:11211"]
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"",
+        b"ERROR\r\n",
+        b"CLIENT_ERROR no such thing\r\n",
+        b"\x00\xff\r\n",
+        b"END\r\n",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        answer(1, "node|10.0.0.1|11211")[:-8],
+        answer(1, "node|10.0.0.1|11211").replace(b"\n1\n", b"\none\n"),
+        answer(1),
+        answer(1, "node|10.0.0.1|11211", "node|10.0.0.1"),
+        answer(1, "node|10.0.0.1|11211", "||11211"),
+        answer(1, "node|10.0.0.1|0"),
+        answer(1, "node|10.0.0.1|70000"),
+        answer(1, "node|10.0.0.1|port"),
+    ],
+    ids=lambda garbage: repr(garbage[:30]),
+)
+def test_garbage_is_no_configuration(endpoint: Endpoint, garbage: bytes) -> None:
+    endpoint.say = garbage
+    with pytest.raises(ValueError, match="no configuration of a cluster"):
+        read_configuration(endpoint.address)
+
+
+def test_answer_without_an_end_is_cut_off(endpoint: Endpoint) -> None:
+    def flood(connection: socket.socket) -> None:
+        while True:
+            connection.sendall(b"CONFIG " + b"1" * 65536)
+
+    endpoint.say = flood
+    with pytest.raises(ValueError, match="no configuration of a cluster"):
+        read_configuration(endpoint.address, timeout=60)
+
+
+def test_memcached_that_is_no_endpoint_says_so(address: str) -> None:
+    with pytest.raises(ValueError, match="ERROR"):
+        read_configuration(address)
+
+
+def test_endpoint_that_is_down_hangs_or_drips_is_given_up_in_time(endpoint: Endpoint) -> None:
+    with pytest.raises(OSError, match="refused"):
+        read_configuration(QUIET[0])
+    for say in (never_ends(endpoint), drips):
+        endpoint.say = say
+        began = time.monotonic()
+        with pytest.raises(OSError, match=r"timed out|no whole answer"):
+            read_configuration(endpoint.address, timeout=0.2)
+        assert 0.1 < time.monotonic() - began < 1.5
+
+
+# -- The answer, applied
+
+
+@pytest.mark.parametrize("kind", [ClientPool, ThreadMappedPool])
+def test_start_applies_the_first_answer(
+    kind: Any, endpoint: Endpoint, two_nodes: tuple[str, str]
+) -> None:
+    pool = kind(Client(QUIET), 1) if kind is ClientPool else kind(Client(QUIET))
+    endpoint.say = answer(1, *nodes(two_nodes[0]))
+    with Discovery(pool, endpoint.address, interval=3600):
+        assert name(pool) == two_nodes[0]
+    assert endpoint.questions == 1
+
+
+def test_changes_are_followed(endpoint: Endpoint, two_nodes: tuple[str, str]) -> None:
+    pool = ClientPool(Client(QUIET), 2)
+    endpoint.say = answer(1, *nodes(two_nodes[0]))
+    with Discovery(pool, endpoint.address, interval=INTERVAL):
+        endpoint.say = answer(2, *nodes(two_nodes[1]))
+        eventually(lambda: name(pool) == two_nodes[1])
+        endpoint.say = answer(3, *nodes(*two_nodes))
+        endpoint.asked()
+        with pool.reserve() as mc:
+            assert mc.addresses == list(two_nodes)
+        # A cluster that was made anew counts from 1 again.
+        endpoint.say = answer(1, *nodes(two_nodes[0]))
+        eventually(lambda: name(pool) == two_nodes[0])
+
+
+def test_unchanged_configuration_changes_nothing(
+    endpoint: Endpoint, two_nodes: tuple[str, str]
+) -> None:
+    pool = ClientPool(Client(QUIET), 2)
+    endpoint.say = answer(1, *nodes(two_nodes[0]))
+    with Discovery(pool, endpoint.address, interval=INTERVAL):
+        assert name(pool) == two_nodes[0]
+        endpoint.asked(5)
+        with pool.reserve() as mc:
+            assert name(pool) == two_nodes[0]
+            endpoint.asked(5)
+        with pool.reserve() as again:
+            assert again is mc
+    assert pool.stats().clients_renewed == {}
+
+
+def test_trouble_leaves_the_servers_and_is_logged_once(
+    endpoint: Endpoint, two_nodes: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "mcpool_wsgi.discovery")
+    pool = ClientPool(Client(QUIET), 2)
+    endpoint.say = answer(1, *nodes(two_nodes[0]))
+    with Discovery(pool, endpoint.address, interval=INTERVAL, timeout=0.05):
+        version = 1
+        for say in (b"ERROR\r\n", answer(9), never_ends(endpoint), drips):
+            caplog.clear()
+            endpoint.say = say
+            endpoint.asked(4)
+            assert name(pool) == two_nodes[(version + 1) % 2]
+            version += 1
+            endpoint.say = answer(version, *nodes(two_nodes[(version + 1) % 2]))
+            eventually(lambda: name(pool) == two_nodes[(version + 1) % 2])  # noqa: B023
+            eventually(lambda: "answers again" in caplog.text)
+            levels = [record.levelname for record in caplog.records]
+            assert levels == ["WARNING", "INFO", "INFO"]
+    assert endpoint.address in caplog.text
+
+
+def test_endpoint_that_goes_away_and_comes_back(two_nodes: tuple[str, str]) -> None:
+    pool = ClientPool(Client(QUIET), 2)
+    with ExitStack() as first:
+        endpoint = first.enter_context(serving())
+        endpoint.say = answer(1, *nodes(two_nodes[0]))
+        port = endpoint.server_address[1]
+        following = Discovery(pool, endpoint.address, interval=INTERVAL)
+        following.start()
+    try:
+        eventually(lambda: following._failing)
+        assert name(pool) == two_nodes[0]
+        with serving(port) as endpoint:
+            endpoint.say = answer(2, *nodes(two_nodes[1]))
+            eventually(lambda: name(pool) == two_nodes[1])
+    finally:
+        following.stop()
+
+
+def test_site_starts_while_the_endpoint_is_down(
+    endpoint: Endpoint, two_nodes: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = ClientPool(Client([two_nodes[0]]), 2)
+    following = Discovery(pool, endpoint.address, interval=INTERVAL)
+    with pytest.raises(ValueError, match="no configuration"):
+        following.refresh()
+    with following:
+        assert "the servers stay" in caplog.text
+        assert name(pool) == two_nodes[0]
+        endpoint.say = answer(1, *nodes(two_nodes[1]))
+        eventually(lambda: name(pool) == two_nodes[1])
+
+
+def test_servers_change_under_load_without_an_error_or_a_wrong_value(
+    endpoint: Endpoint, two_nodes: tuple[str, str]
+) -> None:
+    pool = ClientPool(Client(QUIET), 3)
+    endpoint.say = answer(1, *nodes(two_nodes[0]))
+    done = threading.Event()
+    seen: set[str] = set()
+
+    def work(who: str) -> None:
+        written = 0
+        while not done.is_set():
+            written += 1
+            key = f"{who}-{written % 20}"
+            with pool.reserve() as mc:
+                assert mc.set(key, (key, written))
+                assert mc.get(key) == (key, written)
+                found = mc.get_multi(["name", key])
+                assert found[key] == (key, written)
+                seen.add(found["name"])
+
+    def change() -> None:
+        try:
+            for version in range(2, 22):
+                where = two_nodes[version % 2]
+                seen.clear()
+                endpoint.say = answer(version, *nodes(where))
+                eventually(lambda: where in seen)  # noqa: B023
+        finally:
+            done.set()
+
+    with Discovery(pool, endpoint.address, interval=INTERVAL):
+        in_threads([change, *(lambda who=f"thread{n}": work(who) for n in range(6))])  # type: ignore[misc]
+    stats = pool.stats()
+    assert (stats.in_use, stats.waiting, stats.failures, stats.timeouts) == (0, 0, 0, 0)
+
+
+# -- Its thread
+
+
+def test_stop_is_immediate(endpoint: Endpoint, two_nodes: tuple[str, str]) -> None:
+    endpoint.say = answer(1, *nodes(two_nodes[0]))
+    following = Discovery(ClientPool(Client(QUIET), 1), endpoint.address, interval=3600)
+    following.start()
+    following.start()  # does nothing
+    poll = following._poll
+    began = time.monotonic()
+    following.stop()
+    following.stop()
+    assert time.monotonic() - began < 0.5
+    assert poll is not None
+    assert poll.ended.is_set()
+    assert endpoint.questions == 1
+
+
+def test_stop_does_not_wait_for_an_endpoint_that_hangs(
+    endpoint: Endpoint, two_nodes: tuple[str, str]
+) -> None:
+    endpoint.say = answer(1, *nodes(two_nodes[0]))
+    following = Discovery(
+        ClientPool(Client(QUIET), 1), endpoint.address, interval=INTERVAL, timeout=0.2
+    )
+    following.start()
+    endpoint.say = never_ends(endpoint)
+    endpoint.asked(1)
+    began = time.monotonic()
+    following.stop()
+    assert time.monotonic() - began < 1
+
+
+def test_answer_that_comes_after_stop_is_not_used(
+    endpoint: Endpoint, two_nodes: tuple[str, str]
+) -> None:
+    pool = ClientPool(Client(QUIET), 1)
+    endpoint.say = answer(1, *nodes(two_nodes[0]))
+    following = Discovery(pool, endpoint.address, interval=INTERVAL, timeout=10)
+    following.start()
+    poll = following._poll
+    assert poll is not None
+
+    def late(connection: socket.socket) -> None:
+        poll.stopped.wait(10)
+        connection.sendall(answer(2, *nodes(two_nodes[1])))
+
+    endpoint.say = late
+    endpoint.asked(1)
+    following.stop()
+    assert poll.ended.is_set()
+    assert name(pool) == two_nodes[0]
+
+
+def test_it_can_be_started_again(endpoint: Endpoint, two_nodes: tuple[str, str]) -> None:
+    pool = ClientPool(Client(QUIET), 1)
+    following = Discovery(pool, endpoint.address, interval=INTERVAL)
+    for address in (*two_nodes, *two_nodes):
+        endpoint.say = answer(1, *nodes(address))
+        with following:
+            assert name(pool) == address
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_child_follows_changes_too(
+    fork: Any, endpoint: Endpoint, two_nodes: tuple[str, str]
+) -> None:
+    pool = ClientPool(Client(QUIET), 2)
+    endpoint.say = answer(1, *nodes(two_nodes[0]))
+    with Discovery(pool, endpoint.address, interval=BEFORE_A_FORK) as following:
+        assert name(pool) == two_nodes[0]
+
+        def follow() -> None:
+            eventually(lambda: name(pool) == two_nodes[1])
+            succeeds(fork(lambda: name(pool) == two_nodes[1] or pytest.fail("other servers")))
+            following.stop()
+
+        polled_by = following._poll
+        all_sleep()
+        child = fork(follow)
+        endpoint.say = answer(2, *nodes(two_nodes[1]))
+        succeeds(child)
+        eventually(lambda: name(pool) == two_nodes[1])
+        assert following._poll is polled_by
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_child_goes_on_with_what_only_the_thread_refers_to(
+    fork: Any, endpoint: Endpoint, two_nodes: tuple[str, str]
+) -> None:
+    pool = ClientPool(Client(QUIET), 2)
+    endpoint.say = answer(1, *nodes(two_nodes[0]))
+    Discovery(pool, endpoint.address, interval=BEFORE_A_FORK).start()
+    try:
+        all_sleep()
+        child = fork(lambda: eventually(lambda: name(pool) == two_nodes[1]))
+        endpoint.say = answer(2, *nodes(two_nodes[1]))
+        succeeds(child)
+    finally:
+        for started in discovery._started.copy():
+            started.stop()
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_fork_while_the_endpoint_hangs_does_not_hang_the_child(
+    fork: Any, endpoint: Endpoint, two_nodes: tuple[str, str]
+) -> None:
+    pool = ClientPool(Client(QUIET), 2)
+    endpoint.say = answer(1, *nodes(two_nodes[0]))
+    with Discovery(pool, endpoint.address, interval=BEFORE_A_FORK, timeout=2) as following:
+        endpoint.say = never_ends(endpoint)
+        endpoint.asked(1)
+
+        def use_and_stop() -> None:
+            assert name(pool) == two_nodes[0]
+            following.stop()
+
+        began = time.monotonic()
+        succeeds(fork(use_and_stop))
+        assert time.monotonic() - began < 6
+        endpoint.closing.set()
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_what_was_stopped_is_not_started_in_a_child(
+    fork: Any, endpoint: Endpoint, two_nodes: tuple[str, str]
+) -> None:
+    pool = ClientPool(Client(QUIET), 2)
+    endpoint.say = answer(1, *nodes(two_nodes[0]))
+    following = Discovery(pool, endpoint.address, interval=INTERVAL)
+    with following:
+        endpoint.asked()
+
+    def use() -> None:
+        assert name(pool) == two_nodes[0]
+        time.sleep(20 * INTERVAL)
+
+    asked = endpoint.questions
+    succeeds(fork(use))
+    assert endpoint.questions == asked
+
+
+def test_child_that_can_have_no_thread_works_without(
+    endpoint: Endpoint, two_nodes: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = ClientPool(Client(QUIET), 2)
+    endpoint.say = answer(1, *nodes(two_nodes[0]))
+
+    def refuse(*args: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with Discovery(pool, endpoint.address, interval=BEFORE_A_FORK), monkeypatch.context() as patch:
+        patch.setattr("_thread.start_new_thread", refuse)
+
+        def use() -> None:
+            assert name(pool) == two_nodes[0]
+
+        all_sleep()
+        for fork in FORKS:
+            succeeds(fork(use))
+
+
+# -- What is refused
+
+
+def test_arguments_that_cannot_work_are_refused(endpoint: Endpoint, mc: Client) -> None:
+    pool = ClientPool(mc, 1)
+    with pytest.raises(TypeError, match=r"set_servers\(\)"):
+        Discovery(pylibmc.ClientPool(mc, 1), "cache")  # type: ignore[arg-type]
+    for seconds in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"more than 0, not {seconds}"):
+            Discovery(pool, "cache", interval=seconds)
+        with pytest.raises(ValueError, match=f"more than 0, not {seconds}"):
+            Discovery(pool, "cache", timeout=seconds)
+    for address in ("", "cache:port", "/run/memcached.sock", "http://cache", "cache:1:2"):
+        with pytest.raises(ValueError, match=r"host:port or \[IPv6\]:port"):
+            Discovery(pool, address)
+    Discovery(pool, "[::1]:11211")
+    endpoint.say = answer(1, "node|10.0.0.1|11211")
+    with pytest.raises(TypeError, match="Client"):
+        Discovery(ClientPool(pylibmc.Client(["cache"]), 1), endpoint.address).start()

@@ -1,0 +1,219 @@
+"""Statistics as Prometheus reads them, from an endpoint of prometheus_client's own."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+import pylibmc
+import pytest
+from harness import eventually, in_threads
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.parser import text_string_to_metric_families
+from test_forks import FORKS, succeeds
+
+from mcpool_wsgi import Client, ClientPool, PoolTimeout, ThreadMappedPool
+from mcpool_wsgi.metrics import POOL_NAME, PoolCollector
+
+OUTAGE = "127.0.0.1:1"
+
+
+class Figures:
+    """A registry, and what a scrape of it over HTTP finds."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.url = ""
+
+    def scrape(self) -> dict[tuple[str, ...], float]:
+        """``{(name, pool, other label ...): figure}``"""
+        with urllib.request.urlopen(self.url, timeout=10) as response:
+            text = response.read().decode()
+        found = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                labels = dict(sample.labels)
+                key = (sample.name, labels.pop(POOL_NAME), *labels.values())
+                assert key not in found
+                found[key] = sample.value
+        return found
+
+
+class Quiet(WSGIRequestHandler):
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def figures() -> Iterator[Figures]:
+    found = Figures()
+    app = make_wsgi_app(found.registry)
+    with make_server("127.0.0.1", 0, app, handler_class=Quiet) as server:
+        found.url = f"http://127.0.0.1:{server.server_port}/metrics"
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield found
+        server.shutdown()
+        thread.join(10)
+
+
+def expected(name: str, pool: Any) -> dict[tuple[str, ...], float]:
+    """What ``pool.stats()`` says, under the names that it must have."""
+    stats = pool.stats()
+    found = {
+        ("db_client_connection_count", name, "idle"): stats.idle,
+        ("db_client_connection_count", name, "used"): stats.in_use,
+        ("db_client_connection_pending_requests", name): stats.waiting,
+        ("db_client_connection_timeouts_total", name): stats.timeouts,
+        ("db_client_connection_wait_time_seconds_sum", name): stats.seconds_waited,
+        ("db_client_connection_wait_time_seconds_count", name): (
+            stats.reservations + stats.timeouts
+        ),
+        ("mcpool_reservations_total", name): stats.reservations,
+        ("mcpool_waits_total", name): stats.waits,
+        ("mcpool_longest_wait_seconds", name): stats.longest_wait,
+        ("mcpool_failures_total", name): stats.failures,
+        ("mcpool_clients_made_total", name): stats.clients_made,
+    }
+    if stats.slots is not None:
+        found["db_client_connection_max", name] = stats.slots
+    for reason, number in stats.clients_renewed.items():
+        found["mcpool_clients_renewed_total", name, reason] = number
+    return found
+
+
+def test_scrape_says_what_the_statistics_say(mc: Client, figures: Figures) -> None:
+    bounded, mapped = ClientPool(mc, 3), ThreadMappedPool(Client([OUTAGE]))
+    figures.registry.register(PoolCollector({"default": bounded, 'se"ssions\n': mapped}))
+    assert figures.scrape() == {**expected("default", bounded), **expected('se"ssions\n', mapped)}
+
+    # Every figure takes a value of its own.
+    def use() -> None:
+        with bounded.reserve() as client:
+            client.get("key")
+
+    in_threads([use] * 8)
+    for _ in range(2):
+        with mapped.reserve() as client, pytest.raises(pylibmc.Error):
+            client.get("key")
+    bounded.fill(mc, 1)
+    bounded.set_servers(mc.addresses)
+    leases = [bounded.reserve() for _ in range(4)]
+    for lease in leases:
+        lease.__enter__()
+    with pytest.raises(PoolTimeout):
+        bounded.reserve(timeout=0.01).__enter__()
+    waiter = threading.Thread(target=use)
+    waiter.start()
+    eventually(lambda: bounded.stats().waiting == 1)
+    leases[0].__exit__()  # the waiter has it for a moment
+    waiter.join(10)
+    waiter = threading.Thread(target=use)
+    leases[0] = bounded.reserve()
+    leases[0].__enter__()
+    waiter.start()
+    eventually(lambda: bounded.stats().waiting == 1)
+
+    found = figures.scrape()
+    assert found == {**expected("default", bounded), **expected('se"ssions\n', mapped)}
+    assert found["db_client_connection_count", "default", "used"] == 4
+    assert found["db_client_connection_pending_requests", "default"] == 1
+    assert found["db_client_connection_timeouts_total", "default"] == 1
+    assert found["db_client_connection_max", "default"] == 4
+    assert found["db_client_connection_wait_time_seconds_sum", "default"] >= 0.01
+    assert found["mcpool_longest_wait_seconds", "default"] >= 0.01
+    assert found["mcpool_waits_total", "default"] >= 2
+    assert found["mcpool_failures_total", 'se"ssions\n'] == 2
+    assert ("db_client_connection_max", 'se"ssions\n') not in found
+    for lease in leases:
+        lease.__exit__()
+    waiter.join(10)
+    assert figures.scrape() == {**expected("default", bounded), **expected('se"ssions\n', mapped)}
+
+
+def test_renewals_are_counted_by_reason(address: str, mc: Client, figures: Figures) -> None:
+    pool = ClientPool(mc, 1)
+    figures.registry.register(PoolCollector({"default": pool}))
+    with pool.reserve():
+        pool.set_servers([address])
+    with pool.reserve():
+        pool.fill(mc, 1)
+    with pool.reserve():
+        pass
+    found = figures.scrape()
+    assert found == expected("default", pool)
+    assert found["mcpool_clients_renewed_total", "default", "servers"] == 1
+    assert found["mcpool_clients_renewed_total", "default", "fill"] == 1
+
+
+def test_scrape_reserves_no_client(mc: Client, figures: Figures) -> None:
+    pool = ClientPool(mc, 1)
+    figures.registry.register(PoolCollector({"default": pool}))
+    with pool.reserve():
+        figures.scrape()
+    assert pool.stats().reservations == 1
+
+
+def test_closed_pool_keeps_its_counts(mc: Client, figures: Figures) -> None:
+    pool = ClientPool(mc, 2)
+    figures.registry.register(PoolCollector({"default": pool}))
+    with pool.reserve():
+        pass
+    pool.close()
+    found = figures.scrape()
+    assert found == expected("default", pool)
+    assert found["mcpool_reservations_total", "default"] == 1
+    assert found["db_client_connection_count", "default", "idle"] == 0
+
+
+def test_pool_that_nobody_uses_any_more_is_gone(mc: Client, figures: Figures) -> None:
+    pools = {"kept": ClientPool(mc, 1), "dropped": ThreadMappedPool(mc)}
+    figures.registry.register(PoolCollector(pools))
+    assert {key[1] for key in figures.scrape()} == {"kept", "dropped"}
+    del pools["dropped"]
+    gc.collect()
+    assert {key[1] for key in figures.scrape()} == {"kept"}
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_child_does_not_report_its_parents_figures(fork: Any, mc: Client) -> None:
+    pool = ClientPool(mc, 2)
+    collector = PoolCollector({"default": pool})
+    with pool.reserve(), pool.reserve():
+
+        def look() -> None:
+            registry = CollectorRegistry()
+            registry.register(collector)
+            labels = {POOL_NAME: "default"}
+            assert registry.get_sample_value("mcpool_reservations_total", labels) == 0
+            assert registry.get_sample_value("mcpool_clients_made_total", labels) == 0
+            assert registry.get_sample_value("db_client_connection_max", labels) == 2
+
+        succeeds(fork(look))
+    assert pool.stats().reservations == 2
+
+
+def test_registry_refuses_the_same_figures_twice(mc: Client) -> None:
+    registry = CollectorRegistry()
+    pool = ClientPool(mc, 1)
+    registry.register(PoolCollector({"default": pool}))
+    with pytest.raises(ValueError, match="db_client_connection_count"):
+        registry.register(PoolCollector({"other": pool}))
+
+
+def test_pool_without_statistics_is_refused(mc: Client) -> None:
+    with pytest.raises(TypeError, match=r"'theirs' must have a method stats\(\)"):
+        PoolCollector({"theirs": pylibmc.ClientPool(mc, 1)})
+
+
+def test_without_prometheus_client_the_error_says_what_to_install() -> None:
+    script = "import sys; sys.modules['prometheus_client'] = None; import mcpool_wsgi.metrics"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "ImportError: mcpool_wsgi.metrics needs prometheus_client: pip install" in done.stderr
