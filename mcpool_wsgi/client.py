@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 import pylibmc
 
-from . import forks
+from . import failures, forks
 from .keys import Key, KeyRule, encoded
 
 #: What a :class:`Client` sets unless its caller says otherwise (pylibmc's own
@@ -69,30 +69,6 @@ SEVERAL_SERVERS_BEHAVIORS: Mapping[str, Any] = {
     # never]: each try costs every client two errors, or misses with fail_soft.
     "dead_timeout": 10,
 }
-
-#: The server refused or was never asked; the connection is in step.
-_IN_STEP = (
-    pylibmc.NotFound,
-    pylibmc.DataExists,
-    pylibmc.BadKeyProvided,
-    pylibmc.TooBig,
-    pylibmc.CacheMiss,
-)
-#: There is no connection: libmemcached could not make one, or closed it. It now fails at once
-#: until retry_timeout has passed, which disconnect_all() would make it forget.
-_CLOSED = (
-    pylibmc.ConnectionError,
-    pylibmc.HostLookupError,
-    pylibmc.ServerDead,
-    pylibmc.ServerDown,
-    pylibmc.WriteError,
-)
-#: The connection broke in the middle of an answer, or some servers of several failed.
-_BROKEN = (
-    pylibmc.ReadError,
-    pylibmc.SomeErrors,
-    pylibmc.UnknownReadFailure,
-)
 
 
 class _Options(NamedTuple):
@@ -237,36 +213,16 @@ class Client(_Base):
         try:
             result = command(self, *args)
         except Exception as error:
-            unreachable = self._is_unreachable(command, error)
-            self._in_doubt = not unreachable and self._leaves_doubt(error)
-            if unreachable or isinstance(error, _BROKEN):
+            unreachable = failures.is_unreachable(command, error)
+            self._in_doubt = not unreachable and failures.leaves_doubt(error)
+            if unreachable or failures.is_broken(error):
                 if self.on_connection_failure is not None:
                     self.on_connection_failure()
                 if self._options.fail_soft:
-                    return _miss(command, args)
+                    return failures.miss(command, args)
             raise
         self._in_doubt = False
         return result
-
-    @staticmethod
-    def _is_unreachable(command: Callable[..., Any], error: Exception) -> bool:
-        """Whether there is no connection after *command* raised *error*."""
-        if isinstance(error, _CLOSED):
-            return True
-        # A time-out, at which libmemcached closes the connection, has no class of its own, and
-        # incr and decr do not even name it.
-        return type(error) is pylibmc.Error and (
-            "A TIMEOUT OCCURRED" in str(error) or command in (_incr, _decr)
-        )
-
-    @staticmethod
-    def _leaves_doubt(error: Exception) -> bool:
-        """Whether the connection may be out of step after *error*."""
-        if isinstance(error, pylibmc.Error):
-            return not isinstance(error, _IN_STEP)
-        # From (un)pickling or bad arguments, neither of which happens in the middle of a command;
-        # but for pylibmc's own complaints of one that did not end.
-        return type(error) is RuntimeError
 
     def _here(self) -> Client:
         """This client or, in a forked child, the one that stands for it there."""
@@ -516,18 +472,3 @@ _incr_multi = pylibmc.Client.incr_multi
 _flush_all = pylibmc.Client.flush_all
 _get_stats = pylibmc.Client.get_stats
 _disconnect_all = pylibmc.Client.disconnect_all
-
-
-def _miss(command: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """What a command returns of a memcached that has nothing and takes nothing."""
-    if command is _get:
-        return args[1]
-    if command is _gets:
-        return (None, None)
-    if command is _get_multi:
-        return {}
-    if command in (_set_multi, _add_multi):
-        return list(args[0])
-    if command is _get_stats:
-        return []
-    return False
