@@ -41,7 +41,6 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from functools import partial
 from sys import getrefcount
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -210,11 +209,18 @@ def _closing(response: Any, loan: _Loan, file_wrapper: Any) -> Any:
     if response is None:  # not WSGI, but for the server to say
         loan.release()
         return response
-    is_file = isinstance(file_wrapper, type) and isinstance(response, file_wrapper)
-    if is_file and hasattr(response, "__dict__"):  # a C type's instances take no close of ours
-        # Servers know it by its class, and send the file without reading it.
-        response.close = _FileClose(response, loan)
-        return response
+    if isinstance(file_wrapper, type):
+        is_file = isinstance(response, file_wrapper)
+    else:  # uWSGI's is a function that returns the file itself
+        is_file = file_wrapper is not None and hasattr(response, "read")
+    if is_file:
+        # Servers know it when they see it, and send the file without reading it. What mod_wsgi
+        # has is of a C type, whose instances take no close of ours, but it closes its filelike.
+        files: list[Any] = [response, getattr(response, "filelike", None)]
+        for file in files:
+            if hasattr(file, "__dict__"):
+                file.close = _FileClose(file, loan)
+                return response
     wrapped = _new(_SizedResponse if hasattr(response, "__len__") else _Response)
     wrapped._response = response
     wrapped._iterator = None
@@ -291,22 +297,26 @@ class _SizedResponse(_Response):
 
 
 class _FileClose:
-    """The close() of a server's file wrapper, and the end of the loan."""
+    """In the place of a file's close(), once: puts that back, calls it, and ends the loan."""
 
-    __slots__ = ("_close", "_loan")
+    __slots__ = ("_file", "_loan", "_own")
 
-    def __init__(self, response: Any, loan: _Loan) -> None:
+    def __init__(self, file: Any, loan: _Loan) -> None:
+        self._file = weakref.ref(file)  # it holds this
+        self._own = vars(file).get("close")
         self._loan = loan
-        # Set on the instance it is the file's own; else the wrapper's, which must not hold this.
-        self._close = vars(response).get("close")
-        if self._close is None and hasattr(response, "close"):
-            self._close = partial(type(response).close, weakref.proxy(response))
 
     def __call__(self) -> None:
-        close, self._close = self._close, None  # so that it is closed once
+        file = self._file()
         try:
-            if close is not None:
-                close()
+            if file is not None and vars(file).get("close") is self:
+                if self._own is None:
+                    del file.close
+                else:
+                    file.close = self._own
+                close = getattr(file, "close", None)
+                if close is not None:
+                    close()
         finally:
             self._loan.release()
 

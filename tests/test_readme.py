@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from servers.catalogue import DIFFERENCES, SERVERS
+from servers.test_processes import PREFORK
 from webtest import TestApp
 
 import mcpool_wsgi
@@ -40,3 +42,27 @@ def test_there_are_two_commands_and_the_shell_reads_them() -> None:
 @pytest.mark.parametrize("name", [name for name in dir(mcpool_wsgi) if name[0].isupper()])
 def test_every_public_name_is_in_the_table(name: str) -> None:
     assert re.search(rf"^\| `?{name}\b|`{name}`", README, re.MULTILINE)
+
+
+#: What suits a server, by what runs its requests side by side.
+SUITS = {
+    "threads": ("threads", "`ClientPool`, a slot per thread"),
+    "greenlets": ("greenlets", "`ClientPool`; a wait lets other greenlets go on"),
+    "loop": ("responses only, in one thread", "`ClientPool`; it never waits there: 503 at once"),
+    "nothing": ("nothing", "`ClientPool`, one slot"),
+}
+
+
+def server_table() -> str:
+    preforked = {server for server, _, _ in PREFORK.values()}
+    rows = ["| server | side by side | pool | differs from the bare app |", "|---|---|---|---|"]
+    for server in SERVERS:
+        side_by_side, pool = SUITS[server.concurrency]
+        effects = sorted(set(DIFFERENCES.get(server.name, {}).values()))
+        name = f"{server.name} ¹" if server.name in preforked else server.name
+        rows.append(f"| {name} | {side_by_side} | {pool} | {' '.join(effects) or 'nowhere'} |")
+    return "\n".join(rows)
+
+
+def test_server_table_is_what_the_tests_run() -> None:
+    assert server_table() in README

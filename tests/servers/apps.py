@@ -3,10 +3,13 @@
 =====================  ==================================================================
 ``/bare/<app>``        the app alone
 ``/wrapped/<app>``     behind the middleware, on a pool with plenty of time
+``/busy/<app>``        the same, on a pool of its own
+``/hurried/<app>``     on a pool whose waits are short
 ``/narrow/<app>``      on a pool with one slot
-``/hurried/<app>``     on a pool whose waits are short; a 503 says how long it waited
 ``/-/stats``           the pools' stats and what the server put into environ
 =====================  ==================================================================
+
+A 503 on the last three roads says in a header how long it took.
 """
 
 from __future__ import annotations
@@ -15,7 +18,6 @@ import dataclasses
 import io
 import json
 import os
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Callable
@@ -24,7 +26,7 @@ from wsgiref.util import FileWrapper
 
 from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
 
-from .catalogue import SLOTS
+from .catalogue import HOLD, HURRIED_TIMEOUT, SLOTS, TIMEOUT
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -32,9 +34,6 @@ App = Callable[[Environ, StartResponse], Any]
 
 MEMCACHED = os.environ["TEST_MEMCACHED"]
 FILE = os.environ["TEST_FILE"]
-NARROW_TIMEOUT = 6.0
-HURRIED_TIMEOUT = 0.1
-HOLD = 0.25  # seconds for which an app on the hurried pool keeps its client
 
 PLAIN = ("Content-Type", "text/plain")
 APPS: dict[str, App] = {}
@@ -125,14 +124,14 @@ def wrap_file(environ: Environ, file: Any) -> Any:
 def file(environ: Environ, start_response: StartResponse) -> Any:
     greet(environ)
     start_response("200 OK", [PLAIN])
-    return wrap_file(environ, open(FILE, "rb"))  # noqa: SIM115  the server closes it
+    return wrap_file(environ, open(FILE, "rb"))
 
 
 @app
 def file_with_length(environ: Environ, start_response: StartResponse) -> Any:
     greet(environ)
     start_response("200 OK", [PLAIN, ("Content-Length", str(os.path.getsize(FILE)))])
-    return wrap_file(environ, open(FILE, "rb"))  # noqa: SIM115
+    return wrap_file(environ, open(FILE, "rb"))
 
 
 @app
@@ -190,6 +189,36 @@ def raises_in_close(environ: Environ, start_response: StartResponse) -> Any:
     return RaisesInClose(greet(environ))
 
 
+class FileUsingItsClientAtClose(io.FileIO):
+    environ: Environ
+
+    def close(self) -> None:
+        if not self.closed:
+            use_at_close(self.environ)
+        super().close()
+
+
+def use_at_close(environ: Environ) -> None:
+    environ["mc.client"].set("closed", environ["QUERY_STRING"])
+
+
+@app
+def file_using_its_client_at_close(environ: Environ, start_response: StartResponse) -> Any:
+    start_response("200 OK", [PLAIN, ("Content-Length", str(os.path.getsize(FILE)))])
+    opened = FileUsingItsClientAtClose(FILE)
+    opened.environ = environ
+    return wrap_file(environ, opened)
+
+
+@app
+def generator_using_its_client_at_close(environ: Environ, start_response: StartResponse) -> Any:
+    start_response("200 OK", [PLAIN, ("Content-Length", "5")])
+    try:
+        yield greet(environ)
+    finally:
+        use_at_close(environ)
+
+
 @app
 def stream(environ: Environ, start_response: StartResponse) -> Any:
     """More than any socket buffer takes, so that it ends only when the client goes away."""
@@ -216,16 +245,21 @@ def hold(environ: Environ, start_response: StartResponse) -> Any:
     return remember(environ, start_response)
 
 
+def pool(slots: int, timeout: float) -> ClientPool:
+    return ClientPool(Client([MEMCACHED]), slots, timeout=timeout)
+
+
 POOLS = {
-    "wrapped": ClientPool(Client([MEMCACHED]), SLOTS),
-    "narrow": ClientPool(Client([MEMCACHED]), 1, timeout=NARROW_TIMEOUT),
-    "hurried": ClientPool(Client([MEMCACHED]), SLOTS, timeout=HURRIED_TIMEOUT),
+    "wrapped": pool(SLOTS, TIMEOUT),
+    "busy": pool(SLOTS, TIMEOUT),
+    "hurried": pool(SLOTS, HURRIED_TIMEOUT),
+    "narrow": pool(1, TIMEOUT),
 }
 ROADS: dict[str, dict[str, App]] = {"bare": APPS}
-for road, pool in POOLS.items():
-    ROADS[road] = {
-        name: MemcachedPoolMiddleware(function, pool) for name, function in APPS.items()
-    }
+ROADS.update(
+    (road, {name: MemcachedPoolMiddleware(function, pool) for name, function in APPS.items()})
+    for road, pool in POOLS.items()
+)
 
 
 def telling_how_long(start_response: StartResponse) -> StartResponse:
@@ -241,13 +275,12 @@ def telling_how_long(start_response: StartResponse) -> StartResponse:
 
 
 def stats(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    report: dict[str, Any] = {
-        name: dataclasses.asdict(pool.stats()) for name, pool in POOLS.items()
+    report = {
+        "pools": {name: dataclasses.asdict(pool.stats()) for name, pool in POOLS.items()},
+        "multithread": bool(environ["wsgi.multithread"]),
+        "multiprocess": bool(environ["wsgi.multiprocess"]),
+        "pid": os.getpid(),
     }
-    report["multithread"] = bool(environ["wsgi.multithread"])
-    report["multiprocess"] = bool(environ["wsgi.multiprocess"])
-    report["lock"] = threading.Lock.__module__
-    report["pid"] = os.getpid()
     body = json.dumps(report).encode()
     start_response(
         "200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
@@ -259,6 +292,6 @@ def application(environ: Environ, start_response: StartResponse) -> Any:
     _, road, name = environ["PATH_INFO"].split("/")
     if road == "-":
         return stats(environ, start_response)
-    if road in ("narrow", "hurried"):
+    if road not in ("bare", "wrapped"):
         start_response = telling_how_long(start_response)
     return ROADS[road][name](environ, start_response)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import metadata
 
-SLOTS = 8  # of the pool that most tests use
+SLOTS = 8  # of all pools but one
+TIMEOUT = 5.0  # seconds that their waits last
+HURRIED_TIMEOUT = 0.1  # of the one that is there to be exhausted
+HOLD = 0.25  # seconds for which an app that holds its client does so
 THREADS = 16  # of the servers that have threads: more than slots, so that some must wait
 
 
@@ -14,7 +17,7 @@ class Server:
     """One WSGI server in one of its modes."""
 
     name: str
-    #: What it comes from; the first one that is installed. None is needed for the standard library.
+    #: What it comes from, any of them; nothing if it is in the standard library.
     distributions: tuple[str, ...]
     #: How to start it. ``{python}``, ``{scripts}``, ``{port}`` and ``{threads}`` are filled in.
     command: str
@@ -23,7 +26,12 @@ class Server:
     #: What it puts into environ.
     multithread: bool
     multiprocess: bool
-    #: Whether its ``wsgi.file_wrapper`` makes it call sendfile() with the middleware in front.
+    #: Whether its chunks are the app's; if not, their borders depend on how fast it is.
+    keeps_chunks: bool = True
+    #: How many connect at once in the tests: it may have a short queue, and the kernel lets those
+    #: that find no room try again only after seconds.
+    connections: int = 64
+    #: Whether it sends files with sendfile(), and not only what their read() returns.
     sendfile: bool = False
 
     @property
@@ -42,10 +50,8 @@ class Server:
 
 
 def _gunicorn(worker: str, *options: str) -> str:
-    return " ".join(
-        ("{python} -m gunicorn --bind 127.0.0.1:{port} --worker-class", worker, *options)
-        + ("servers.apps:application",)
-    )
+    command = ["{python} -m gunicorn --bind 127.0.0.1:{port} --worker-class", worker]
+    return " ".join([*command, *options, "servers.apps:application"])
 
 
 SERVERS = [
@@ -56,6 +62,7 @@ SERVERS = [
         concurrency="nothing",
         multithread=False,
         multiprocess=False,
+        connections=5,
     ),
     Server(
         "werkzeug",
@@ -94,7 +101,8 @@ SERVERS = [
     Server(
         "waitress",
         ("waitress",),
-        "{python} -m waitress --listen=127.0.0.1:{port} --threads={threads} servers.apps:application",
+        "{python} -m waitress --listen=127.0.0.1:{port} --threads={threads}"
+        " servers.apps:application",
         concurrency="threads",
         multithread=True,
         multiprocess=False,
@@ -102,7 +110,8 @@ SERVERS = [
     Server(
         "cheroot",
         ("cheroot",),
-        "{python} -m cheroot --bind 127.0.0.1:{port} --threads {threads} servers.apps:application",
+        "{python} -m cheroot --bind 127.0.0.1:{port} --threads {threads} --request-queue-size 64"
+        " servers.apps:application",
         concurrency="threads",
         multithread=True,
         multiprocess=False,
@@ -149,6 +158,7 @@ SERVERS = [
         concurrency="loop",
         multithread=False,
         multiprocess=True,
+        sendfile=True,
     ),
     Server(
         "mod_wsgi",
@@ -158,10 +168,20 @@ SERVERS = [
         " --python-path {tests} --application-type module servers.apps",
         concurrency="threads",
         multithread=True,
-        multiprocess=False,
+        multiprocess=True,  # it says so of one process, too, if that is asked for
+        keeps_chunks=False,
     ),
 ]
 
-#: What is not as on the bare server, by server and by app or property, and its effect. The tests
-#: demand exactly these: a difference that has gone must go from here, too.
-DIFFERENCES: dict[str, dict[str, str]] = {server.name: {} for server in SERVERS}
+#: What is not as on the bare server, by server and by app, and its effect. The tests demand
+#: exactly these: a difference that has gone must go from here, too.
+DIFFERENCES: dict[str, dict[str, str]] = {
+    "granian": dict.fromkeys(
+        ["one_item", "two_items", "no_item", "empty_item", "start_response_never_called"],
+        "It joins a list and counts its bytes, but no other sequence: chunked instead.",
+    ),
+    "bjoern": {
+        "file": "It ends a file of unknown length too early if that is bare, and rightly if not.",
+        "sendfile": "Its file wrapper lets nobody know when it is closed: files are read instead.",
+    },
+}

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from . import wire
 from .catalogue import THREADS, Server
@@ -34,9 +35,12 @@ class Running:
     log: Path
     file: Path
 
-    def stats(self, pool: str) -> dict[str, int]:
-        stats: dict[str, int] = wire.get_json(self.port, "/-/stats")[pool]
-        return stats
+    def stats(self, pool: str) -> dict[str, Any]:
+        """The stats of *pool*, from itself."""
+        return self.report()["pools"][pool]  # type: ignore[no-any-return]
+
+    def report(self) -> dict[str, Any]:
+        return wire.get_json(self.port, "/-/stats")  # type: ignore[no-any-return]
 
 
 def free_port() -> int:
@@ -100,17 +104,16 @@ def wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         ended = process.poll() is not None
         if ended or time.monotonic() > deadline:
             problem = "has ended" if ended else "does not answer"
-            raise RuntimeError(f"{process.args} {problem}: {log.read_text(errors='replace')}")
+            raise RuntimeError(f"{process.args!r} {problem}: {log.read_text(errors='replace')}")
         time.sleep(0.02)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
+    """End the server's process group: the server, what it has started, and what traces it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_TIMEOUT)
-    except subprocess.TimeoutExpired:
-        pass
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # whatever is left of its own group
-        process.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

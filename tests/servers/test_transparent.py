@@ -42,7 +42,15 @@ APPS = [
 
 @pytest.mark.parametrize("app", APPS)
 def test_bytes_are_those_of_the_bare_app(server: Running, app: str) -> None:
+    differences = []
     for request in REQUESTS:
         bare = exchange(server.port, f"/bare/{app}", *request)
         wrapped = exchange(server.port, f"/wrapped/{app}", *request)
-        assert wrapped == bare
+        if not server.server.keeps_chunks:
+            bare, wrapped = bare.without_chunks(), wrapped.without_chunks()
+        if wrapped != bare:
+            differences.append((request, bare, wrapped))
+    if app in DIFFERENCES.get(server.server.name, {}):
+        assert differences, "there is no difference any more"
+    else:
+        assert not differences

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 SILENCE = 2.0  # seconds without a byte after which a response counts as hung
+QUIET = 0.5  # the same for a response that does not say where it ends
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,41 @@ class Response:
         return found[1].decode("latin-1") if found else None
 
     @property
+    def is_chunked(self) -> bool:
+        return (self.header("Transfer-Encoding") or "").lower() == "chunked"
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether there is a body, and no telling where it ends."""
+        return (
+            self.status != 204
+            and not self.is_chunked
+            and self.header("Content-Length") is None
+            and (self.header("Connection") or "").lower() == "keep-alive"
+        )
+
+    @property
+    def keeps_open(self) -> bool:
+        """Whether it says that its connection takes another request."""
+        connection = (self.header("Connection") or "").lower()
+        return connection == "keep-alive" or (
+            connection != "close" and self.head.startswith(b"HTTP/1.1")
+        )
+
+    def without_chunks(self) -> Response:
+        return Response(self.head, self.payload, self.ending)
+
+    @property
     def payload(self) -> bytes:
         """The body without the framing of its chunks."""
-        if (self.header("Transfer-Encoding") or "").lower() != "chunked":
+        if not self.is_chunked:
             return self.body
-        chunks, rest = [], self.body
+        chunks: list[bytes] = []
+        rest = self.body
         while True:
             size, _, rest = rest.partition(b"\r\n")
             length = int(size, 16) if size else 0
-            if not length:
+            if not length:  # the last one, or the end of a body that was cut off
                 return b"".join(chunks)
             chunks.append(rest[:length])
             rest = rest[length + 2 :]
@@ -50,11 +77,9 @@ class Response:
 class Connection:
     """A connection to a server on this machine."""
 
-    def __init__(self, port: int, *, receive_buffer: int | None = None) -> None:
+    def __init__(self, port: int, patience: float = SILENCE) -> None:
         self.socket = socket.socket()
-        if receive_buffer is not None:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.socket.settimeout(SILENCE)
+        self.socket.settimeout(patience)
         self.buffer = b""
         try:
             self.socket.connect(("127.0.0.1", port))
@@ -92,12 +117,14 @@ class Connection:
                     return Response(self.take(), b"", "closed")
             head = self.take(self.buffer.index(b"\r\n\r\n") + 4)
             response = Response(head, b"")
-            if response.status in (204, 304):
+            if response.status == 204:
                 return response
-            if (response.header("Transfer-Encoding") or "").lower() == "chunked":
+            if response.is_chunked:
                 while (size := self.chunks()) is None:
                     if not self.receive():
                         return Response(head, self.take(), "closed")
+            elif response.is_endless:
+                return response
             else:
                 size = int(response.header("Content-Length") or sys.maxsize)
                 while len(self.buffer) < size:
@@ -106,7 +133,7 @@ class Connection:
             return Response(head, self.take(size))
         except ConnectionError:
             return Response(head, self.take(), "reset")
-        except TimeoutError:
+        except socket.timeout:
             return Response(head, self.take(), "hung")
 
     def chunks(self) -> int | None:
@@ -131,7 +158,7 @@ class Connection:
             ending = "closed"
         except ConnectionError:
             ending = "reset"
-        except TimeoutError:
+        except socket.timeout:
             ending = "hung"
         head, separator, body = self.take().partition(b"\r\n\r\n")
         return Response(head + separator, body, ending)
@@ -142,9 +169,9 @@ class Connection:
         return taken
 
 
-def get(port: int, path: str, method: str = "GET") -> Response:
+def get(port: int, path: str, method: str = "GET", patience: float = SILENCE) -> Response:
     """One request on a connection of its own."""
-    with Connection(port) as connection:
+    with Connection(port, patience) as connection:
         connection.send(path, method, "1.1", "Connection: close")
         return connection.rest()
 
@@ -157,26 +184,33 @@ def exchange(port: int, path: str, method: str, version: str, *headers: str) -> 
     """One request, and whether the connection then takes another one."""
     with Connection(port) as connection:
         connection.send(path, method, version, *headers)
-        if "Connection: close" in headers:
-            response = connection.rest()
-        else:
-            response = connection.response()
+        close = "Connection: close" in headers
+        response = connection.rest() if close else connection.response()
         body, ending = response.body, response.ending
         if ending == "?":
-            body += connection.take()  # more than there should be
-            ending = next_ending(connection, response)
+            more, ending = following(connection, response)
+            body += more
     return Response(re.sub(rb"(?im)^date:.*\r\n", b"", response.head), body, ending)
 
 
-def next_ending(connection: Connection, response: Response) -> str:
-    """Whether *connection* is still open after *response*."""
+def following(connection: Connection, response: Response) -> tuple[bytes, str]:
+    """What comes on *connection* after the end of *response*, and how it ends."""
     if (response.header("Connection") or "").lower() == "close":
-        return connection.rest().ending  # sending more here may hold the server up
+        rest = connection.rest()  # one more request would hold werkzeug up
+        return rest.head + rest.body, rest.ending
+    if response.is_endless:  # gevent means it; granian closes in the end, whatever it said
+        connection.socket.settimeout(QUIET)
+        rest = connection.rest()
+        connection.socket.settimeout(SILENCE)
+        if rest.ending != "hung":
+            return rest.head + rest.body, rest.ending
+        connection.buffer = rest.head + rest.body
     try:
         connection.send("/-/stats", "GET", "1.1", "Connection: close")
     except ConnectionError:
-        return "closed"
-    following = connection.rest()
-    if following.status == 200:
-        return "open"
-    return "closed" if following.ending == "reset" else following.ending
+        return connection.take(), "closed"
+    rest = connection.rest()
+    more, answer, _ = (rest.head + rest.body).partition(b"HTTP/1.1 200 OK\r\n")
+    if answer:
+        return more, "open"
+    return more, "closed" if rest.ending == "reset" else rest.ending

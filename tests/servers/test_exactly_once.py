@@ -1,0 +1,102 @@
+"""Whatever becomes of a request, its client is back in the pool soon; no connection is lost."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Callable
+
+import pytest
+from harness import Connections, eventually
+
+from .catalogue import SLOTS
+from .launch import Running
+from .wire import Connection, get
+
+pytestmark = pytest.mark.servers
+
+TIMES = 12  # each way: more often than there are slots, and over 200 in all
+
+
+def whole(port: int, app: str, method: str = "GET") -> None:
+    """A request whose response is read to the end."""
+    get(port, f"/wrapped/{app}", method)
+
+
+def reset_in_the_middle(port: int) -> None:
+    """The client goes away while the server is still sending."""
+    connection = Connection(port)
+    connection.send("/wrapped/stream")
+    connection.receive()
+    connection.reset()
+
+
+def reset_at_once(port: int) -> None:
+    """The client goes away before the response has begun, perhaps before the app has."""
+    connection = Connection(port)
+    connection.send("/wrapped/file_with_length")
+    connection.reset()
+
+
+WAYS: dict[str, Callable[[int], None]] = {
+    "a list": lambda port: whole(port, "one_item"),
+    "a tuple": lambda port: whole(port, "one_item_tuple"),
+    "an empty list": lambda port: whole(port, "no_item"),
+    "no content": lambda port: whole(port, "no_content"),
+    "a generator": lambda port: whole(port, "generator"),
+    "a generator that calls start_response": lambda port: whole(port, "lazy_generator"),
+    "write": lambda port: whole(port, "write"),
+    "a file": lambda port: whole(port, "file"),
+    "a file with a length": lambda port: whole(port, "file_with_length"),
+    "a file in memory": lambda port: whole(port, "file_in_memory"),
+    "an error": lambda port: whole(port, "raises"),
+    "an error in the first chunk": lambda port: whole(port, "raises_at_first_chunk"),
+    "an error in a later chunk": lambda port: whole(port, "raises_at_later_chunk"),
+    "an error in close()": lambda port: whole(port, "raises_in_close"),
+    "start_response never called": lambda port: whole(port, "start_response_never_called"),
+    "None": lambda port: whole(port, "none"),
+    "HEAD of a list": lambda port: whole(port, "one_item", "HEAD"),
+    "HEAD of a generator": lambda port: whole(port, "generator", "HEAD"),
+    "HEAD of a file": lambda port: whole(port, "file_with_length", "HEAD"),
+    "a reset in the middle": reset_in_the_middle,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_client_is_back_in_its_pool(server: Running, way: str) -> None:
+    before = server.stats("wrapped")
+    for _ in range(TIMES):
+        WAYS[way](server.port)
+    eventually(lambda: server.stats("wrapped")["in_use"] == 0, f"back after {way}")
+    after = server.stats("wrapped")
+    assert after["reservations"] == before["reservations"] + TIMES
+    assert after["timeouts"] == before["timeouts"]
+    assert after["clients_renewed"] == before["clients_renewed"]
+
+
+def test_client_that_goes_away_at_once_loses_none(server: Running) -> None:
+    for _ in range(TIMES):
+        with contextlib.suppress(ConnectionError):
+            reset_at_once(server.port)
+    eventually(lambda: server.stats("wrapped")["in_use"] == 0)
+
+
+@pytest.mark.parametrize("kind", ["file", "generator"])
+def test_app_has_its_client_until_it_is_closed(
+    server: Running, cache: Connections, kind: str
+) -> None:
+    for number in range(3):
+        get(server.port, f"/wrapped/{kind}_using_its_client_at_close?{kind}{number}")
+        eventually(lambda: cache.mc.get("closed") == f"{kind}{number}")  # noqa: B023
+    eventually(lambda: server.stats("wrapped")["in_use"] == 0)
+
+
+def test_connections_to_memcached_do_not_grow(server: Running, cache: Connections) -> None:
+    for _ in range(11):
+        for way in WAYS:
+            WAYS[way](server.port)
+    eventually(lambda: server.stats("wrapped")["in_use"] == 0)
+    assert server.stats("wrapped")["size"] <= SLOTS
+    eventually(
+        lambda: cache.count() <= sum(pool["size"] for pool in server.report()["pools"].values()),
+        "no more connections than there are clients",
+    )

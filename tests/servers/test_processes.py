@@ -1,0 +1,76 @@
+"""The cache is used before the server forks, and then by all its processes at once."""
+
+from __future__ import annotations
+
+import pytest
+from harness import Connections, in_threads
+
+from .catalogue import SERVERS
+from .conftest import demand
+from .launch import running
+from .wire import get_json
+
+pytestmark = pytest.mark.servers
+
+READS = 12_000
+CLIENTS = 8
+BY_NAME = {server.name: server for server in SERVERS}
+
+GUNICORN = "{python} -m gunicorn --bind 127.0.0.1:{port} --preload --worker-class "
+UWSGI = "{scripts}/uwsgi --http-socket 127.0.0.1:{port} --module servers.preloaded:application"
+UWSGI += " --die-on-term --enable-threads --processes 3 "
+MODULE = " servers.preloaded:application"
+
+#: The server, its command, and whether its parent serves nothing and can go on with its threads.
+PREFORK = {
+    "gunicorn sync": ("gunicorn sync", GUNICORN + "sync --workers 3" + MODULE, True),
+    # Workers come and go all the time: their ends must not end the others' connections.
+    "gunicorn sync, workers end": (
+        "gunicorn sync",
+        GUNICORN + "sync --workers 3 --max-requests 20" + MODULE,
+        True,
+    ),
+    "gunicorn gthread": (
+        "gunicorn gthread",
+        GUNICORN + "gthread --workers 2 --threads 4" + MODULE,
+        True,
+    ),
+    "uWSGI": ("uWSGI", UWSGI + "--master", False),
+    "uWSGI with threads": ("uWSGI", UWSGI + "--master --threads 4", False),
+    # Here the first worker is the process that imported the app and opened the connections.
+    "uWSGI without a master": ("uWSGI", UWSGI, False),
+}
+
+
+@pytest.mark.parametrize("name", PREFORK)
+def test_nobody_reads_what_another_process_asked_for(
+    name: str, cache: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, command, parent_reads = PREFORK[name]
+    demand(BY_NAME[server])
+    if parent_reads:
+        monkeypatch.setenv("TEST_PARENT_READS", "1")
+    with running(BY_NAME[server], cache.address, command=command) as found:
+        before = get_json(found.port, "/-/parent")
+        answers = read_everywhere(found.port)
+        after = get_json(found.port, "/-/parent")
+        assert sum(answer["wrong"] for answer in answers) == 0, found.log.read_text()[-2000:]
+    assert sum(answer["right"] for answer in answers) >= READS
+    assert after["wrong"] == 0
+    workers = {answer["pid"] for answer in answers}
+    assert len(workers) > 1
+    if parent_reads:
+        assert after["right"] > before["right"]
+    assert (after["parent"] in workers) == (name == "uWSGI without a master")
+
+
+def read_everywhere(port: int) -> list[dict[str, int]]:
+    """What many clients at once are told, until there have been enough reads."""
+    answers: list[dict[str, int]] = []
+
+    def ask() -> None:
+        while sum(answer["right"] + answer["wrong"] for answer in answers.copy()) < READS:
+            answers.append(get_json(port, "/-/read"))
+
+    in_threads([ask] * CLIENTS)
+    return answers
