@@ -42,6 +42,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from sys import getrefcount
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from werkzeug.exceptions import ServiceUnavailable
@@ -52,9 +53,6 @@ from .pools import ClientPool
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
-
-
-_new = object.__new__
 
 
 class Reserving(Protocol):
@@ -124,12 +122,12 @@ class MemcachedPoolMiddleware:
         self._on_exhausted = on_exhausted
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        # Without __init__, here and below: it would cost as much as all the rest.
+        # No __init__, here and below: it would cost as much as all the rest.
         if self._is_ours:
-            loan = _new(_Loan)
+            loan = _Loan()
             loan._pool = self._pool
         else:
-            loan = _new(_ForeignLoan)
+            loan = _ForeignLoan()
             loan._reservation = self._pool.reserve()
         loan._environ = environ
         loan._key = key = self._client_key
@@ -137,20 +135,27 @@ class MemcachedPoolMiddleware:
             client = loan.__enter__()
         except (queue.Empty, IndexError):
             return self._on_exhausted(environ, start_response)
+        wrapped: Any
         try:
             environ[key] = client
             environ[self._release_key] = loan
-            response = self._app(environ, start_response)
+            app = self._app  # a local name, or the call would look for a method first
+            response = app(environ, start_response)
             if type(response) is list:
-                wrapped = _new(_ListResponse)
+                wrapped = _ListResponse()
                 wrapped._response = response
+                wrapped._loan = loan
+            elif type(response) is GeneratorType:  # neither a file nor of a length
+                wrapped = _Response()
+                wrapped._response = response
+                wrapped._iterator = None
                 wrapped._loan = loan
             else:
                 wrapped = _closing(response, loan, environ.get("wsgi.file_wrapper"))
         except BaseException:
             loan.release()
             raise
-        return wrapped
+        return wrapped  # type: ignore[no-any-return]
 
 
 class _Loan(Lease):
@@ -221,7 +226,7 @@ def _closing(response: Any, loan: _Loan, file_wrapper: Any) -> Any:
             if hasattr(file, "__dict__"):
                 file.close = _FileClose(file, loan)
                 return response
-    wrapped = _new(_SizedResponse if hasattr(response, "__len__") else _Response)
+    wrapped = _SizedResponse() if hasattr(response, "__len__") else _Response()
     wrapped._response = response
     wrapped._iterator = None
     wrapped._loan = loan

@@ -47,8 +47,6 @@ from .lending import Lease, Lender, ThreadLender, TimedLease
 from .stats import PoolStats
 from .supply import Supply
 
-_new = object.__new__
-
 _Self = TypeVar("_Self", bound="_Pool")
 
 
@@ -67,12 +65,12 @@ class _Pool:
         :raises PoolClosed: likewise, if the pool is closed.
         :raises ValueError: *timeout* is negative; at once.
         """
-        # Without __init__, which costs as much as all the rest of a reservation.
+        # A lease has no __init__: it would cost as much as all the rest of a reservation.
         if block and timeout is None:
-            lease = _new(Lease)
+            lease = Lease()
             lease._pool = self
             return lease
-        timed = _new(TimedLease)
+        timed = TimedLease()
         timed._pool = self
         timed._timeout = _checked_timeout(timeout) if block and timeout is not None else 0
         return timed

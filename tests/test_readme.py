@@ -18,17 +18,25 @@ from mcpool_wsgi import Client
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
+POOL = {"db_client_connection_pool_name": "default"}
+
+
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-def test_python_blocks_run_one_after_the_other(address: str) -> None:
+def test_python_blocks_run_one_after_the_other(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMCACHED_SERVERS", address)
     Client([address]).set("greeting", "hello, reader")
     names: dict[str, Any] = {}
     for block in blocks("python"):
         exec(block.replace("127.0.0.1:11211", address), names)
     assert TestApp(names["app"]).get("/").text in ("hello", "hello, reader")
     assert Client([address]).get("greeting") == "hello"
+    for name in re.findall(r"rate\((\w+)\[", README):
+        assert names["REGISTRY"].get_sample_value(name, POOL) is not None
 
 
 def test_there_are_two_commands_and_the_shell_reads_them() -> None:
@@ -48,7 +56,10 @@ def test_every_public_name_is_in_the_table(name: str) -> None:
 SUITS = {
     "threads": ("threads", "`ClientPool`, a slot per thread"),
     "greenlets": ("greenlets", "`ClientPool`; a wait lets other greenlets go on"),
-    "loop": ("responses only, in one thread", "`ClientPool`; it never waits there: 503 at once"),
+    "loop": (
+        "responses only, in one thread",
+        "`ClientPool`, a slot per connection: a wait is a 503 at once",
+    ),
     "nothing": ("nothing", "`ClientPool`, one slot"),
 }
 
