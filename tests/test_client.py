@@ -408,6 +408,7 @@ def own_server(server_kind: bool | None) -> Iterator[Any]:
         server.process.send_signal(signal.SIGCONT)
 
 
+@pytest.mark.servers
 @pytest.mark.parametrize("command", ["get", "set", "get_multi", "incr", "delete"])
 def test_stopped_memcached_holds_a_command_no_longer_than_the_limit(
     own_server: Any, command: str

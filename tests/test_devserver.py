@@ -24,6 +24,8 @@ from hypothesis import strategies as st
 
 from mcpool_wsgi.devserver import Memcached, memcached
 
+pytestmark = pytest.mark.servers
+
 KEY = b"k" * 250  # the longest that there may be
 LONG = b"k" * 251
 FORMAT = b"CLIENT_ERROR bad command line format\r\n"

@@ -21,10 +21,7 @@ from mcpool_wsgi import Client, ClientPool, ThreadMappedPool, discovery
 from mcpool_wsgi.devserver import memcached
 from mcpool_wsgi.discovery import Configuration, Discovery, read_configuration
 
-pytestmark = pytest.mark.filterwarnings(
-    # What Python 3.12 and later say of the very thing that is tested here.
-    "ignore:.*multi-threaded, use of fork:DeprecationWarning"
-)
+pytestmark = pytest.mark.servers
 
 INTERVAL = 0.01
 BEFORE_A_FORK = 0.5  # an interval long enough for nothing to happen meanwhile

@@ -16,6 +16,8 @@ from webtest import TestApp
 
 from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
 
+pytestmark = pytest.mark.servers
+
 
 def without_memcached() -> dict[str, str]:
     """An environment in which no memcached is installed."""

@@ -19,6 +19,8 @@ from harness import Connections, eventually, in_thread, in_threads
 
 from mcpool_wsgi import Client, ClientPool, ThreadMappedPool, forks
 
+pytestmark = pytest.mark.servers
+
 READS = 10_000
 
 

@@ -120,6 +120,7 @@ def test_streaming_goes_on_without_the_client(
     assert example.pool.stats().in_use == 0
 
 
+@pytest.mark.servers
 def test_example_starts_as_its_docstring_says(name: str, address: str) -> None:
     source = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
     assert f"\n$ python examples/{name}.py\n$ curl " in source
@@ -136,6 +137,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+@pytest.mark.servers
 def test_pserve_runs_pyramid_ini(address: str, tmp_path: Path) -> None:
     for module in ("pyramid", "waitress"):
         pytest.importorskip(module)

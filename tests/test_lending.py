@@ -392,7 +392,7 @@ def test_interrupted_wait_loses_nothing(error: type[BaseException]) -> None:
 @tracing
 @pytest.mark.parametrize("error", [SystemExit, greenlet.GreenletExit])
 def test_interrupted_hand_over_loses_nothing(error: type[BaseException]) -> None:
-    pool = ClientPool(FakeClient(), 1, timeout=0.2)
+    pool = ClientPool(FakeClient(), 1, timeout=0.05)
 
     def hand_over() -> None:
         lease = pool.reserve()

@@ -19,6 +19,8 @@ from harness import DEADLINE, eventually, in_threads
 from mcpool_wsgi import Client, ClientPool, PoolTimeout, ThreadMappedPool
 from mcpool_wsgi.devserver import memcached
 
+pytestmark = pytest.mark.servers
+
 
 class Mortal:
     """A memcached that keeps its address when it is killed and started again."""

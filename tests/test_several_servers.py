@@ -19,6 +19,8 @@ from test_recovery import Mortal
 from mcpool_wsgi import Client, ClientPool, InvalidKey, ThreadMappedPool
 from mcpool_wsgi.client import SEVERAL_SERVERS_BEHAVIORS
 
+pytestmark = pytest.mark.servers
+
 KEYS = [f"key{number}" for number in range(300)]
 QUICK = {"dead_timeout": 2}
 
