@@ -95,8 +95,10 @@ def wait_by_percentile(results: Results) -> Figure:
     axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.8)
     axes.set_xlabel("of all waits are no longer")
     axes.set_title(
-        f"Waiting for a client: {contention.THREADS} threads share {contention.SLOTS}",
+        f"Waiting for a client: {contention.THREADS} threads share {contention.SLOTS} clients",
         loc="left",
     )
-    axes.legend(frameon=False, labelcolor=GREY, loc="lower right")
+    axes.legend(
+        frameon=False, labelcolor=GREY, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3
+    )
     return figure
