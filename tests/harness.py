@@ -107,5 +107,10 @@ def running(script: str, **environ: str) -> Iterator[Running]:
         yield Running(process)
     finally:
         watchdog.cancel()
-        process.kill()
-        process.communicate()
+        process.terminate()  # not killed: it has a memcached to end
+        try:
+            process.communicate(timeout=DEADLINE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise
