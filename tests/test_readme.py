@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paste.deploy import loadfilter
 from servers.catalogue import DIFFERENCES, SERVERS
 from servers.test_processes import PREFORK
 from webtest import TestApp
@@ -77,3 +78,26 @@ def server_table() -> str:
 
 def test_server_table_is_what_the_tests_run() -> None:
     assert server_table() in README
+
+
+def test_ini_block_is_what_pastedeploy_loads(tmp_path: Path) -> None:
+    (block,) = blocks("ini")
+    config = tmp_path / "app.ini"
+    config.write_text(block)
+    wrapped = loadfilter(f"config:{config}", "memcached")(lambda environ, start_response: [])
+    assert isinstance(wrapped, mcpool_wsgi.MemcachedPoolMiddleware)
+
+
+def test_diff_block_imports_what_it_says() -> None:
+    (block,) = blocks("diff")
+    for line in block.splitlines():
+        exec(line[1:], {})
+
+
+def test_console_block_shows_what_the_example_answers(mc: Client) -> None:
+    (block,) = blocks("console")
+    command, answer = block.splitlines()
+    from app import make_app
+
+    path = command.rpartition(":5050")[2]
+    assert TestApp(make_app(mc.addresses)).get(path).text == answer
