@@ -42,7 +42,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from . import forks
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 LONGEST_ANSWER = 1 << 20  # bytes
 _ENDPOINT = re.compile(r"(\[[^\]]+\]|[^:/\[\]]+)(?::([0-9]{1,5}))?")

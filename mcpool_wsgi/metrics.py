@@ -53,10 +53,10 @@ try:
         Metric,
         SummaryMetricFamily,
     )
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "mcpool_wsgi.metrics needs prometheus_client: pip install 'mcpool-wsgi[metrics]'"
-    ) from error
+    ) from _error
 
 if TYPE_CHECKING:
     from .pools import ClientPool, ThreadMappedPool
