@@ -26,8 +26,8 @@ carry everything:
     idle slot past a queue that is not empty.
 4.  *Nothing is lost to an exception*, be it an interrupt between any two
     bytecodes. A slot that no hand holds any more is freed by Python, and its
-    finaliser puts a fresh one in its place: the number of slots is the number
-    of :class:`Slot` objects, always.
+    finaliser puts a fresh one in its place, once nobody has its client either: so
+    there are never more clients than slots, and never fewer slots than at first.
 """
 
 from __future__ import annotations
