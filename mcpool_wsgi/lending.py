@@ -60,9 +60,8 @@ class Slot:
     )
 
     def __init__(self, lender: Lender) -> None:
-        self.process: forks.Process = (
-            forks.current
-        )  # the one that the client's connections belong to
+        # The one that the client's connections belong to.
+        self.process: forks.Process = forks.current
         self.client: Any = None
         self.generation: Generation = NO_GENERATION
         self.reservations: int = 0  # counted by the holder alone, so that no count is lost
