@@ -214,7 +214,7 @@ class Client(_State):
     def _command(self, command: Callable[..., Any], *args: Any) -> Any:
         # The first of args is this client, so that they go on as they came: to put it before them
         # here would copy them twice.
-        if not forks.same_process[0]:
+        if not forks.same_process:
             forks.enter_child()
         if self._process is not forks.current:
             self = self._here()

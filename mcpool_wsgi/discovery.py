@@ -154,7 +154,7 @@ class Discovery:
 
         :raises TypeError: as ``pool.set_servers()``.
         """
-        if not forks.same_process[0]:
+        if not forks.same_process:
             forks.enter_child()
         if self._poll is None:
             try:
@@ -166,7 +166,7 @@ class Discovery:
 
     def stop(self) -> None:
         """Ask no more. At once, but for a question on its way: that is *timeout* seconds."""
-        if not forks.same_process[0]:
+        if not forks.same_process:
             forks.enter_child()
         poll, self._poll = self._poll, None
         _started.discard(self)

@@ -15,7 +15,7 @@ random number generators use to notice a fork.
 
 .. code-block:: python
 
-    if not same_process[0]:
+    if not same_process:
         enter_child()
     if thing.process is not forks.current:
         ...  # made by another process: hands off
@@ -38,32 +38,42 @@ logger: logging.Logger = logging.getLogger(__name__)
 MADV_WIPEONFORK = 18  # <linux/mman.h>; the mmap module does not name it
 
 
-class _Marker(Protocol):
-    def __getitem__(self, index: int, /) -> int: ...
+class Mark(Protocol):
+    """True in the process that set its ``value``, and false in a child until that does, too."""
 
-    def __setitem__(self, index: int, value: int, /) -> None: ...
-
-
-class _PidMarker:
-    """The same promise as the wiped page, where the kernel has none."""
-
-    def __init__(self) -> None:
-        self._pids: dict[int, int] = {}
-
-    def __getitem__(self, index: int, /) -> int:
-        return self._pids.get(index) == os.getpid()
-
-    def __setitem__(self, index: int, value: int, /) -> None:
-        self._pids[index] = os.getpid()
+    value: bool
 
 
-def _marker() -> _Marker:
+class PidMark:
+    """A mark where the kernel wipes no pages."""
+
+    _pid: int | None = None
+
+    def __bool__(self) -> bool:
+        return self._pid == os.getpid()
+
+    @property
+    def value(self) -> bool:
+        return bool(self)
+
+    @value.setter
+    def value(self, value: bool) -> None:
+        self._pid = os.getpid() if value else None
+
+
+def make_mark() -> Mark:
+    """A mark that this process has set."""
+    mark: Mark
     try:
         page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         page.madvise(MADV_WIPEONFORK)
     except (AttributeError, OSError, ValueError):
-        return _PidMarker()
-    return page
+        mark = PidMark()
+    else:
+        # No way to look at a byte of memory is faster than the truth of a ctypes object.
+        mark = ctypes.c_bool.from_buffer(page)
+    mark.value = True
+    return mark
 
 
 class Process:
@@ -72,13 +82,12 @@ class Process:
     __slots__ = ()
 
 
-#: ``same_process[0]`` is true until this turns out to be a child of the process
-#: that last called :func:`enter_child`. ``[1]`` says the same of :data:`current` alone.
-same_process: _Marker = _marker()
-same_process[0] = same_process[1] = 1
-
 #: The running process.
 current: Process = Process()
+#: True until this turns out to be a child of the process that :data:`current` stands for.
+_is_current: Mark = make_mark()
+#: True until this turns out to be a child in which :func:`enter_child` has not come to its end.
+same_process: Mark = make_mark()
 
 
 class Inheritor(Protocol):
@@ -103,20 +112,20 @@ def enter_child() -> None:
     """Take note that this is another process than before."""
     global current
     current = Process()
-    same_process[1] = 1
+    _is_current.value = True
     for reference in _inheritors.copy():
         inheritor = reference()
         if inheritor is not None:
             inheritor._start_afresh()
     # Last, so that no thread sees the mark before the pools are this process's own. Two threads
     # that come here together give each pool two fresh states; the one that loses goes unused.
-    same_process[0] = 1
+    same_process.value = True
     logger.info("process %d is a fork: its pools start without connections", os.getpid())
 
 
 def from_elsewhere(process: Process) -> bool:
     """Whether what was made under *process* belongs to another process than this one."""
-    if not same_process[1]:
+    if not _is_current:
         enter_child()
     return process is not current
 

@@ -64,7 +64,9 @@ class Slot:
         self.process: forks.Process = forks.current
         self.client: Any = None
         self.generation: Generation = NO_GENERATION
-        self.reservations: int = 0  # counted by the holder alone, so that no count is lost
+        # Counted by the holder alone, so that none is lost; a float, because adding to one is
+        # faster than to an int.
+        self.reservations: float = 0.0
         self._ended = lender.supply.ended
         self._lender = lender.reference
 
@@ -281,14 +283,14 @@ class Lease:
     Giving back works once, from any thread; more often does no harm.
     """
 
-    __slots__ = ("__weakref__", "_lender", "_pool", "_slot")
+    __slots__ = ("_lender", "_pool", "_slot")
 
     _pool: Pool
     _lender: Lender
     _slot: Slot
 
     def __enter__(self) -> Any:
-        if not same_process[0]:
+        if not same_process:
             forks.enter_child()
         self._lender = lender = self._pool._lender
         try:
@@ -305,7 +307,7 @@ class Lease:
         except BaseException:
             self.__exit__()
             raise
-        slot.reservations += 1
+        slot.reservations += 1.0
         return slot.client
 
     def __exit__(

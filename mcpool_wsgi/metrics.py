@@ -86,7 +86,7 @@ class PoolCollector:
         return _metrics({})
 
     def collect(self) -> Iterable[Metric]:
-        if not forks.same_process[0]:  # the parent's figures are not this process's
+        if not forks.same_process:  # the parent's figures are not this process's
             forks.enter_child()
         return _metrics({name: pool.stats() for name, pool in self._pools.items()})
 

@@ -39,7 +39,7 @@ from __future__ import annotations
 import queue
 import threading
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
 from sys import getrefcount
 from types import GeneratorType
@@ -145,10 +145,9 @@ class MemcachedPoolMiddleware:
                 wrapped = _ListResponse()
                 wrapped._response = response
                 wrapped._loan = loan
-            elif type(response) is GeneratorType:  # neither a file nor of a length
-                wrapped = _Response()
+            elif type(response) is GeneratorType:
+                wrapped = _GeneratorResponse()
                 wrapped._response = response
-                wrapped._iterator = None
                 wrapped._loan = loan
             else:
                 wrapped = _closing(response, loan, environ.get("wsgi.file_wrapper"))
@@ -173,7 +172,10 @@ class _Loan(Lease):
     def release(self) -> None:
         environ = self._environ
         if environ is not None:
-            environ.pop(self._key, None)
+            try:  # noqa: SIM105  every request comes here
+                del environ[self._key]
+            except KeyError:
+                pass
             self.__exit__()
             self._environ = None  # last, so that a finaliser does what an interrupt left undone
 
@@ -253,6 +255,32 @@ class _ListResponse:
     def __del__(self) -> None:
         if self._loan._environ is not None:
             self._loan.release()
+
+
+class _GeneratorResponse:
+    """A generator is its own iterator, and takes to be closed twice."""
+
+    __slots__ = ("_loan", "_response")
+
+    _loan: _Loan
+    _response: Generator[bytes, None, None]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._response
+
+    def close(self) -> None:
+        try:
+            self._response.close()
+        finally:
+            self._loan.release()
+
+    def __del__(self) -> None:
+        if self._loan._environ is None:
+            return
+        if getrefcount(self._response) > 2:
+            self._loan.unlink()
+        else:
+            self.close()
 
 
 class _Response:

@@ -75,8 +75,8 @@ class Supply:
         self.generation: Generation = Generation(master, "")
         self.closed: bool = False
         self.slots: set[weakref.ref[Slot]] = set()
-        self.ended: deque[int] = deque()  # the reservations of slots that are no more
-        self._reservations = 0  # of those that have been added up
+        self.ended: deque[float] = deque()  # the reservations of slots that are no more
+        self._reservations = 0.0  # of those that have been added up
         # For what happens seldom. Reentrant, for signal handlers that use the pool.
         self._lock = threading.RLock()
         self._failures = 0
@@ -151,8 +151,10 @@ class Supply:
             slots = [reference() for reference in self.slots.copy()]
             self._add_up()
             return {
-                "reservations": self._reservations
-                + sum(slot.reservations for slot in slots if slot is not None),
+                "reservations": int(
+                    self._reservations
+                    + sum(slot.reservations for slot in slots if slot is not None)
+                ),
                 "waits": self._waits,
                 "seconds_waited": self._seconds_waited,
                 "longest_wait": self._longest_wait,

@@ -402,12 +402,11 @@ def test_hundred_forks_leak_no_descriptor(address: str, connections: Connections
 
 
 def test_pid_stands_in_where_no_page_is_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
-    marker = forks._PidMarker()
-    assert not marker[0]
-    marker[0] = 1
-    assert marker[0]
-    assert not marker[1]
+    mark = forks.PidMark()
+    assert not mark
+    mark.value = True
+    assert mark
     monkeypatch.setattr(os, "getpid", lambda: -1)
-    assert not marker[0]
+    assert not mark
     monkeypatch.setattr(forks, "MADV_WIPEONFORK", 12345)
-    assert isinstance(forks._marker(), forks._PidMarker)
+    assert isinstance(forks.make_mark(), forks.PidMark)
