@@ -50,7 +50,7 @@ from pathlib import Path
 
 from .devprotocol import MEBIBYTE, Cache, Session
 
-START_TIMEOUT = STOP_TIMEOUT = 10.0
+START_TIMEOUT = 10.0
 
 
 async def serve(cache: Cache, host: str, port: int, unix_socket: str | None) -> None:
@@ -160,7 +160,8 @@ def memcached(
                 time.sleep(0.01)
             yield Memcached(*found, kind, process)
         finally:
-            stop(process)
+            process.kill()  # memcached takes a second to end by itself, and has nothing to save
+            process.wait()
             if unix_socket is not None:
                 with contextlib.suppress(FileNotFoundError):  # a killed server leaves it behind
                     os.unlink(unix_socket)
@@ -178,16 +179,6 @@ def find(listening: Path, host: str, unix_socket: str | None) -> tuple[str, str]
     except (OSError, ValueError, IndexError):
         return None
     return unix_socket or f"{host}:{port}", version
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_TIMEOUT)
-    finally:  # even when the wait is interrupted
-        process.kill()
-        process.wait()
 
 
 if __name__ == "__main__":

@@ -90,12 +90,20 @@ class Scheduler:
         self.taken: list[tuple[int, int]] = []  # what was chosen, of how many
 
     def run(self, works: list[Callable[[], None]]) -> None:
-        participants = [greenlet.greenlet(work) for work in works]
+        participants = {greenlet.greenlet(work): work for work in works}
         current = None
         Scheduler.running = self
         try:
             while any(not one.dead for one in participants):
-                able = [one for one in participants if not one.dead and self._able(one)]
+                able = []
+                idle: list[object] = []
+                for one, work in participants.items():
+                    # Those that have yet to begin the same work are alike: one stands for all.
+                    if one.dead or not self._able(one) or (not one and work in idle):
+                        continue
+                    if not one:
+                        idle.append(work)
+                    able.append(one)
                 assert able, "everybody waits, and nobody for anybody"
                 if current in able:
                     able.remove(current)
