@@ -19,7 +19,7 @@ from cachelib import MemcachedCache
 from measure import Figures, Track, interleaved, timer
 
 from mcpool_wsgi import Client, ClientPool
-from mcpool_wsgi.client import DEFAULT_BEHAVIORS
+from mcpool_wsgi.behaviors import DEFAULT_BEHAVIORS
 from mcpool_wsgi.devserver import memcached
 
 PLAIN = "pylibmc.Client"

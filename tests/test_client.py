@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcpool_wsgi import Client, ClientPool, InvalidKey
-from mcpool_wsgi.client import DEFAULT_BEHAVIORS
+from mcpool_wsgi.behaviors import DEFAULT_BEHAVIORS
 from mcpool_wsgi.devserver import memcached
 
 #: Every operation that takes a key, with the rest of its arguments.

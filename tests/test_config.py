@@ -14,7 +14,7 @@ from paste.deploy import loadapp, loadfilter
 from webtest import TestApp
 
 from mcpool_wsgi import Client, MemcachedPoolMiddleware
-from mcpool_wsgi.client import DEFAULT_BEHAVIORS
+from mcpool_wsgi.behaviors import DEFAULT_BEHAVIORS
 from mcpool_wsgi.config import (
     SERVICES,
     client_from_environ,
@@ -101,7 +101,7 @@ def introduces_itself_with(client: Client, username: str, password: str) -> bool
             client.with_servers([f"127.0.0.1:{server.server_address[1]}"]).get("key")
         thread.join(10)
         assert server.heard == [ASKS_FOR_SASL]  # type: ignore[attr-defined]
-    return (client._options.username, client._options.password) == (username, password)
+    return client._credentials == (username, password)
 
 
 @pytest.mark.parametrize("service", SERVICES)

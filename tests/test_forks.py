@@ -180,6 +180,17 @@ def test_client_itself_is_carried_over_a_fork(fork: Any, mc: Client) -> None:
     assert mc.get("key") == "value"
 
 
+def test_behaviors_set_in_a_child_are_those_of_its_clones(mc: Client) -> None:
+    mc.get("connect")
+
+    def work() -> None:
+        mc.set_behaviors({"retry_timeout": 7})
+        for client in (mc, mc.clone()):
+            assert client.behaviors["retry_timeout"] == client.renewal_interval == 7
+
+    succeeds(in_child(work))
+
+
 def leave_normally() -> None:
     sys.exit()
 

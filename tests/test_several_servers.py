@@ -17,7 +17,7 @@ from harness import eventually, in_threads
 from test_recovery import Mortal
 
 from mcpool_wsgi import Client, ClientPool, InvalidKey, ThreadMappedPool
-from mcpool_wsgi.client import SEVERAL_SERVERS_BEHAVIORS
+from mcpool_wsgi.behaviors import SEVERAL_SERVERS_BEHAVIORS
 
 pytestmark = pytest.mark.servers
 
@@ -221,7 +221,7 @@ def test_set_servers_moves_to_other_servers(nodes: list[Mortal]) -> None:
                 mc.set("where", "second")
         with pool.reserve() as mc, pool.reserve() as other:
             assert mc.get("where") == other.get("where") == "second"
-            assert mc._options.fail_soft
+            assert mc._fail_soft
         assert pool.stats().clients_renewed.keys() == {"servers"}
         Client([nodes[1].address]).flush_all()
 
