@@ -283,16 +283,16 @@ class Lease:
     Giving back works once, from any thread; more often does no harm.
     """
 
-    __slots__ = ("_lender", "_pool", "_slot")
+    __slots__ = ("_lender", "_slot", "pool")
 
-    _pool: Pool
+    pool: Pool
     _lender: Lender
     _slot: Slot
 
     def __enter__(self) -> Any:
         if not same_process:
             forks.enter_child()
-        self._lender = lender = self._pool._lender
+        self._lender = lender = self.pool._lender
         try:
             slot = None
             if not lender.waiters:
@@ -332,15 +332,15 @@ class Lease:
 
     def _wait_limit(self) -> float:
         """Seconds to wait for a slot."""
-        return self._pool.timeout
+        return self.pool.timeout
 
 
 class TimedLease(Lease):
     """A lease whose wait has a limit of its own."""
 
-    __slots__ = ("_timeout",)
+    __slots__ = ("timeout",)
 
-    _timeout: float
+    timeout: float
 
     def _wait_limit(self) -> float:
-        return self._timeout
+        return self.timeout

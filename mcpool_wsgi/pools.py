@@ -68,11 +68,11 @@ class _Pool:
         # A lease has no __init__: it would cost as much as all the rest of a reservation.
         if block and timeout is None:
             lease = Lease()
-            lease._pool = self
+            lease.pool = self
             return lease
         timed = TimedLease()
-        timed._pool = self
-        timed._timeout = _checked_timeout(timeout) if block and timeout is not None else 0
+        timed.pool = self
+        timed.timeout = _checked_timeout(timeout) if block and timeout is not None else 0
         return timed
 
     def relinquish(self) -> Any:

@@ -47,8 +47,9 @@ def _stepped(name: str) -> Callable[..., Any]:
     return method
 
 
-for _name in ("__len__", "append", "appendleft", "pop", "popleft", "remove"):
-    setattr(Stepped, _name, _stepped(_name))
+for _name in ("__bool__", "__len__", "append", "appendleft", "pop", "popleft", "remove"):
+    if hasattr(deque, _name):  # from Python 3.11 on it has no __bool__
+        setattr(Stepped, _name, _stepped(_name))
 
 
 class SteppedWaiter(lending.Waiter):
@@ -207,7 +208,7 @@ def test_every_order_with_a_wait_that_may_time_out(
         holders.all_is_back(1)
         outcomes.add(holders.timeouts)
 
-    assert explore(scenario, 3) > 500
+    assert explore(scenario, 3) > 100
     assert outcomes == {0, 1}
 
 
@@ -234,7 +235,7 @@ def test_every_order_serves_waiters_as_they_came(
         scheduler.run([use] * 3)
         assert served == queued
 
-    assert explore(scenario, 3) > 500
+    assert explore(scenario, 3) > 100
 
 
 def test_every_order_of_closing(stepped: Callable[[int], ClientPool]) -> None:
@@ -252,7 +253,7 @@ def test_every_order_of_closing(stepped: Callable[[int], ClientPool]) -> None:
         stats = holders.pool.stats()
         assert (stats.size, stats.in_use, stats.waiting) == (0, 0, 0)
 
-    assert explore(scenario, 3) > 500
+    assert explore(scenario, 3) > 100
 
 
 def test_every_order_of_ending_one_lease_twice(stepped: Callable[[int], ClientPool]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import queue
+import threading
 import wsgiref.validate
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any, Callable
 
 import pylibmc
 import pytest
-from harness import in_thread, in_threads
+from harness import DEADLINE, in_thread, in_threads
 from webtest import TestApp
 from webtest.lint import middleware as lint
 
@@ -291,6 +292,29 @@ def test_nobody_else_gets_the_client_while_a_dropped_response_is_iterated(mc: Cl
     assert mc.get("end")
     with pool.reserve() as client:
         assert client.set("works", 1)
+
+
+def test_nobody_else_gets_the_client_of_a_generator_that_runs(mc: Client) -> None:
+    """A server that closes from another thread in the middle of a chunk gets Python's error."""
+    pool = ClientPool(mc, 1)
+    running, done = threading.Event(), threading.Event()
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        running.set()
+        done.wait(DEADLINE)
+        yield b"chunk"
+
+    response = request(MemcachedPoolMiddleware(app, pool))
+    server = threading.Thread(target=lambda: next(iter(response)))
+    server.start()
+    assert running.wait(DEADLINE)
+    with pytest.raises(ValueError, match="already executing"):
+        response.close()
+    assert pool.stats().in_use == 1
+    done.set()
+    server.join(DEADLINE)
+    response.close()
+    assert pool.stats().in_use == 0
 
 
 def test_response_of_none_is_left_to_the_server(pool: ClientPool) -> None:

@@ -1,0 +1,169 @@
+"""
+Response
+========
+
+What the middleware returns to the server in the place of the app's response:
+closing it closes that, and then hands the client back. A server that drops it
+without closing it has closed it, too, by its finaliser.
+
+It is no iterator of its own: servers get the app's, so that a chunk costs no more
+than without the middleware. And it has a length where the app's has one, because
+servers make a ``Content-Length`` of that.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from sys import getrefcount
+from types import GeneratorType
+from typing import Any
+
+from .loan import Loan
+
+
+class ListResponse:
+    """A list has no code that could use the client, and nothing to close."""
+
+    __slots__ = ("loan", "response")
+
+    loan: Loan
+    response: list[bytes]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.response)
+
+    def __len__(self) -> int:
+        return len(self.response)
+
+    def close(self) -> None:
+        self.loan.release()
+
+    def __del__(self) -> None:
+        if self.loan.environ is not None:
+            self.loan.release()
+
+
+class GeneratorResponse:
+    """A generator is its own iterator, and takes to be closed twice."""
+
+    __slots__ = ("loan", "response")
+
+    loan: Loan
+    response: GeneratorType[bytes, None, None]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self.response
+
+    def close(self) -> None:
+        try:
+            self.response.close()
+        except BaseException:
+            if not self.response.gi_running:  # or it runs in another thread, with the client
+                self.loan.release()
+            raise
+        self.loan.release()
+
+    def __del__(self) -> None:
+        if self.loan.environ is None:
+            return
+        # More references than this one and getrefcount's own: somebody still iterates.
+        if getrefcount(self.response) > 2:
+            self.loan.unlink()
+        else:
+            self.close()
+
+
+class Response:
+    """The app's response; closing it hands the client back."""
+
+    __slots__ = ("_iterator", "loan", "response")
+
+    loan: Loan
+    response: Any
+    _iterator: Iterator[bytes]
+
+    def __iter__(self) -> Iterator[bytes]:
+        # The app's own iterator, so that a chunk costs no more than without the middleware.
+        iterator: Iterator[bytes] = iter(self.response)
+        self._iterator = iterator
+        return iterator
+
+    def close(self) -> None:
+        response, self.response = self.response, ()  # so that it is closed once
+        try:
+            close = getattr(response, "close", None)
+            if close is not None:
+                close()
+        finally:
+            self.loan.release()
+
+    def __del__(self) -> None:
+        if self.loan.environ is None:
+            return
+        mine = 2 + (getattr(self, "_iterator", None) is self.response)
+        if hasattr(self, "_iterator") and getrefcount(self._iterator) > mine:
+            self.loan.unlink()
+        else:
+            self.close()
+
+
+class SizedResponse(Response):
+    """Servers make a Content-Length of the number of chunks, if there is one."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return len(self.response)
+
+
+class _FileClose:
+    """In the place of a file's close(), once: puts that back, calls it, and ends the loan."""
+
+    __slots__ = ("_file", "_own", "loan")
+
+    def __init__(self, file: Any, loan: Loan) -> None:
+        self._file = weakref.ref(file)  # it holds this
+        self._own = vars(file).get("close")
+        self.loan = loan
+
+    def __call__(self) -> None:
+        file = self._file()
+        try:
+            if file is not None and vars(file).get("close") is self:
+                if self._own is None:
+                    del file.close
+                else:
+                    file.close = self._own
+                close = getattr(file, "close", None)
+                if close is not None:
+                    close()
+        finally:
+            self.loan.release()
+
+    def __del__(self) -> None:
+        if self.loan.environ is not None:
+            self.loan.release()
+
+
+def closing(response: Any, loan: Loan, file_wrapper: Any) -> Any:
+    """*response*, such that its close() ends the *loan*."""
+    if response is None:  # not WSGI, but for the server to say
+        loan.release()
+        return response
+    if isinstance(file_wrapper, type):
+        is_file = isinstance(response, file_wrapper)
+    else:  # uWSGI's is a function that returns the file itself
+        is_file = file_wrapper is not None and hasattr(response, "read")
+    if is_file:
+        # Servers know it when they see it, and send the file without reading it. What mod_wsgi
+        # has is of a C type, whose instances take no close of ours, but it closes its filelike.
+        files: list[Any] = [response, getattr(response, "filelike", None)]
+        for file in files:
+            if hasattr(file, "__dict__"):
+                file.close = _FileClose(file, loan)
+                return response
+    wrapped = SizedResponse() if hasattr(response, "__len__") else Response()
+    wrapped.response = response
+    wrapped.loan = loan
+    return wrapped
