@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Callable
 from werkzeug.serving import make_server
 
 from mcpool_wsgi.devserver import memcached
+from mcpool_wsgi.options import server_list
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 @contextmanager
 def memcached_servers() -> Iterator[list[str]]:
     """Those that ``MEMCACHED_SERVERS`` names, or one that runs as long as the block."""
-    servers = re.split(r"[\s,;]+", os.environ.get("MEMCACHED_SERVERS", "").strip())
-    if servers != [""]:
+    given = os.environ.get("MEMCACHED_SERVERS")
+    if given:
+        try:
+            servers = server_list(given)
+        except ValueError as error:
+            sys.exit(f"MEMCACHED_SERVERS is {given!r} and should be {error}")
         print(f"Using the memcached of MEMCACHED_SERVERS: {', '.join(servers)}", flush=True)
         yield servers
         return

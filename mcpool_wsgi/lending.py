@@ -4,7 +4,7 @@ Lending
 
 Who has which client, and how it gets from one hand to the next.
 
-A pool has *slots*; a slot has at most one client. A :class:`Lease` is one
+A pool has *slots*; a slot has at most one client. A :class:`~mcpool_wsgi.leases.Lease` is one
 reservation: it takes a slot from its :class:`Lender` and gives it back. Whoever
 finds no idle slot queues as a :class:`Waiter` and is handed the next one.
 
@@ -37,57 +37,11 @@ import threading
 import weakref
 from collections import deque
 from time import monotonic
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
-from . import forks
 from .errors import PoolClosed, PoolTimeout
-from .forks import same_process
-from .supply import NO_GENERATION, Generation, Supply
-
-
-class Slot:
-    """Room for one client, and the client once somebody needed it."""
-
-    __slots__ = (
-        "__weakref__",
-        "_ended",
-        "_lender",
-        "client",
-        "generation",
-        "process",
-        "reservations",
-    )
-
-    def __init__(self, lender: Lender) -> None:
-        # The one that the client's connections belong to.
-        self.process: forks.Process = forks.current
-        self.client: Any = None
-        self.generation: Generation = NO_GENERATION
-        # Counted by the holder alone, so that none is lost; a float, because adding to one is
-        # faster than to an int.
-        self.reservations: float = 0.0
-        self._ended = lender.supply.ended
-        self._lender = lender.reference
-
-    def __del__(self) -> None:
-        """Here ends what no hand holds: an interrupt came between, or a lease was dropped."""
-        try:
-            reference = self._lender
-        except AttributeError:  # interrupted in the making
-            return
-        if not forks.from_elsewhere(self.process):
-            self._ended.append(self.reservations)
-            lender = reference()
-            if lender is not None:
-                lender.replace(self)
-        elif self.client is not None:
-            forks.keep_for_ever(self.client)
-
-    def give_up_client(self) -> Any:
-        client, self.client = self.client, None
-        self.generation = NO_GENERATION
-        return client
+from .slots import Slot
+from .supply import Supply
 
 
 class Waiter:
@@ -121,8 +75,7 @@ class Lender:
         self.supply: Supply = supply
         self.idle: deque[Slot] = deque()
         self.waiters: deque[Waiter] = deque()
-        # What slots know it by, weak, so that a pool that nobody uses any more is freed at once.
-        self.reference: weakref.ref[Lender] = weakref.ref(self)
+        self._reference = weakref.ref(self)
         self._strays: set[weakref.ref[Any]] = set()
 
     def add_slots(self, number: int) -> None:
@@ -131,8 +84,11 @@ class Lender:
             self._add_slot()
 
     def _add_slot(self) -> None:
-        self.idle.appendleft(self.supply.enter(Slot(self)))
+        self.idle.appendleft(self._new_slot())
         self.match()
+
+    def _new_slot(self) -> Slot:
+        return self.supply.enter(Slot(self._reference, self.supply.ended))
 
     def match(self) -> None:
         """Hand idle slots to waiters, the oldest first."""
@@ -262,85 +218,7 @@ class ThreadLender(Lender):
     def obtain(self, timeout: float) -> Slot:
         if self.supply.closed:
             raise PoolClosed("the pool is closed")
-        return self.supply.enter(Slot(self))
+        return self._new_slot()
 
     def replace(self, slot: Slot) -> None:
         pass
-
-
-class Pool(Protocol):
-    """What a lease needs of a pool."""
-
-    timeout: float
-
-    @property
-    def _lender(self) -> Lender: ...
-
-
-class Lease:
-    """One reservation: ``with`` takes a slot at its beginning and gives it back at its end.
-
-    Giving back works once, from any thread; more often does no harm.
-    """
-
-    __slots__ = ("_lender", "_slot", "pool")
-
-    pool: Pool
-    _lender: Lender
-    _slot: Slot
-
-    def __enter__(self) -> Any:
-        if not same_process:
-            forks.enter_child()
-        self._lender = lender = self.pool._lender
-        try:
-            slot = None
-            if not lender.waiters:
-                try:  # noqa: SIM105  every request comes here
-                    slot = self._slot = lender.idle.pop()
-                except IndexError:
-                    pass
-            if slot is None:
-                slot = self._slot = lender.obtain(self._wait_limit())
-            if not slot.generation.current:
-                lender.supply.fill(slot)
-        except BaseException:
-            self.__exit__()
-            raise
-        slot.reservations += 1.0
-        return slot.client
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
-        try:
-            slot = self._slot
-            del self._slot  # succeeds once
-        except AttributeError:
-            return
-        lender = self._lender
-        try:
-            lender.idle.append(slot)
-            if lender.waiters:
-                lender.match()
-        except BaseException:
-            lender.match()  # whatever came between: nobody waits while a slot is idle
-            raise
-
-    def _wait_limit(self) -> float:
-        """Seconds to wait for a slot."""
-        return self.pool.timeout
-
-
-class TimedLease(Lease):
-    """A lease whose wait has a limit of its own."""
-
-    __slots__ = ("timeout",)
-
-    timeout: float
-
-    def _wait_limit(self) -> float:
-        return self.timeout

@@ -2,7 +2,7 @@
 Loan
 ====
 
-The client of one request: a :class:`~mcpool_wsgi.lending.Lease` that knows the
+The client of one request: a :class:`~mcpool_wsgi.leases.Lease` that knows the
 environ that the client is in, and takes it out there when it ends.
 """
 
@@ -12,7 +12,7 @@ import threading
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from .lending import Lease
+from .leases import Lease
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment

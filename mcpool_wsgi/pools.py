@@ -43,7 +43,8 @@ from typing import Any, TypeVar
 
 from . import forks
 from .client import Client
-from .lending import Lease, Lender, ThreadLender, TimedLease
+from .leases import Lease, TimedLease
+from .lending import Lender, ThreadLender
 from .stats import PoolStats
 from .supply import Supply
 

@@ -21,36 +21,13 @@ import threading
 import weakref
 from collections import Counter, deque
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import forks
 from .client import Client
-
-if TYPE_CHECKING:
-    from .lending import Slot
+from .slots import Generation, Slot
 
 logger: logging.Logger = logging.getLogger(__name__)
-
-
-class Generation:
-    """The clients made from one master since one moment."""
-
-    __slots__ = ("born", "current", "master", "reason", "renewal_interval")
-
-    def __init__(self, master: Any, reason: str) -> None:
-        self.master: Any = master
-        self.reason: str = reason  # for which it replaced the one before
-        self.born: float = monotonic()
-        self.current: bool = True
-        # Seconds that pass before clients are renewed after a failure.
-        self.renewal_interval: float = (
-            master.renewal_interval if isinstance(master, Client) else 0.0
-        )
-
-
-#: That of a slot without a client.
-NO_GENERATION: Generation = Generation(None, "")
-NO_GENERATION.current = False
 
 
 class Spell:

@@ -20,7 +20,8 @@ import greenlet
 import pytest
 from harness import eventually, in_threads
 
-from mcpool_wsgi import ClientPool, PoolClosed, PoolTimeout, ThreadMappedPool, lending
+from mcpool_wsgi import ClientPool, PoolClosed, PoolTimeout, ThreadMappedPool, leases, lending
+from mcpool_wsgi.slots import Slot
 
 
 class FakeClient:
@@ -59,7 +60,7 @@ class SteppedWaiter(lending.Waiter):
         self._slot = None
         self.handed = False
 
-    def hand_over(self, slot: lending.Slot | None) -> None:
+    def hand_over(self, slot: Slot | None) -> None:
         self._slot = slot
         step()
         self.handed = True
@@ -272,7 +273,7 @@ def test_the_explorer_finds_a_lost_wakeup(
 ) -> None:
     """A test must be able to fail: here the giver looks for waiters before it gives back."""
 
-    def give_back_too_late(self: lending.Lease, *exc: object) -> None:
+    def give_back_too_late(self: leases.Lease, *exc: object) -> None:
         slot = self._slot
         del self._slot
         waited_for = bool(self._lender.waiters)
@@ -280,7 +281,7 @@ def test_the_explorer_finds_a_lost_wakeup(
         if waited_for:
             self._lender.match()
 
-    monkeypatch.setattr(lending.Lease, "__exit__", give_back_too_late)
+    monkeypatch.setattr(leases.Lease, "__exit__", give_back_too_late)
 
     def scenario(scheduler: Scheduler) -> None:
         holders = Holders(stepped(1))
