@@ -2,8 +2,7 @@
 Development server: the protocol
 ================================
 
-What :mod:`mcpool_wsgi.devserver` understands: memcached's classic text protocol,
-and the items that it is about.
+What :mod:`mcpool_wsgi.devserver` understands: memcached's classic text protocol.
 """
 
 from __future__ import annotations
@@ -15,21 +14,19 @@ import os
 import re
 import sys
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable
 from typing import Callable, NamedTuple
+
+from .devcache import Cache, item_size
 
 VERSION = "1.6.18-devserver"  # begins with a number, as client libraries expect
 MEBIBYTE = 1024 * 1024
 ITEM_SIZE_MAX = MEBIBYTE
-ITEM_OVERHEAD = 57  # what memcached adds to key and data block when it measures an item
 KEY_MAX_LENGTH = 250
 LINE_MAX_LENGTH = 2048  # of a request line whose end has not arrived ...
 GET_MAX_LENGTH = 16 * MEBIBYTE  # ... unless it asks for many keys
 RELATIVE_MAX = 60 * 60 * 24 * 30  # a longer exptime is a point in time
 CHUNK = 65536
-COUNTED: tuple[str, ...] = ("cmd_get", "cmd_set", "get_hits", "get_misses")
-COUNTED += ("total_connections", "total_items", "evictions")
 BINARY_MAGIC = b"\x80"
 BAD_FORMAT = b"CLIENT_ERROR bad command line format"
 NUMBER = re.compile(rb"[\t-\r ]*([+-]?[0-9]{1,40})(?:[\t-\r \0]|\Z)")  # as strtoull reads it
@@ -66,70 +63,6 @@ def moment(exptime: int) -> float:
     if exptime == 0:
         return math.inf
     return exptime + time.time() if 0 < exptime <= RELATIVE_MAX else exptime
-
-
-def item_size(key: bytes, flags: int, length: int) -> int:
-    return ITEM_OVERHEAD + len(key) + (4 if flags else 0) + length + len(b"\r\n")
-
-
-class Item(NamedTuple):
-    flags: int
-    expires: float
-    data: bytes
-    cas_unique: int
-
-
-class Cache:
-    """The items, least recently used first.
-
-    :param limit_maxbytes: how much the items may take before the first are evicted.
-    """
-
-    def __init__(self, limit_maxbytes: int) -> None:
-        self.limit_maxbytes = limit_maxbytes
-        self.bytes: int = 0
-        self.items: OrderedDict[bytes, Item] = OrderedDict()
-        self.counts: dict[str, int] = dict.fromkeys(COUNTED, 0)
-        self.connections = 0
-        self.started: float = time.time()
-        self.flush_at: float = math.inf
-        self.cas_unique: int = 0
-
-    def get(self, key: bytes) -> Item | None:
-        if self.flush_at <= time.time():
-            self.flush()
-        item = self.items.get(key)
-        if item is None:
-            return None
-        if item.expires <= time.time():
-            self.delete(key)
-            return None
-        self.items.move_to_end(key)
-        return item
-
-    def put(self, key: bytes, flags: int, expires: float, data: bytes) -> None:
-        self.delete(key)
-        self.items[key] = Item(flags, expires, data, self.next_cas_unique())
-        self.bytes += item_size(key, flags, len(data))
-        self.counts["total_items"] += 1
-        while self.bytes > self.limit_maxbytes:
-            self.delete(next(iter(self.items)))
-            self.counts["evictions"] += 1
-
-    def delete(self, key: bytes) -> None:
-        item = self.items.pop(key, None)
-        if item is not None:
-            self.bytes -= item_size(key, item.flags, len(item.data))
-
-    def flush(self) -> None:
-        self.items.clear()
-        self.bytes = 0
-        self.flush_at = math.inf
-        self.next_cas_unique()  # memcached takes one here too
-
-    def next_cas_unique(self) -> int:
-        self.cas_unique += 1
-        return self.cas_unique
 
 
 class Session:

@@ -48,7 +48,8 @@ from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .devprotocol import MEBIBYTE, Cache, Session
+from .devcache import Cache
+from .devprotocol import MEBIBYTE, Session
 
 START_TIMEOUT = 10.0
 

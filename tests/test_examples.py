@@ -7,11 +7,12 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 from typing import Any
 
 import pytest
-from harness import Connections, Running, eventually, running
+from harness import EXAMPLES, Connections, Running, eventually, running
 from webtest import TestApp
 
 from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
@@ -71,6 +72,15 @@ def test_no_path_reaches_memcached_as_a_command(address: str) -> None:
             status, _ = example.get(path)
             assert 400 <= status < 500, path
             works(example)
+
+
+def test_servers_that_do_not_parse_are_refused() -> None:
+    environ = {**os.environ, "MEMCACHED_SERVERS": "a:b:c"}
+    app = subprocess.run(
+        [sys.executable, EXAMPLES / "app.py"], env=environ, capture_output=True, text=True
+    )
+    assert app.returncode == 1
+    assert app.stderr.startswith("MEMCACHED_SERVERS is 'a:b:c' and should be servers like")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
