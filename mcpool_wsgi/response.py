@@ -22,12 +22,34 @@ from typing import Any
 from .loan import Loan
 
 
-class ListResponse:
-    """A list has no code that could use the client, and nothing to close."""
+class Closing:
+    """What a server closes, or drops without that."""
 
-    __slots__ = ("loan", "response")
+    __slots__ = ("loan",)
 
     loan: Loan
+
+    def close(self) -> None:
+        """Hand the client back; more often than once does no harm."""
+        self.loan.release()
+
+    def __del__(self) -> None:
+        try:
+            over = self.loan.environ is None
+        except AttributeError:  # interrupted in the making
+            return
+        if not over:
+            self.dropped()
+
+    def dropped(self) -> None:
+        self.close()
+
+
+class ListResponse(Closing):
+    """A list has no code that could use the client, and nothing to close."""
+
+    __slots__ = ("response",)
+
     response: list[bytes]
 
     def __iter__(self) -> Iterator[bytes]:
@@ -36,20 +58,12 @@ class ListResponse:
     def __len__(self) -> int:
         return len(self.response)
 
-    def close(self) -> None:
-        self.loan.release()
 
-    def __del__(self) -> None:
-        if self.loan.environ is not None:
-            self.loan.release()
-
-
-class GeneratorResponse:
+class GeneratorResponse(Closing):
     """A generator is its own iterator, and takes to be closed twice."""
 
-    __slots__ = ("loan", "response")
+    __slots__ = ("response",)
 
-    loan: Loan
     response: GeneratorType[bytes, None, None]
 
     def __iter__(self) -> Iterator[bytes]:
@@ -64,9 +78,7 @@ class GeneratorResponse:
             raise
         self.loan.release()
 
-    def __del__(self) -> None:
-        if self.loan.environ is None:
-            return
+    def dropped(self) -> None:
         # More references than this one and getrefcount's own: somebody still iterates.
         if getrefcount(self.response) > 2:
             self.loan.unlink()
@@ -74,12 +86,11 @@ class GeneratorResponse:
             self.close()
 
 
-class Response:
-    """The app's response; closing it hands the client back."""
+class Response(Closing):
+    """Any other response of an app."""
 
-    __slots__ = ("_iterator", "loan", "response")
+    __slots__ = ("_iterator", "response")
 
-    loan: Loan
     response: Any
     _iterator: Iterator[bytes]
 
@@ -98,9 +109,7 @@ class Response:
         finally:
             self.loan.release()
 
-    def __del__(self) -> None:
-        if self.loan.environ is None:
-            return
+    def dropped(self) -> None:
         mine = 2 + (getattr(self, "_iterator", None) is self.response)
         if hasattr(self, "_iterator") and getrefcount(self._iterator) > mine:
             self.loan.unlink()
@@ -117,10 +126,10 @@ class SizedResponse(Response):
         return len(self.response)
 
 
-class _FileClose:
+class FileClose(Closing):
     """In the place of a file's close(), once: puts that back, calls it, and ends the loan."""
 
-    __slots__ = ("_file", "_own", "loan")
+    __slots__ = ("_file", "_own")
 
     def __init__(self, file: Any, loan: Loan) -> None:
         self._file = weakref.ref(file)  # it holds this
@@ -141,10 +150,6 @@ class _FileClose:
         finally:
             self.loan.release()
 
-    def __del__(self) -> None:
-        if self.loan.environ is not None:
-            self.loan.release()
-
 
 def closing(response: Any, loan: Loan, file_wrapper: Any) -> Any:
     """*response*, such that its close() ends the *loan*."""
@@ -161,7 +166,7 @@ def closing(response: Any, loan: Loan, file_wrapper: Any) -> Any:
         files: list[Any] = [response, getattr(response, "filelike", None)]
         for file in files:
             if hasattr(file, "__dict__"):
-                file.close = _FileClose(file, loan)
+                file.close = FileClose(file, loan)
                 return response
     wrapped = SizedResponse() if hasattr(response, "__len__") else Response()
     wrapped.response = response

@@ -10,10 +10,13 @@ import wsgiref.validate
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Callable
+from wsgiref.util import FileWrapper
 
 import pylibmc
 import pytest
+from greenlet import GreenletExit
 from harness import DEADLINE, in_thread, in_threads
+from interrupts import interrupted_everywhere, tracing
 from webtest import TestApp
 from webtest.lint import middleware as lint
 
@@ -57,6 +60,21 @@ def generating(*chunks: bytes | BaseException) -> Callable[..., Any]:
         mc.set("end", True)
 
     return app
+
+
+def wrapping_a_file(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return environ["wsgi.file_wrapper"](io.BytesIO(b"chunk"))
+
+
+class FakeClient:
+    """Where nothing talks to memcached."""
+
+    def clone(self) -> FakeClient:
+        return FakeClient()
+
+    def set(self, key: str, value: object) -> None:
+        pass
 
 
 class Closable:
@@ -276,6 +294,38 @@ def test_dropped_response_is_closed_before_the_client_returns(pool: ClientPool) 
     del response
     assert seen == [1]
     assert (pool.stats().in_use, pool.stats().idle) == (0, 1)
+
+
+@tracing
+@pytest.mark.parametrize("error", [SystemExit, GreenletExit])
+@pytest.mark.parametrize(
+    "app",
+    [
+        responding([b"chunk"]),
+        responding((b"chunk",)),
+        responding(Closable()),
+        generating(b"chunk"),
+        wrapping_a_file,
+    ],
+)
+def test_interrupted_request_loses_nothing(app: Any, error: type[BaseException]) -> None:
+    pool = ClientPool(FakeClient(), 1)
+    wrapped = MemcachedPoolMiddleware(app, pool)
+
+    def serve() -> None:
+        environ = {"wsgi.file_wrapper": FileWrapper}
+        response = request(wrapped, environ)
+        try:
+            list(response)
+        finally:
+            response.close()
+
+    def nothing_is_lost() -> None:
+        assert (pool.stats().in_use, pool.stats().waiting) == (0, 0)
+        with pool.reserve(block=False):
+            pass
+
+    assert interrupted_everywhere(error, serve, nothing_is_lost) > 100
 
 
 def test_nobody_else_gets_the_client_while_a_dropped_response_is_iterated(mc: Client) -> None:

@@ -1,0 +1,72 @@
+"""An interrupt at every point: an exception between any two bytecodes of this package."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Callable
+
+import greenlet
+import pytest
+
+
+class Interrupt:
+    """Raises *error* at the opcode number *at* that is run in this package's code."""
+
+    def __init__(self, error: type[BaseException], at: int) -> None:
+        self.error = error
+        self.left = at
+
+    def __enter__(self) -> Interrupt:
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        sys.settrace(None)
+
+    def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
+        if "/mcpool_wsgi/" not in frame.f_code.co_filename:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            self.left -= 1
+            if self.left == 0:
+                raise self.error
+        return self._trace
+
+
+tracing = pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="CPython up to 3.10 crashes when a trace function raises"
+)
+INTERRUPTS = [SystemExit, KeyboardInterrupt, GeneratorExit, greenlet.GreenletExit]
+
+
+def interrupted_everywhere(
+    error: type[BaseException], action: Callable[[], object], check: Callable[[], None]
+) -> int:
+    """Do *action* again and again, interrupted at its first opcode, its second, ...; how often."""
+    at = 0
+    while True:
+        at += 1
+        try:
+            with finalisers_raise_nothing_but(error), Interrupt(error, at) as interrupt:
+                action()
+        except error:
+            pass
+        if interrupt.left > 0:
+            return at
+        check()
+
+
+@contextmanager
+def finalisers_raise_nothing_but(error: type[BaseException]) -> Iterator[None]:
+    """Nothing can catch what a finaliser raises, an interrupt of it included."""
+    raised: list[BaseException | None] = []
+    before, sys.unraisablehook = sys.unraisablehook, lambda args: raised.append(args.exc_value)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        assert all(isinstance(one, error) for one in raised), raised
