@@ -35,11 +35,11 @@ class Closing:
 
     def __del__(self) -> None:
         try:
-            over = self.loan.environ is None
+            if self.loan.environ is None:
+                return
         except AttributeError:  # interrupted in the making
             return
-        if not over:
-            self.dropped()
+        self.dropped()
 
     def dropped(self) -> None:
         self.close()
