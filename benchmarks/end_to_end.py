@@ -47,10 +47,10 @@ def run(quick: bool, track: Track) -> Figures:
         ports = {
             name: stack.enter_context(gunicorn(app, server.address)) for name, app in APPS.items()
         }
-        loads = {name: lambda port=port: load(port, 2.0) for name, port in ports.items()}
+        loads = {name: lambda port=port: load(port, 1.0) for name, port in ports.items()}
         for port in ports.values():
             load(port, 0.5)
-        return interleaved(loads, track("end to end", 11))
+        return interleaved(loads, track("end to end", 23))
 
 
 @contextmanager

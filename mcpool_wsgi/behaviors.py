@@ -2,8 +2,8 @@
 Behaviors
 =========
 
-The options of libmemcached that :class:`~mcpool_wsgi.Client` has and pylibmc has not
-by default. What ``behaviors`` names goes before them.
+The options of libmemcached for which :class:`~mcpool_wsgi.Client` has other defaults than
+pylibmc. What its caller names in ``behaviors`` comes first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DEFAULT_BEHAVIORS: Mapping[str, Any] = {
     # Send small requests at once instead of waiting for more to send [False].
     "tcp_nodelay": True,
     # Seconds for which a server that failed is not tried again [2]: commands fail in microseconds
-    # meanwhile. Also how often, at most, a pool renews its clients.
+    # meanwhile. Also how often, at most, a pool renews its clients, if dead_timeout is no longer.
     "retry_timeout": 1,
 }
 

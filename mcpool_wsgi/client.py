@@ -50,7 +50,10 @@ class Client(Commands):
     :param fail_soft: when memcached cannot be reached, reads are misses and
         writes return False, as with pymemcache's ``ignore_exc``. What the caller
         did wrong still raises. A pool counts and logs the failures.
-    :raises InvalidKey: from every command, for a key that must not reach the wire.
+    :raises TypeError: *servers* is a single string, or there are credentials without *binary*.
+    :raises ValueError: a behavior is unknown, or a server does not parse.
+    :raises InvalidKey: from every command, for a key that must not reach the wire; and at once,
+        for such a ``namespace``.
     :raises pylibmc.Error: from every command, as pylibmc does.
     """
 

@@ -55,8 +55,9 @@ class Commands(Connection):
     ) -> bool:
         """Store *val* under *key*.
 
-        :param time: seconds until it expires; 0 for never.
-        :param min_compress_len: compress values of at least that many bytes.
+        :param time: seconds until it expires, 0 for never; more than 30 days is a Unix time.
+        :param min_compress_len: compress values of at least that many bytes; 0 for never.
+        :param compress_level: zlib's, 0 to 9, or -1 for its default.
         :return: whether it was stored.
         """
         self._rule.check(key)
@@ -220,9 +221,9 @@ class Commands(Connection):
         """Forget everything on all servers, in *time* seconds."""
         return bool(self._command(_flush_all, self, time))
 
-    def get_stats(self, *args: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    def get_stats(self, *args: Any) -> list[tuple[bytes, dict[str, bytes]]]:
         """``[(server, {name: value}), ...]``"""
-        found: list[tuple[bytes, dict[bytes, bytes]]] = self._command(_get_stats, self, *args)
+        found: list[tuple[bytes, dict[str, bytes]]] = self._command(_get_stats, self, *args)
         return found
 
     def disconnect_all(self) -> None:
@@ -230,6 +231,7 @@ class Commands(Connection):
         self._command(pylibmc.Client.disconnect_all, self)
 
 
+# Names of this module, because each command would have to look for two attributes otherwise.
 _get = pylibmc.Client.get
 _gets = pylibmc.Client.gets
 _set = pylibmc.Client.set

@@ -1,10 +1,10 @@
 """
-A memcached for the desk
-========================
+A memcached for development
+===========================
 
 A small memcached, so that the examples and the tests run where none is
 installed. It speaks the classic text protocol, byte for byte as memcached
-1.6 does, keeps its items in one bounded, least-recently-used dictionary, and
+1.6.18 does, keeps its items in one bounded, least-recently-used dictionary, and
 needs nothing but the standard library.
 
 From the command line, like ``memcached`` itself:
@@ -125,6 +125,8 @@ def memcached(
         for the real one if it is installed.
     :param port: ``0`` for one that is free.
     :param unix_socket: the path of a socket to listen on instead of *host* and *port*.
+    :raises FileNotFoundError: *embedded* is ``False`` and none is installed.
+    :raises RuntimeError: it does not start, or does not answer within 10 seconds.
     """
     binary = None if embedded else shutil.which("memcached")
     if binary is None and embedded is False:

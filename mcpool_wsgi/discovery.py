@@ -67,7 +67,7 @@ def read_configuration(endpoint: str, timeout: float = 1.0) -> Configuration:
     :param endpoint: ``host`` or ``host:port``.
     :param timeout: seconds to wait for a connection, and seconds to wait for the answer.
     :raises OSError: it cannot be reached, or does not answer in time.
-    :raises ValueError: it answers something else.
+    :raises ValueError: it answers something else, or *endpoint* is no address.
     """
     answer = b""
     with socket.create_connection(_host_and_port(endpoint), timeout) as connection:
@@ -124,6 +124,7 @@ class _Poll:
 class Discovery:
     """Has *pool* use the nodes that *endpoint* names; also as a context manager.
 
+    :param pool: one of this package's pools.
     :param endpoint: ``host`` or ``host:port``.
     :param interval: seconds from one question to the next.
     :param timeout: seconds to wait for a connection, and seconds to wait for the answer.
@@ -154,8 +155,7 @@ class Discovery:
 
         :raises TypeError: as ``pool.set_servers()``.
         """
-        if not forks.same_process:
-            forks.enter_child()
+        forks.check_process()
         if self._poll is None:
             try:
                 self.refresh()
@@ -165,9 +165,8 @@ class Discovery:
             self._begin()
 
     def stop(self) -> None:
-        """Ask no more. At once, but for a question on its way: that is *timeout* seconds."""
-        if not forks.same_process:
-            forks.enter_child()
+        """Ask no more: at once or, if a question is on its way, after twice *timeout* at most."""
+        forks.check_process()
         poll, self._poll = self._poll, None
         _started.discard(self)
         if poll is not None:
@@ -207,7 +206,9 @@ class Discovery:
     def _note_failure(self, error: Exception) -> None:
         if not self._failing:
             self._failing = True
-            logger.warning("the servers stay, %s does not tell: %r", self._endpoint, error)
+            logger.warning(
+                "keeping the servers, no configuration from %s: %r", self._endpoint, error
+            )
 
     def _begin(self) -> None:
         self._poll = poll = _Poll()
@@ -235,5 +236,5 @@ class Discovery:
                 logger.warning("%s is not asked any more: %r", self._endpoint, error)
 
 
-# Those that have a thread. It keeps them alive, but in a child it is gone before they begin anew.
+# Those that were started. Their threads keep them alive, but a child has no thread at first.
 _started: set[Discovery] = set()

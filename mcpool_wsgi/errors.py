@@ -38,12 +38,7 @@ class InvalidKey(ValueError):
             shown = f"{shown[:70]}...{shown[-1]}"
         super().__init__(f"memcached key {shown} {why}")
         self.key = key
+        self._why = why
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return (_unpickle_invalid_key, (self.key, *self.args))
-
-
-def _unpickle_invalid_key(key: object, message: str) -> InvalidKey:
-    error = InvalidKey.__new__(InvalidKey, message)
-    error.key = key
-    return error
+    def __reduce__(self) -> tuple[type[InvalidKey], tuple[object, str]]:
+        return (InvalidKey, (self.key, self._why))

@@ -123,6 +123,12 @@ def enter_child() -> None:
     logger.info("process %d is a fork: its pools start without connections", os.getpid())
 
 
+def check_process() -> None:
+    """Take note if this is another process than before."""
+    if not same_process:
+        enter_child()
+
+
 def from_elsewhere(process: Process) -> bool:
     """Whether what was made under *process* belongs to another process than this one."""
     if not _is_current:

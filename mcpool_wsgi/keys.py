@@ -64,7 +64,11 @@ class KeyRule:
 
 
 def encoded(key: Key) -> bytes:
-    """*key* as the bytes that pylibmc makes of it."""
+    """*key* as the bytes that pylibmc makes of it.
+
+    :raises InvalidKey: it has half a surrogate pair, which is no text.
+    :raises TypeError: it is neither str nor bytes.
+    """
     if isinstance(key, str):
         try:
             return str.encode(key)

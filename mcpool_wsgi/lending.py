@@ -76,7 +76,7 @@ class Lender:
         self.idle: deque[Slot] = deque()
         self.waiters: deque[Waiter] = deque()
         self._reference = weakref.ref(self)
-        self._strays: set[weakref.ref[Any]] = set()
+        self._strays: set[weakref.ref[Any]] = set()  # clients that somebody has and no slot
 
     def add_slots(self, number: int) -> None:
         """Add so many slots without a client; they come last."""
@@ -161,7 +161,7 @@ class Lender:
         self.match()
 
     def live_slots(self) -> int:
-        """How many there are in the whole pool, those that only a client is left of included."""
+        """How many the whole pool has, with those that are gone while somebody has the client."""
         return len(self.supply.slots) + len(self._strays)
 
     def replace(self, slot: Slot) -> None:

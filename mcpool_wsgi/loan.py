@@ -40,9 +40,9 @@ class Loan(Lease):
             self.environ = None  # last, so that a finaliser does what an interrupt left undone
 
     def unlink(self) -> None:
-        """Let go of the environ; the client stays reserved for as long as that lives.
+        """Forget the environ; the client goes back when the server frees that.
 
-        The two hold each other: without this, no end of the request would free them.
+        It holds this loan, and if this held it, too, neither would be freed.
         """
         self.environ = {}
 
@@ -56,7 +56,7 @@ class Loan(Lease):
 
 
 class ForeignLoan(Loan):
-    """The same of somebody else's pool."""
+    """The same of a pool that reserves in its own way: somebody else's, or a subclass of ours."""
 
     __slots__ = ("reservation",)
 

@@ -40,10 +40,9 @@ help: it leaves collectors out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 from weakref import WeakValueDictionary
 
-from . import forks
 from .stats import PoolStats
 
 try:
@@ -58,10 +57,13 @@ except ImportError as _error:
         "mcpool_wsgi.metrics needs prometheus_client: pip install 'mcpool-wsgi[metrics]'"
     ) from _error
 
-if TYPE_CHECKING:
-    from .pools import ClientPool, ThreadMappedPool
-
 POOL_NAME = "db_client_connection_pool_name"
+
+
+class Pool(Protocol):
+    """What the collector needs of a pool."""
+
+    def stats(self) -> PoolStats: ...
 
 
 class PoolCollector:
@@ -74,11 +76,11 @@ class PoolCollector:
     :raises TypeError: one of them has no ``stats()``.
     """
 
-    def __init__(self, pools: Mapping[str, ClientPool | ThreadMappedPool]) -> None:
+    def __init__(self, pools: Mapping[str, Pool]) -> None:
         for name, pool in pools.items():
             if not callable(getattr(pool, "stats", None)):
                 raise TypeError(f"the pool {name!r} must have a method stats(): {pool!r}")
-        self._pools: WeakValueDictionary[str, ClientPool | ThreadMappedPool]
+        self._pools: WeakValueDictionary[str, Pool]
         self._pools = WeakValueDictionary(pools)
 
     def describe(self) -> Iterable[Metric]:
@@ -86,8 +88,6 @@ class PoolCollector:
         return _metrics({})
 
     def collect(self) -> Iterable[Metric]:
-        if not forks.same_process:  # the parent's figures are not this process's
-            forks.enter_child()
         return _metrics({name: pool.stats() for name, pool in self._pools.items()})
 
 

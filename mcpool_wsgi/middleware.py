@@ -113,7 +113,8 @@ class MemcachedPoolMiddleware:
             )
         self._app = app
         self._pool: Any = pool
-        # Our own pools' leases are the loans themselves; a subclass may reserve as it likes.
+        # Our own pools' leases are the loans themselves; a subclass may reserve as it likes. Both
+        # pools inherit the one reserve().
         self._is_ours = getattr(type(pool), "reserve", None) is ClientPool.reserve
         self._client_key = environ_key
         self._release_key = f"{environ_key}.release"

@@ -14,7 +14,7 @@ Two drop-in replacements for pylibmc's pools.
         mc.set("greeting", "hello")
 
 :class:`ClientPool` has a fixed number of slots: as many clients exist as were
-ever needed at once, and never more. Who finds none free waits his turn.
+ever needed at once, and never more. Who finds none free waits for one.
 :class:`ThreadMappedPool` has a client for every thread that ever needed one.
 They have the same methods, so that one can take the other's place:
 
@@ -64,7 +64,8 @@ class _Pool:
         :param timeout: how many seconds at most, instead of the pool's ``timeout``.
         :raises PoolTimeout: no client came free in time; on entering the block.
         :raises PoolClosed: likewise, if the pool is closed.
-        :raises ValueError: *timeout* is negative; at once.
+        :raises TypeError: *timeout* is no number; at once.
+        :raises ValueError: *timeout* is negative or not finite; at once.
         """
         # A lease has no __init__: it would cost as much as all the rest of a reservation.
         if block and timeout is None:
@@ -73,7 +74,8 @@ class _Pool:
             return lease
         timed = TimedLease()
         timed.pool = self
-        timed.timeout = _checked_timeout(timeout) if block and timeout is not None else 0
+        limit = 0 if timeout is None else _checked_timeout(timeout)
+        timed.timeout = limit if block else 0
         return timed
 
     def relinquish(self) -> Any:
@@ -96,10 +98,11 @@ class _Pool:
     def set_servers(self, servers: Iterable[str]) -> None:
         """Use other *servers* from now on, with the options of the client so far.
 
-        Idle clients are replaced at once, lent ones when they come back.
+        Idle clients are closed at once; lent ones are replaced when they are next reserved.
 
         :raises TypeError: the pool's clients are not :class:`mcpool_wsgi.Client`.
         """
+        forks.check_process()
         supply = self._lender.supply
         master = supply.generation.master
         if not isinstance(master, Client):
@@ -137,6 +140,7 @@ class _Pool:
         self.close()
 
     def _stats(self, slots: int | None) -> PoolStats:
+        forks.check_process()
         lenders = self._lenders()
         supply = self._lender.supply
         idle_slots = [slot for lender in lenders for slot in lender.idle.copy()]
@@ -159,8 +163,8 @@ class ClientPool(_Pool):
     :param n_slots: how many clients there may be at once: best as many as the
         process has threads that serve requests.
     :param timeout: seconds that a reservation waits for a client.
-    :raises TypeError: *mc* is no client.
-    :raises ValueError: *n_slots* is not positive, or *timeout* negative.
+    :raises TypeError: *mc* is no client, or a number is none.
+    :raises ValueError: *n_slots* is not positive, or *timeout* negative or not finite.
 
     Without *mc* the pool is empty until :meth:`fill`.
     """
@@ -175,11 +179,13 @@ class ClientPool(_Pool):
 
     def fill(self, mc: Any, n_slots: int) -> None:
         n_slots = _checked_number(n_slots)
+        forks.check_process()
         self._lender.supply.renew(_master(mc), "fill")
         self._n_slots += n_slots
         self._lender.add_slots(n_slots)
 
     def close(self) -> None:
+        forks.check_process()
         self._lender.close()
 
     def stats(self) -> PoolStats:
@@ -214,9 +220,11 @@ class ThreadMappedPool(_Pool):
     def fill(self, mc: Any, n_slots: int = 1) -> None:
         """Have all clients be clones of *mc*. The number is checked, and that is all."""
         _checked_number(n_slots)
+        forks.check_process()
         self._lender.supply.renew(_master(mc), "fill")
 
     def relinquish(self) -> Any:
+        forks.check_process()
         client = None
         idle = self._lender.idle
         while idle:
@@ -224,6 +232,7 @@ class ThreadMappedPool(_Pool):
         return client
 
     def close(self) -> None:
+        forks.check_process()
         self._lender.supply.closed = True
         for lender in self._lenders():
             lender.close()
@@ -272,5 +281,5 @@ def _checked_timeout(timeout: float) -> float:
     if not isinstance(timeout, (int, float)):
         raise TypeError(f"timeout is a number of seconds, not {timeout!r}")
     if not 0 <= timeout <= threading.TIMEOUT_MAX:
-        raise ValueError(f"timeout must be a number of seconds, 0 or more, not {timeout}")
+        raise ValueError(f"timeout must be a finite number of seconds, 0 or more, not {timeout}")
     return timeout

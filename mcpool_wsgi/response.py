@@ -118,7 +118,7 @@ class Response(Closing):
 
 
 class SizedResponse(Response):
-    """Servers make a Content-Length of the number of chunks, if there is one."""
+    """One with a length: of a single chunk, servers make a Content-Length."""
 
     __slots__ = ()
 

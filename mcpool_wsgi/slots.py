@@ -34,7 +34,7 @@ NO_GENERATION: Generation = Generation(None, "")
 NO_GENERATION.current = False
 
 
-class Owner(Protocol):
+class Lender(Protocol):
     """What a slot needs of its lender."""
 
     def replace(self, slot: Slot) -> None: ...
@@ -57,7 +57,7 @@ class Slot:
         "reservations",
     )
 
-    def __init__(self, lender: Callable[[], Owner | None], ended: deque[float]) -> None:
+    def __init__(self, lender: Callable[[], Lender | None], ended: deque[float]) -> None:
         # The one that the client's connections belong to.
         self.process: forks.Process = forks.current
         self.client: Any = None

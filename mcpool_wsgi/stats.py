@@ -38,10 +38,12 @@ class PoolStats:
     longest_wait: float
     #: Reservations that ended in a :exc:`~mcpool_wsgi.PoolTimeout`.
     timeouts: int
-    #: Commands that failed because memcached could not be reached.
+    #: Commands that failed because memcached could not be reached, with ``fail_soft`` as well.
+    #: The first read after a connection broke is not among them: libmemcached says it is a miss.
     failures: int
     #: Clients that were made, as replacements or as the first of their slot.
     clients_made: int
-    #: How many of them replaced another, by reason: ``failure`` of its generation, other
-    #: ``servers``, or another master from ``fill``.
+    #: How many of them were made for a slot that had another, by the reason why that was not
+    #: lent any more: ``failure`` of its generation, other ``servers``, or another master from
+    #: ``fill``.
     clients_renewed: Mapping[str, int]

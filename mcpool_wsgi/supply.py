@@ -30,7 +30,7 @@ from .slots import Generation, Slot
 logger: logging.Logger = logging.getLogger(__name__)
 
 
-class Spell:
+class Burst:
     """Tells the first of many events from those that follow it, so that one line is logged."""
 
     QUIET = 10.0  # seconds without one, after which the next is a first one again
@@ -57,8 +57,8 @@ class Supply:
         # For what happens seldom. Reentrant, for signal handlers that use the pool.
         self._lock = threading.RLock()
         self._failures = 0
-        self._failure_spell = Spell()
-        self._timeout_spell = Spell()
+        self._failure_burst = Burst()
+        self._timeout_burst = Burst()
         self._waits = 0
         self._timeouts = 0
         self._seconds_waited = 0.0
@@ -94,7 +94,7 @@ class Supply:
         """A client of *generation* could not reach its server."""
         with self._lock:
             self._failures += 1
-            if self._failure_spell.begins():
+            if self._failure_burst.begins():
                 logger.warning("cannot reach memcached: %r", generation.master)
             age = monotonic() - generation.born
             if generation is self.generation and age >= generation.renewal_interval:
@@ -117,8 +117,8 @@ class Supply:
             self._waits += 1
             if timed_out:
                 self._timeouts += 1
-                if self._timeout_spell.begins():
-                    logger.warning("no client came free within %.3g s", seconds)
+                if self._timeout_burst.begins():
+                    logger.warning("no client came free; waited %.3g s", seconds)
             self._seconds_waited += seconds
             self._longest_wait = max(self._longest_wait, seconds)
 

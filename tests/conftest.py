@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 from harness import Connections, eventually
+from mortal import Mortal
 
 from mcpool_wsgi import Client
-from mcpool_wsgi.devserver import memcached
+from mcpool_wsgi.devserver import Memcached, memcached
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,24 +23,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def embedded(config: pytest.Config) -> bool | None:
+def _embedded(config: pytest.Config) -> bool | None:
     return {"auto": None, "real": False, "devserver": True}[config.getoption("--memcached")]
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    with memcached(embedded=embedded(config)) as server:
+    with memcached(embedded=_embedded(config)) as server:
         return f"memcached: {server}"
 
 
 @pytest.fixture(scope="session")
-def server_kind(request: pytest.FixtureRequest) -> bool | None:
-    """What to give memcached() as ``embedded``."""
-    return embedded(request.config)
+def embedded(request: pytest.FixtureRequest) -> bool | None:
+    """What to give memcached()."""
+    return _embedded(request.config)
 
 
 @pytest.fixture(scope="session")
-def server_connections(server_kind: bool | None) -> Iterator[Connections]:
-    with memcached(embedded=server_kind) as server:
+def server_connections(embedded: bool | None) -> Iterator[Connections]:
+    with memcached(embedded=embedded) as server:
         yield Connections(server.address)
 
 
@@ -65,9 +66,16 @@ def connections(server_connections: Connections) -> Connections:
 
 
 @pytest.fixture
-def real_memcached() -> Iterator[str]:
+def mortal(embedded: bool | None) -> Iterator[Mortal]:
+    server = Mortal(embedded)
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def real_memcached() -> Iterator[Memcached]:
     """For what the embedded server does not speak."""
     if shutil.which("memcached") is None:
         pytest.skip("needs the real memcached")
     with memcached(embedded=False) as server:
-        yield server.address
+        yield server

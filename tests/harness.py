@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -12,19 +13,35 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable
+from typing import Callable, NoReturn
+
+import pytest
 
 from mcpool_wsgi import Client
 
 DEADLINE = 10.0  # seconds after which a test gives up waiting for a condition
 
 
-def eventually(condition: Callable[[], object], what: str = "") -> None:
+def eventually(
+    condition: Callable[[], object], what: str = "", *, deadline: float = DEADLINE
+) -> None:
     """Wait until *condition* holds."""
-    end = time.monotonic() + DEADLINE
+    end = time.monotonic() + deadline
     while not condition():
-        assert time.monotonic() < end, f"not within {DEADLINE} s: {what or condition}"
+        assert time.monotonic() < end, f"not within {deadline} s: {what or condition}"
         time.sleep(0.002)
+
+
+def missing(what: str) -> NoReturn:
+    """Skip the test, for want of *what*; or fail it, where all must be installed."""
+    if os.environ.get("MCPOOL_REQUIRE_ALL", "0") != "0":
+        pytest.fail(f"{what} is not installed")
+    pytest.skip(f"{what} is not installed")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 class Connections:
@@ -37,8 +54,15 @@ class Connections:
         self._own = self.count()
 
     def count(self) -> int:
+        return self._stat("curr_connections") - self._own
+
+    def opened(self) -> int:
+        """How many there have been, this one included."""
+        return self._stat("total_connections")
+
+    def _stat(self, name: str) -> int:
         ((_, stats),) = self.mc.get_stats()
-        return int(stats["curr_connections"]) - self._own
+        return int(stats[name])
 
 
 def in_thread(work: Callable[[], object]) -> None:

@@ -161,8 +161,8 @@ def test_client_from_a_url_works(address: str) -> None:
     assert Client([address]).get("site:key") == "value"
 
 
-def test_url_of_a_unix_socket(server_kind: bool | None, tmp_path: Path) -> None:
-    with memcached(embedded=server_kind, unix_socket=str(tmp_path / "a-socket")) as server:
+def test_url_of_a_unix_socket(embedded: bool | None, tmp_path: Path) -> None:
+    with memcached(embedded=embedded, unix_socket=str(tmp_path / "a-socket")) as server:
         client = client_from_url(f"memcached://{tmp_path}/a%2Dsocket?tcp_nodelay=0")
         assert client.addresses == [server.address]
         assert client.set("key", "value")

@@ -1,4 +1,4 @@
-"""Every conversation here is held with the development server and with the real memcached."""
+"""The development server says what memcached 1.6.18 says."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pylibmc
 import pytest
+from harness import eventually, free_port
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -219,14 +220,6 @@ def devserver() -> Iterator[Memcached]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def real_memcached() -> Iterator[Memcached]:
-    if shutil.which("memcached") is None:
-        pytest.skip("memcached is not installed")
-    with memcached(embedded=False) as server:
-        yield server
-
-
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[socket.socket]:
     host, _, port = address.rpartition(":")
@@ -262,13 +255,6 @@ def imitated(server: Memcached) -> None:
     wanted = VERSION.partition("-")[0]
     if server.kind == "memcached" and server.version != wanted:
         pytest.skip(f"memcached {server.version} words some errors differently from {wanted}")
-
-
-def eventually(server: Memcached, request: bytes, answer: bytes) -> None:
-    deadline = time.monotonic() + 10
-    while ask(server, request) != answer:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 # The protocol
@@ -453,16 +439,16 @@ def test_items_expire(server: Memcached) -> None:
     ask(server, b"set relative 0 1 1\r\nx\r\nset absolute 0 %d 1\r\nx\r\n" % soon)
     ask(server, b"set touched 0 0 1\r\nx\r\ntouch touched 1\r\nset lasting 0 60 1\r\nx\r\n")
 
-    eventually(server, b"get relative absolute touched\r\n", b"END\r\n")
+    eventually(lambda: ask(server, b"get relative absolute touched\r\n") == b"END\r\n")
     assert ask(server, b"touch lasting 0\r\n") == b"TOUCHED\r\n"
 
 
 def test_flush_all_waits_for_its_delay(server: Memcached) -> None:
     ask(server, stored(b"x") + b"flush_all 1\r\n")
 
-    eventually(server, b"get a\r\n", b"END\r\n")
+    eventually(lambda: ask(server, b"get a\r\n") == b"END\r\n")
     # The real one flushes what comes in the same second, too.
-    eventually(server, stored(b"y") + b"get a\r\n", STORED + value(b"y"))
+    eventually(lambda: ask(server, stored(b"y") + b"get a\r\n") == STORED + value(b"y"))
 
 
 def test_evicts_what_was_used_least_recently() -> None:
@@ -523,25 +509,24 @@ def test_serves_every_operation_of_pylibmc(server: Memcached) -> None:
 
 
 def test_stats_count_connections(server: Memcached) -> None:
-    def await_connections(number: int) -> dict[str, bytes]:
-        deadline = time.monotonic() + 10
-        while True:
-            ((_, stats),) = client.get_stats()
-            if int(stats["curr_connections"]) == number:
-                return stats
-            assert time.monotonic() < deadline
+    def stats() -> dict[str, bytes]:
+        ((_, found),) = client.get_stats()
+        return found
+
+    def connections() -> int:
+        return int(stats()["curr_connections"])
 
     client = pylibmc.Client([server.address])
     gc.collect()  # the clients of other tests
-    await_connections(1)
+    eventually(lambda: connections() == 1)
     with connected(server.address):
-        await_connections(2)
-    stats = await_connections(1)
-    client.disconnect_all()
-    assert int(stats["pid"]) == server.process.pid
+        eventually(lambda: connections() == 2)
+    eventually(lambda: connections() == 1)
+    assert int(stats()["pid"]) == server.process.pid
     names = "uptime time version total_connections cmd_get cmd_set get_hits get_misses curr_items"
     names += " total_items bytes limit_maxbytes evictions threads"
-    assert set(names.split()) <= stats.keys()
+    assert set(names.split()) <= stats().keys()
+    client.disconnect_all()
 
 
 @pytest.mark.parametrize("topic", [b"settings", b"items", b"slabs"])
@@ -668,8 +653,7 @@ def test_listens_on_the_port_it_is_given_or_fails(embedded: bool, devserver: Mem
     with pytest.raises(RuntimeError, match="in use"):
         memcached(embedded=embedded, port=taken).__enter__()
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        free = listener.getsockname()[1]
+    free = free_port()
     with memcached(embedded=embedded, port=free) as server:
         assert server.address == f"127.0.0.1:{free}"
         server.process.kill()

@@ -14,8 +14,8 @@ from typing import Any, Callable
 
 import pylibmc
 import pytest
+from forking import FORKS, succeeds
 from harness import eventually, in_threads
-from test_forks import FORKS, succeeds
 
 from mcpool_wsgi import Client, ClientPool, ThreadMappedPool, discovery
 from mcpool_wsgi.devserver import memcached
@@ -101,12 +101,10 @@ threads_before: list[int] = []
 
 
 @pytest.fixture(scope="module")
-def two_nodes(server_kind: bool | None) -> Iterator[tuple[str, str]]:
+def two_nodes(embedded: bool | None) -> Iterator[tuple[str, str]]:
     """Two memcacheds, which know their names."""
     with ExitStack() as running:
-        addresses = [
-            running.enter_context(memcached(embedded=server_kind)).address for _ in range(2)
-        ]
+        addresses = [running.enter_context(memcached(embedded=embedded)).address for _ in range(2)]
         for address in addresses:
             Client([address]).set("name", address)
         yield addresses[0], addresses[1]
@@ -307,7 +305,7 @@ def test_site_starts_while_the_endpoint_is_down(
     with pytest.raises(ValueError, match="no configuration"):
         following.refresh()
     with following:
-        assert "the servers stay" in caplog.text
+        assert "keeping the servers" in caplog.text
         assert name(pool) == two_nodes[0]
         endpoint.say = answer(1, *nodes(two_nodes[1]))
         eventually(lambda: name(pool) == two_nodes[1])

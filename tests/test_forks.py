@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import threading
-import time
-import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Callable
 
 import pylibmc
 import pytest
+from forking import FORKS, in_child, succeeds
 from harness import Connections, eventually, in_thread, in_threads
 
 from mcpool_wsgi import Client, ClientPool, ThreadMappedPool, forks
@@ -22,60 +21,6 @@ from mcpool_wsgi import Client, ClientPool, ThreadMappedPool, forks
 pytestmark = pytest.mark.servers
 
 READS = 10_000
-
-
-def in_child(work: Callable[[], object], leave: Callable[[], object] | None = None) -> int:
-    """Fork, do *work* in the child, and give the child's pid; it exits with 0 if all is well."""
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        work()
-        status = 0
-        if leave is not None:
-            leave()
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(status)
-
-
-def in_child_by_c(work: Callable[[], object]) -> int:
-    """The same by a fork in C, which runs no hook of Python's, as uWSGI does it."""
-    sys.stdout.flush()
-    pid: int = ctypes.PyDLL(None).fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        work()
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(status)
-
-
-FORKS = [in_child, in_child_by_c]
-
-
-def succeeds(pid: int) -> None:
-    done: list[int] = []
-
-    def ended() -> bool:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            done.append(status)
-        return bool(found)
-
-    end = time.monotonic() + 60
-    while not ended():
-        if time.monotonic() > end:
-            os.kill(pid, signal.SIGKILL)
-            pytest.fail("the child hangs")
-        time.sleep(0.01)
-    assert os.waitstatus_to_exitcode(done[0]) == 0
 
 
 def pools(address: str) -> list[Any]:
@@ -113,13 +58,9 @@ def test_pylibmcs_pool_mixes_up_values_after_a_fork(mc: Client) -> None:
     pool = pylibmc.ClientPool(pylibmc.Client(mc.addresses, behaviors={"_poll_timeout": 300}), 1)
     assert wrong_reads(pool, 100) == 0
     # Workers that read at the same time, as a preloaded server's do.
-    children = [os.fork() for _ in range(1)]
-    if not all(children):
-        wrong_reads(pool, 2000)
-        os._exit(0)
+    child = in_child(lambda: wrong_reads(pool, 2000))
     wrong = wrong_reads(pool, 2000)
-    for child in children:
-        os.waitpid(child, 0)
+    succeeds(child)
     assert wrong > 0
 
 
@@ -191,14 +132,6 @@ def test_behaviors_set_in_a_child_are_those_of_its_clones(mc: Client) -> None:
     succeeds(in_child(work))
 
 
-def leave_normally() -> None:
-    sys.exit()
-
-
-def leave_by_exception() -> None:
-    raise RuntimeError("the child ends here")
-
-
 SCRIPT = """
 import os, sys, threading
 from mcpool_wsgi import *
@@ -265,24 +198,33 @@ def test_parents_connections_outlive_the_child(
     assert (done.returncode, done.stdout, done.stderr) == (0, "alive\n", "")
 
 
+@contextmanager
+def threads(work: Callable[[str, threading.Event], None]) -> Iterator[None]:
+    """Three that do *work*, each with a name, until the event that it gets is set."""
+    done = threading.Event()
+    started = [
+        threading.Thread(target=work, args=(f"thread{number}", done)) for number in range(3)
+    ]
+    for thread in started:
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        for thread in started:
+            thread.join(30)
+
+
 def test_clients_in_other_threads_hands(address: str) -> None:
     for pool in pools(address):
-        stop = threading.Event()
 
-        def work(who: str) -> None:
-            while not stop.is_set():  # noqa: B023
+        def work(who: str, done: threading.Event) -> None:
+            while not done.is_set():
                 read(pool, who, 100)  # noqa: B023
 
-        threads = [threading.Thread(target=work, args=(f"thread{number}",)) for number in range(3)]
-        for thread in threads:
-            thread.start()
-        try:
+        with threads(work):
             for _ in range(10):
                 succeeds(in_child(lambda: read(pool, "child", 200)))  # noqa: B023
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join(30)
         read(pool, "parent", 100)
 
 
@@ -290,27 +232,19 @@ def test_clients_in_other_threads_hands(address: str) -> None:
 def test_clients_in_the_hands_of_threads_that_sleep(fork: Any, address: str) -> None:
     """A fork in C while others compete for the interpreter lock hangs CPython itself."""
     for pool in pools(address):
-        held, done = threading.Semaphore(0), threading.Event()
+        held = threading.Barrier(4)
 
-        def hold(who: str) -> None:
+        def hold(who: str, done: threading.Event) -> None:
             with pool.reserve() as mc:  # noqa: B023
                 mc.set(who, who)
-                held.release()  # noqa: B023
-                done.wait(60)  # noqa: B023
+                held.wait(10)  # noqa: B023
+                done.wait(60)
                 assert mc.get(who) == who
 
-        threads = [threading.Thread(target=hold, args=(f"{number}",)) for number in range(3)]
-        for thread in threads:
-            thread.start()
-        for _ in threads:
-            assert held.acquire(timeout=10)
-        try:
+        with threads(hold):
+            held.wait(10)
             for _ in range(10):
                 succeeds(fork(lambda: read(pool, "child", 100)))  # noqa: B023
-        finally:
-            done.set()
-            for thread in threads:
-                thread.join(30)
         read(pool, "parent", 100)
 
 
@@ -375,6 +309,25 @@ def test_lock_held_at_the_moment_of_the_fork_does_not_hang_the_child(
     finally:
         done.set()
         holder.join(10)
+
+
+@pytest.mark.parametrize("fork", FORKS)
+@pytest.mark.parametrize("make", [Client, pylibmc.Client])
+def test_child_begins_with_nothing(make: Any, fork: Any, address: str) -> None:
+    """Whatever it asks of its pool first."""
+    pool = ThreadMappedPool(make([address]))
+    read(pool, "parent", 1)
+
+    def begin() -> None:
+        assert pool.relinquish() is None
+
+    succeeds(fork(begin))
+    succeeds(fork(lambda: no_reservations(pool)))
+    read(pool, "parent", 1)
+
+
+def no_reservations(pool: ThreadMappedPool) -> None:
+    assert (pool.stats().size, pool.stats().reservations) == (0, 0)
 
 
 def test_closed_pool_is_closed_in_the_child(mc: Client) -> None:

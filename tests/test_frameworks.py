@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import re
 import socket
@@ -15,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from harness import EXAMPLES, eventually, running
+from harness import EXAMPLES, eventually, free_port, missing, running
 from webtest import TestApp
 from werkzeug.test import Client as Browser
 
@@ -39,8 +40,13 @@ NEEDS = {
 
 @pytest.fixture(params=sorted(NEEDS))
 def name(request: pytest.FixtureRequest) -> str:
-    pytest.importorskip(NEEDS[request.param])
+    demand(NEEDS[request.param])
     return request.param
+
+
+def demand(module: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        missing(module)
 
 
 class Example:
@@ -132,15 +138,10 @@ def test_example_starts_as_its_docstring_says(name: str, address: str) -> None:
             assert response.readline().startswith(b"Visit 1: the news of ")
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 @pytest.mark.servers
 def test_pserve_runs_pyramid_ini(address: str, tmp_path: Path) -> None:
     for module in ("pyramid", "waitress"):
-        pytest.importorskip(module)
+        demand(module)
     port = free_port()
     ini = (EXAMPLES / "pyramid.ini").read_text(encoding="utf-8")
     ini = ini.replace("servers = 127.0.0.1:11211", f"servers = {address}")

@@ -13,10 +13,10 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import pylibmc
 import pytest
+from forking import FORKS, succeeds
 from harness import eventually, in_threads
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.parser import text_string_to_metric_families
-from test_forks import FORKS, succeeds
 
 from mcpool_wsgi import Client, ClientPool, PoolTimeout, ThreadMappedPool
 from mcpool_wsgi.metrics import POOL_NAME, PoolCollector

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import queue
 import subprocess
@@ -472,3 +473,13 @@ threading.Thread(target=lambda: pool.reserve().__enter__().get("a")).start()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=30)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_timeouts_are_logged_once_a_burst(mc: Client, caplog: pytest.LogCaptureFixture) -> None:
+    pool = ClientPool(mc, 1)
+    with pool.reserve():
+        for _ in range(20):
+            with contextlib.suppress(Exception), pool.reserve(block=False):
+                pass
+    assert ["no client came free" in record.getMessage() for record in caplog.records] == [True]
+    assert pool.stats().timeouts == 20

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 from paste.deploy import loadfilter
-from servers.catalogue import DIFFERENCES, SERVERS
-from servers.test_processes import PREFORK
+from servers.catalogue import DIFFERENCES, PREFORK, SERVERS
 from webtest import TestApp
 
 import mcpool_wsgi

@@ -4,57 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import random
-import signal
 import statistics
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pylibmc
 import pytest
 from harness import DEADLINE, eventually, in_threads
+from mortal import Mortal
 
-from mcpool_wsgi import Client, ClientPool, PoolTimeout, ThreadMappedPool
-from mcpool_wsgi.devserver import memcached
+from mcpool_wsgi import Client, ClientPool, InvalidKey, PoolTimeout, ThreadMappedPool
 
 pytestmark = pytest.mark.servers
-
-
-class Mortal:
-    """A memcached that keeps its address when it is killed and started again."""
-
-    def __init__(self, embedded: bool | None) -> None:
-        self._embedded = embedded
-        self._running = ExitStack()
-        self._server = self._running.enter_context(memcached(embedded=embedded))
-        self.address = self._server.address
-
-    def kill(self) -> None:
-        self._server.process.kill()
-        self._running.close()
-
-    def start(self) -> None:
-        port = int(self.address.rpartition(":")[2])
-        self._server = self._running.enter_context(memcached(embedded=self._embedded, port=port))
-
-    def restart(self) -> None:
-        self.kill()
-        self.start()
-
-    def stop(self) -> None:
-        self._server.process.send_signal(signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        self._server.process.send_signal(signal.SIGCONT)
-
-
-@pytest.fixture
-def mortal(server_kind: bool | None) -> Iterator[Mortal]:
-    server = Mortal(server_kind)
-    yield server
-    server.kill()
 
 
 def clients_connected(pool: Any, number: int) -> None:
@@ -253,3 +216,73 @@ def test_chaos(mortal: Mortal, record_property: Any) -> None:
     assert stats.idle + missing == 4
     assert len(pool._lender.idle) == 4
     in_threads([lambda: clients_connected(pool, 1)] * 4)
+
+
+# -- A dead cache does not take the site down
+
+
+def test_fail_soft_answers_misses(mortal: Mortal) -> None:
+    pool = ClientPool(Client([mortal.address], {"cas": True}, fail_soft=True), 1)
+    with pool.reserve() as mc:
+        mc["key"] = "value"
+        assert mc.get("key") == "value"
+        mortal.kill()
+        mc.get("key")  # finds out
+        for _ in range(2):
+            assert mc.get("key") is None
+            assert mc.get("key", "default") == mc.get("key", default="default") == "default"
+            assert mc.gets("key") == (None, None)
+            assert mc.get_multi(["key"]) == {}
+            assert "key" not in mc
+            with pytest.raises(KeyError):
+                mc["key"]
+            mc["key"] = "value"
+            for write in (mc.set, mc.add, mc.replace, mc.append, mc.prepend):
+                assert write("key", "value") is False
+            assert mc.cas("key", "value", 1) is False
+            assert mc.delete("key") is False
+            assert mc.touch("key", 1) is False
+            assert mc.incr("key") is False
+            assert mc.decr("key") is False
+            assert mc.set_multi({"key": 1, b"other": 2}, key_prefix="p") == ["key", b"other"]
+            assert mc.add_multi({"key": 1}) == ["key"]
+            mc.incr_multi(["key"])
+            assert mc.delete_multi(["key"]) is False
+            assert mc.flush_all() is False
+            assert mc.get_stats() == []
+    assert pool.stats().failures >= 30
+
+
+def test_fail_soft_raises_what_the_caller_did_wrong(mc: Client) -> None:
+    soft = Client(mc.addresses, fail_soft=True)
+    with pytest.raises(InvalidKey):
+        soft.get("a b")
+    with pytest.raises(pylibmc.TooBig):
+        soft.set("key", b"x" * (1 << 21))
+    with pytest.raises(Exception, match=r"pickle|local object"):
+        soft.set("key", lambda: None)
+    with pytest.raises(pylibmc.NotFound):
+        soft.incr("missing")
+    soft.set("text", "no number")
+    with pytest.raises(pylibmc.ClientError):
+        soft.incr("text")
+
+
+def test_without_fail_soft_an_outage_raises(mortal: Mortal) -> None:
+    mc = Client([mortal.address])
+    mortal.kill()
+    with pytest.raises(pylibmc.Error):
+        mc.get("key")
+    mortal.start()
+
+
+def test_outage_is_logged_once_a_burst(mortal: Mortal, caplog: pytest.LogCaptureFixture) -> None:
+    pool = ClientPool(Client([mortal.address], fail_soft=True), 2)
+    mortal.kill()
+    for _ in range(100):
+        with pool.reserve() as mc:
+            mc.get("key")
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert [record.name.partition(".")[0] for record in warnings] == ["mcpool_wsgi"]
+    assert "cannot reach memcached" in warnings[0].getMessage()
+    assert pool.stats().failures >= 99

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import subprocess
 import threading
@@ -13,10 +12,10 @@ from typing import Any
 
 import pylibmc
 import pytest
-from harness import eventually, in_threads
-from test_recovery import Mortal
+from harness import eventually, free_port, in_threads
+from mortal import Mortal
 
-from mcpool_wsgi import Client, ClientPool, InvalidKey, ThreadMappedPool
+from mcpool_wsgi import Client, ClientPool, ThreadMappedPool
 from mcpool_wsgi.behaviors import SEVERAL_SERVERS_BEHAVIORS
 
 pytestmark = pytest.mark.servers
@@ -26,11 +25,11 @@ QUICK = {"dead_timeout": 2}
 
 
 @pytest.fixture
-def nodes(server_kind: bool | None) -> Iterator[list[Mortal]]:
+def nodes(embedded: bool | None) -> Iterator[list[Mortal]]:
     with ExitStack() as running:
         servers = []
         for _ in range(3):
-            servers.append(Mortal(server_kind))
+            servers.append(Mortal(embedded))
             running.callback(servers[-1].kill)
         yield servers
 
@@ -48,7 +47,7 @@ def whereabouts(nodes: list[Mortal]) -> dict[str, int]:
 
 
 def read(pool: Any) -> dict[str, Any]:
-    """Every key, by a request of its own, and None for an error."""
+    """Every key, by a request of its own; None for a miss."""
     values = {}
     for key in KEYS:
         with pool.reserve() as mc:
@@ -115,91 +114,6 @@ def test_errors_of_a_dead_node_are_few(nodes: list[Mortal]) -> None:
                 except pylibmc.Error:
                     errors += 1
     assert 1 <= errors <= 4
-
-
-# -- A dead cache does not take the site down
-
-
-def test_fail_soft_answers_misses(mortal: Mortal) -> None:
-    pool = ClientPool(Client([mortal.address], {"cas": True}, fail_soft=True), 1)
-    with pool.reserve() as mc:
-        mc["key"] = "value"
-        assert mc.get("key") == "value"
-        mortal.kill()
-        mc.get("key")  # finds out
-        for _ in range(2):
-            assert mc.get("key") is None
-            assert mc.get("key", "default") == mc.get("key", default="default") == "default"
-            assert mc.gets("key") == (None, None)
-            assert mc.get_multi(["key"]) == {}
-            assert "key" not in mc
-            with pytest.raises(KeyError):
-                mc["key"]
-            mc["key"] = "value"
-            for write in (mc.set, mc.add, mc.replace, mc.append, mc.prepend):
-                assert write("key", "value") is False
-            assert mc.cas("key", "value", 1) is False
-            assert mc.delete("key") is False
-            assert mc.touch("key", 1) is False
-            assert mc.incr("key") is False
-            assert mc.decr("key") is False
-            assert mc.set_multi({"key": 1, b"other": 2}, key_prefix="p") == ["key", b"other"]
-            assert mc.add_multi({"key": 1}) == ["key"]
-            mc.incr_multi(["key"])
-            assert mc.delete_multi(["key"]) is False
-            assert mc.flush_all() is False
-            assert mc.get_stats() == []
-    assert pool.stats().failures >= 30
-
-
-def test_fail_soft_raises_what_the_caller_did_wrong(mc: Client) -> None:
-    soft = Client(mc.addresses, fail_soft=True)
-    with pytest.raises(InvalidKey):
-        soft.get("a b")
-    with pytest.raises(pylibmc.TooBig):
-        soft.set("key", b"x" * (1 << 21))
-    with pytest.raises(Exception, match=r"pickle|local object"):
-        soft.set("key", lambda: None)
-    with pytest.raises(pylibmc.NotFound):
-        soft.incr("missing")
-    soft.set("text", "no number")
-    with pytest.raises(pylibmc.ClientError):
-        soft.incr("text")
-
-
-def test_without_fail_soft_an_outage_raises(mortal: Mortal) -> None:
-    mc = Client([mortal.address])
-    mortal.kill()
-    with pytest.raises(pylibmc.Error):
-        mc.get("key")
-    mortal.start()
-
-
-def test_outage_is_logged_once_a_spell(mortal: Mortal, caplog: pytest.LogCaptureFixture) -> None:
-    pool = ClientPool(Client([mortal.address], fail_soft=True), 2)
-    mortal.kill()
-    for _ in range(100):
-        with pool.reserve() as mc:
-            mc.get("key")
-    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
-    assert [record.name.partition(".")[0] for record in warnings] == ["mcpool_wsgi"]
-    assert "cannot reach memcached" in warnings[0].getMessage()
-    assert pool.stats().failures >= 99
-
-
-def test_timeouts_are_logged_once_a_spell(mc: Client, caplog: pytest.LogCaptureFixture) -> None:
-    pool = ClientPool(mc, 1)
-    with pool.reserve():
-        for _ in range(20):
-            with contextlib.suppress(Exception), pool.reserve(block=False):
-                pass
-    assert ["no client came free" in record.getMessage() for record in caplog.records] == [True]
-    assert pool.stats().timeouts == 20
-
-
-@pytest.fixture
-def mortal(nodes: list[Mortal]) -> Mortal:
-    return nodes[0]
 
 
 # -- Servers that change at run time
@@ -296,12 +210,12 @@ pool:
 
 @pytest.mark.skipif(not shutil.which("nutcracker"), reason="needs nutcracker")
 def test_pool_works_through_a_proxy(nodes: list[Mortal], tmp_path: Path) -> None:
-    port = _free_port()
+    port = free_port()
     servers = "\n".join(f"   - {address}:1" for address in addresses(nodes))
     config = tmp_path / "nutcracker.yml"
     config.write_text(NUTCRACKER.format(port=port, servers=servers))
     proxy = subprocess.Popen(
-        ["nutcracker", "-c", str(config), "-s", str(_free_port()), "-a", "127.0.0.1"],
+        ["nutcracker", "-c", str(config), "-s", str(free_port()), "-a", "127.0.0.1"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -317,12 +231,3 @@ def test_pool_works_through_a_proxy(nodes: list[Mortal], tmp_path: Path) -> None
     finally:
         proxy.kill()
         proxy.wait()
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port

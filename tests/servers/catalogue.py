@@ -39,14 +39,16 @@ class Server:
         """Whether a request can wait for a client without keeping another from giving it back."""
         return self.concurrency in ("threads", "greenlets")
 
-    def version(self) -> str | None:
-        """Of the distribution that is installed, or None."""
-        for distribution in self.distributions:
-            try:
-                return f"{distribution} {metadata.version(distribution)}"
-            except metadata.PackageNotFoundError:
-                pass
-        return None if self.distributions else "standard library"
+    def is_installed(self) -> bool:
+        return not self.distributions or any(map(_has, self.distributions))
+
+
+def _has(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _gunicorn(worker: str, *options: str) -> str:
@@ -172,6 +174,31 @@ SERVERS = [
         keeps_chunks=False,
     ),
 ]
+
+_GUNICORN = "{python} -m gunicorn --bind 127.0.0.1:{port} --preload --worker-class "
+_UWSGI = "{scripts}/uwsgi --http-socket 127.0.0.1:{port} --module servers.preloaded:application"
+_UWSGI += " --die-on-term --enable-threads --processes 3 "
+_MODULE = " servers.preloaded:application"
+
+#: The server, its command, and whether its parent serves nothing and can go on with its threads.
+PREFORK = {
+    "gunicorn sync": ("gunicorn sync", _GUNICORN + "sync --workers 3" + _MODULE, True),
+    # Workers come and go all the time: their ends must not end the others' connections.
+    "gunicorn sync, workers end": (
+        "gunicorn sync",
+        _GUNICORN + "sync --workers 3 --max-requests 20" + _MODULE,
+        True,
+    ),
+    "gunicorn gthread": (
+        "gunicorn gthread",
+        _GUNICORN + "gthread --workers 2 --threads 4" + _MODULE,
+        True,
+    ),
+    "uWSGI": ("uWSGI", _UWSGI + "--master", False),
+    "uWSGI with threads": ("uWSGI", _UWSGI + "--master --threads 4", False),
+    # Here the first worker is the process that imported the app and opened the connections.
+    "uWSGI without a master": ("uWSGI", _UWSGI, False),
+}
 
 #: What is not as on the bare server, by server and by app, and its effect. The tests demand
 #: exactly these: a difference that has gone must go from here, too.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
-from harness import Connections
+from harness import Connections, missing
 
 from mcpool_wsgi.devserver import memcached
 
@@ -15,18 +14,15 @@ from .launch import Running, running
 
 
 def demand(server: Server) -> None:
-    """Skip what needs *server* where it is not installed, unless all servers must be."""
-    if server.version() is None:
-        reason = f"{server.name} is not installed: {' or '.join(server.distributions)}"
-        if os.environ.get("MCPOOL_REQUIRE_SERVERS", "0") != "0":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    """Do without the test where *server* is not installed."""
+    if not server.is_installed():
+        missing(f"{server.name} ({' or '.join(server.distributions)})")
 
 
 @pytest.fixture(scope="session")
-def cache(server_kind: bool | None) -> Iterator[Connections]:
+def cache(embedded: bool | None) -> Iterator[Connections]:
     """A memcached for the servers, and how many connections it has."""
-    with memcached(embedded=server_kind) as found:
+    with memcached(embedded=embedded) as found:
         yield Connections(found.address)
 
 

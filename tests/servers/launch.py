@@ -6,7 +6,6 @@ import contextlib
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -16,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from harness import free_port
 
 from . import wire
 from .catalogue import THREADS, Server
@@ -41,12 +42,6 @@ class Running:
 
     def report(self) -> dict[str, Any]:
         return wire.get_json(self.port, "/-/stats")  # type: ignore[no-any-return]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from harness import Connections, in_threads
 
-from .catalogue import SERVERS
+from .catalogue import PREFORK, SERVERS
 from .conftest import demand
 from .launch import running
 from .wire import get_json
@@ -15,31 +15,6 @@ pytestmark = pytest.mark.servers
 READS = 12_000
 CLIENTS = 8
 BY_NAME = {server.name: server for server in SERVERS}
-
-GUNICORN = "{python} -m gunicorn --bind 127.0.0.1:{port} --preload --worker-class "
-UWSGI = "{scripts}/uwsgi --http-socket 127.0.0.1:{port} --module servers.preloaded:application"
-UWSGI += " --die-on-term --enable-threads --processes 3 "
-MODULE = " servers.preloaded:application"
-
-#: The server, its command, and whether its parent serves nothing and can go on with its threads.
-PREFORK = {
-    "gunicorn sync": ("gunicorn sync", GUNICORN + "sync --workers 3" + MODULE, True),
-    # Workers come and go all the time: their ends must not end the others' connections.
-    "gunicorn sync, workers end": (
-        "gunicorn sync",
-        GUNICORN + "sync --workers 3 --max-requests 20" + MODULE,
-        True,
-    ),
-    "gunicorn gthread": (
-        "gunicorn gthread",
-        GUNICORN + "gthread --workers 2 --threads 4" + MODULE,
-        True,
-    ),
-    "uWSGI": ("uWSGI", UWSGI + "--master", False),
-    "uWSGI with threads": ("uWSGI", UWSGI + "--master --threads 4", False),
-    # Here the first worker is the process that imported the app and opened the connections.
-    "uWSGI without a master": ("uWSGI", UWSGI, False),
-}
 
 
 @pytest.mark.parametrize("name", PREFORK)

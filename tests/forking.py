@@ -1,0 +1,55 @@
+"""Forked children, of Python and of C."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from typing import Callable
+
+from harness import eventually
+
+
+def in_child(work: Callable[[], object], fork: Callable[[], int] = os.fork) -> int:
+    """Fork, do *work* in the child, and give the child's pid; it exits with 0 if all is well."""
+    sys.stdout.flush()
+    pid = fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        work()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def in_child_by_c(work: Callable[[], object]) -> int:
+    """The same by a fork in C, which runs no hook of Python's, as uWSGI does it."""
+    return in_child(work, ctypes.PyDLL(None).fork)
+
+
+FORKS = [in_child, in_child_by_c]
+
+
+def succeeds(pid: int) -> None:
+    """The child *pid* ends, and all was well."""
+    statuses: list[int] = []
+
+    def ended() -> bool:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            statuses.append(status)
+        return bool(found)
+
+    try:
+        eventually(ended, "the child hangs", deadline=60)
+    except AssertionError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+    assert os.waitstatus_to_exitcode(statuses[0]) == 0

@@ -1,0 +1,36 @@
+"""A memcached that dies, hangs and comes back."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import ExitStack
+
+from mcpool_wsgi.devserver import memcached
+
+
+class Mortal:
+    """A memcached that keeps its address when it is killed and started again."""
+
+    def __init__(self, embedded: bool | None) -> None:
+        self._embedded = embedded
+        self._running = ExitStack()
+        self._server = self._running.enter_context(memcached(embedded=embedded))
+        self.address = self._server.address
+
+    def kill(self) -> None:
+        self._server.process.kill()
+        self._running.close()
+
+    def start(self) -> None:
+        port = int(self.address.rpartition(":")[2])
+        self._server = self._running.enter_context(memcached(embedded=self._embedded, port=port))
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
+
+    def stop(self) -> None:
+        self._server.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._server.process.send_signal(signal.SIGCONT)
