@@ -6,7 +6,10 @@ import ctypes
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
+from types import FrameType
 from typing import Callable
 
 from harness import eventually
@@ -30,7 +33,22 @@ def in_child(work: Callable[[], object], fork: Callable[[], int] = os.fork) -> i
 
 def in_child_by_c(work: Callable[[], object]) -> int:
     """The same by a fork in C, which runs no hook of Python's, as uWSGI does it."""
+    # While another thread is after the interpreter lock, it would hang CPython itself.
+    eventually(others_rest)
     return in_child(work, ctypes.PyDLL(None).fork)
+
+
+def others_rest() -> bool:
+    """Whether all other threads wait for something, and not for the interpreter lock."""
+    before = positions()
+    time.sleep(0.02)
+    return positions() == before
+
+
+def positions() -> dict[int, tuple[FrameType, int]]:
+    frames = sys._current_frames()
+    del frames[threading.get_ident()]
+    return {thread: (frame, frame.f_lasti) for thread, frame in frames.items()}
 
 
 FORKS = [in_child, in_child_by_c]

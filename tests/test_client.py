@@ -148,6 +148,7 @@ def test_what_is_neither_str_nor_bytes_is_refused(mc: Client, no_key: Any) -> No
 
 
 def test_single_string_is_not_taken_for_keys(mc: Client) -> None:
+    keys: Any
     for keys in ("abc", b"abc"):
         with pytest.raises(TypeError, match="sequence of keys"):
             mc.get_multi(keys)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pylibmc
 import pytest
@@ -509,7 +510,7 @@ def test_serves_every_operation_of_pylibmc(server: Memcached) -> None:
 
 
 def test_stats_count_connections(server: Memcached) -> None:
-    def stats() -> dict[str, bytes]:
+    def stats() -> Any:
         ((_, found),) = client.get_stats()
         return found
 

@@ -47,7 +47,7 @@ class Endpoint(socketserver.ThreadingTCPServer):
     def __init__(self, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), Session)
         self.address = f"127.0.0.1:{self.server_address[1]}"
-        self.say: bytes | Callable[[socket.socket], None] = b"ERROR\r\n"
+        self.say: bytes | Callable[[socket.socket], object] = b"ERROR\r\n"
         self.questions = 0
         self.closing = threading.Event()
 
@@ -85,7 +85,7 @@ def serving(port: int = 0) -> Iterator[Endpoint]:
             yield server
         finally:
             server.closing.set()
-            with socket.create_connection(server.server_address):
+            with socket.create_connection(("127.0.0.1", server.server_address[1])):
                 thread.join(10)
 
 
@@ -119,8 +119,8 @@ def name(pool: Any) -> Any:
             return None
 
 
-def never_ends(endpoint: Endpoint) -> Callable[[socket.socket], None]:
-    return lambda connection: endpoint.closing.wait(30) and None
+def never_ends(endpoint: Endpoint) -> Callable[[socket.socket], object]:
+    return lambda connection: endpoint.closing.wait(30)
 
 
 def drips(connection: socket.socket) -> None:
@@ -342,7 +342,7 @@ def test_servers_change_under_load_without_an_error_or_a_wrong_value(
             done.set()
 
     with Discovery(pool, endpoint.address, interval=INTERVAL):
-        in_threads([change, *(lambda who=f"thread{n}": work(who) for n in range(6))])  # type: ignore[misc]
+        in_threads([change, *(lambda who=f"thread{n}": work(who) for n in range(6))])
     stats = pool.stats()
     assert (stats.in_use, stats.waiting, stats.failures, stats.timeouts) == (0, 0, 0, 0)
 
@@ -515,7 +515,7 @@ def test_child_that_can_have_no_thread_works_without(
 def test_arguments_that_cannot_work_are_refused(endpoint: Endpoint, mc: Client) -> None:
     pool = ClientPool(mc, 1)
     with pytest.raises(TypeError, match=r"set_servers\(\)"):
-        Discovery(pylibmc.ClientPool(mc, 1), "cache")  # type: ignore[arg-type]
+        Discovery(pylibmc.ClientPool(mc, 1), "cache")
     for seconds in (0, -1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match=f"more than 0, not {seconds}"):
             Discovery(pool, "cache", interval=seconds)

@@ -276,17 +276,17 @@ def test_waiters_at_the_moment_of_the_fork_do_not_hang_the_child(fork: Any, mc: 
         with pool.reserve() as client:
             client.get("key")
 
+    def wait_and_look() -> None:
+        wait()
+        assert (pool.stats().waiting, pool.stats().in_use) == (0, 0)
+
     with pool.reserve():
         waiter = threading.Thread(target=wait)
         waiter.start()
         eventually(lambda: pool.stats().waiting == 1)
-        succeeds(fork(lambda: (wait(), _no_waiters(pool))))
+        succeeds(fork(wait_and_look))
     waiter.join(10)
     assert pool.stats().in_use == 0
-
-
-def _no_waiters(pool: ClientPool) -> None:
-    assert (pool.stats().waiting, pool.stats().in_use) == (0, 0)
 
 
 @pytest.mark.parametrize("fork", FORKS)

@@ -39,7 +39,7 @@ NEEDS = {
 
 
 @pytest.fixture(params=sorted(NEEDS))
-def name(request: pytest.FixtureRequest) -> str:
+def name(request: pytest.FixtureRequest) -> Any:
     demand(NEEDS[request.param])
     return request.param
 

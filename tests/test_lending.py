@@ -236,7 +236,8 @@ def test_interrupted_hand_over_loses_nothing(error: type[BaseException]) -> None
     def hand_over() -> None:
         lease = pool.reserve()
         lease.__enter__()
-        trace, _ = sys.gettrace(), sys.settrace(None)
+        trace = sys.gettrace()
+        sys.settrace(None)
         waiter = threading.Thread(target=use)
         waiter.start()
         eventually(lambda: pool.stats().waiting == 1)

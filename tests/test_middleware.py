@@ -530,7 +530,10 @@ def test_app_is_called_at_once_and_not_at_the_first_chunk(pool: ClientPool) -> N
         start_response("204 No Content", [])
         return []
 
-    MemcachedPoolMiddleware(app, pool)({}, lambda *args: status.append(args[0]))
+    def start_response(status_line: str, *args: Any) -> Any:
+        status.append(status_line)
+
+    MemcachedPoolMiddleware(app, pool)({}, start_response)
     assert status == ["204 No Content"]
 
 

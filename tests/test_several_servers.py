@@ -178,7 +178,7 @@ def test_set_servers_under_load(nodes: list[Mortal]) -> None:
             pool.set_servers(addresses(nodes)[: 1 + round % 3])
         stop.set()
 
-    in_threads([lambda number=number: work(number) for number in range(8)] + [change])  # type: ignore[misc]
+    in_threads([lambda number=number: work(number) for number in range(8)] + [change])
     stats = pool.stats()
     assert (stats.in_use, stats.waiting, stats.failures) == (0, 0, 0)
     assert stats.size <= 4
@@ -189,6 +189,7 @@ def test_set_servers_needs_clients_that_know_their_options(mc: Client) -> None:
     with pytest.raises(TypeError, match=r"mcpool_wsgi\.Client"):
         pool.set_servers(mc.addresses)
     ours = ClientPool(mc, 1)
+    bad: Any
     for bad in ("127.0.0.1", []):
         with pytest.raises((TypeError, pylibmc.Error)):
             ours.set_servers(bad)
