@@ -7,13 +7,14 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Callable
 
+import pylibmc
 from werkzeug.serving import make_server
 
 from mcpool_wsgi.devserver import memcached
-from mcpool_wsgi.options import server_list
+from mcpool_wsgi.options import ADDRESS, parsed
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -25,9 +26,10 @@ def memcached_servers() -> Iterator[list[str]]:
     given = os.environ.get("MEMCACHED_SERVERS")
     if given:
         try:
-            servers = server_list(given)
+            options = parsed({"servers": given}, ADDRESS, {"servers": "MEMCACHED_SERVERS"})
         except ValueError as error:
-            sys.exit(f"MEMCACHED_SERVERS is {given!r} and should be {error}")
+            sys.exit(str(error))
+        servers = options["servers"]
         print(f"Using the memcached of MEMCACHED_SERVERS: {', '.join(servers)}", flush=True)
         yield servers
         return
@@ -42,15 +44,21 @@ def run(make_app: Callable[[list[str]], WSGIApplication], try_path: str = "/") -
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=5050)
     options = parser.parse_args()
-    # As Ctrl-C does, SIGTERM ends what is started here on its way out.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    with memcached_servers() as servers:
-        server = make_server(options.host, options.port, make_app(servers), threaded=True)
-        host = f"[{options.host}]" if ":" in options.host else options.host
-        print(f"Try: curl http://{host}:{server.port}{try_path}", flush=True)
+    if not 0 <= options.port <= 65535:
+        parser.error("--port must be 0 to 65535")
+    # As Ctrl-C does, SIGTERM ends what is started here on its way out, and so does SIGHUP, which
+    # comes when the terminal is closed.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit())
+    with suppress(KeyboardInterrupt), memcached_servers() as servers:
         try:
+            app = make_app(servers)
+        except pylibmc.Error as error:
+            sys.exit(f"cannot use the memcached at {', '.join(servers)}: {error}")
+        server = make_server(options.host, options.port, app, threaded=True)
+        try:
+            host = f"[{options.host}]" if ":" in options.host else options.host
+            print(f"Try: curl http://{host}:{server.port}{try_path}", flush=True)
             server.serve_forever()
-        except KeyboardInterrupt:
-            pass
         finally:
             server.server_close()

@@ -50,6 +50,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Callable
 from urllib.parse import parse_qsl, unquote
 
+import pylibmc
+
 from .client import Client
 from .middleware import MemcachedPoolMiddleware
 from .options import ADDRESS, BEHAVIORS, CLIENT, MIDDLEWARE, POOL, parsed
@@ -84,7 +86,7 @@ def client_from_environ(
     :raises ValueError: there are no servers, or they do not parse, or there is only one of
         username and password.
     """
-    return _client({**_found_in(environ), "fail_soft": fail_soft}, behaviors)
+    return _client({**_found_in(environ), "fail_soft": fail_soft}, behaviors or {})
 
 
 def client_from_url(url: str) -> Client:
@@ -101,11 +103,15 @@ def client_from_url(url: str) -> Client:
             "a memcached's URL is like memcached://username:password@host:port,host:port/"
             "?name=value or like memcached:///path/to/socket, and this one is not"
         )
-    given = {"servers": match["hosts"] or unquote(path or "")}
-    for name, text in parse_qsl(match["query"] or "", keep_blank_values=True):
-        given[name if name in ("binary", "fail_soft") else f"behaviors.{name}"] = text
-    given.update((name, unquote(match[name])) for name in ("username", "password") if match[name])
-    return _client(parsed(given, CLIENT))
+    given = dict(parse_qsl(match["query"] or "", keep_blank_values=True))
+    query = parsed(given, {**CLIENT, **BEHAVIORS})
+    options = parsed({} if path else {"servers": match["hosts"]}, ADDRESS)
+    if path:
+        options["servers"] = [unquote(path)]
+    options.update(
+        (name, unquote(match[name])) for name in ("username", "password") if match[name]
+    )
+    return _client({**options, **_part(query, CLIENT)}, _part(query, BEHAVIORS))
 
 
 def filter_factory(
@@ -115,8 +121,11 @@ def filter_factory(
 
     :raises ValueError: an option is missing, unknown, or does not parse.
     """
-    options = parsed(local_conf, {**CLIENT, **POOL, **MIDDLEWARE})
-    client = _client(options if "servers" in options else {**_found_in(os.environ), **options})
+    prefixed = {f"behaviors.{name}": parse for name, parse in BEHAVIORS.items()}
+    options = parsed(local_conf, {**ADDRESS, **CLIENT, **prefixed, **POOL, **MIDDLEWARE})
+    behaviors = {name.partition(".")[2]: options[name] for name in prefixed if name in options}
+    address = {} if "servers" in options else _found_in(os.environ)
+    client = _client({**address, **options}, behaviors)
     pool: ClientPool | ThreadMappedPool
     if options.get("pool") == "thread-mapped":
         pool = ThreadMappedPool(client)
@@ -149,12 +158,14 @@ def _found_in(environ: Mapping[str, str]) -> dict[str, Any]:
     raise ValueError(f"no memcached in the environment: one of {wanted} must be set")
 
 
-def _client(options: Mapping[str, Any], behaviors: Mapping[str, Any] | None = None) -> Client:
-    named = {name.partition(".")[2]: options[name] for name in BEHAVIORS if name in options}
-    given = _part(options, [*ADDRESS, "binary", "fail_soft"])
+def _client(options: Mapping[str, Any], behaviors: Mapping[str, Any]) -> Client:
+    given = _part(options, [*ADDRESS, *CLIENT])
     if "username" in given and not given.setdefault("binary", True):
         raise ValueError("binary is false, and a username needs the binary protocol")
-    return Client(**given, behaviors={**named, **(behaviors or {})})
+    try:
+        return Client(**given, behaviors=behaviors)
+    except pylibmc.Error as error:
+        raise ValueError(f"libmemcached refuses an option: {error}") from None
 
 
 def _part(options: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:

@@ -65,7 +65,7 @@ async def serve(cache: Cache, host: str, port: int, unix_socket: str | None) -> 
 
     if unix_socket is None:
         server = await asyncio.start_server(accept, host, port, backlog=1024)
-        where = "{}:{}".format(*server.sockets[0].getsockname())
+        where = shown(*server.sockets[0].getsockname()[:2])
     else:
         os.umask(0o077)  # memcached's own default: nobody else may connect
         server = await asyncio.start_unix_server(accept, unix_socket, backlog=1024)
@@ -78,6 +78,10 @@ async def serve(cache: Cache, host: str, port: int, unix_socket: str | None) -> 
             os.unlink(unix_socket)
 
 
+def shown(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m mcpool_wsgi.devserver")
     parser.add_argument("--host", default="127.0.0.1")
@@ -85,12 +89,14 @@ def main() -> None:
     parser.add_argument("--unix-socket", metavar="PATH", help="instead of host and port")
     parser.add_argument("--memory", type=int, default=64, metavar="MiB")
     options = parser.parse_args()
+    if options.unix_socket == "":
+        parser.error("--unix-socket must be a path")
     if options.memory < 1:
         parser.error("--memory must be at least 1")
     cache = Cache(options.memory * MEBIBYTE)
     try:
         asyncio.run(serve(cache, options.host, options.port, options.unix_socket))
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, ValueError) as error:
         sys.exit(f"cannot listen: {error}")
 
 
@@ -125,6 +131,7 @@ def memcached(
         for the real one if it is installed.
     :param port: ``0`` for one that is free.
     :param unix_socket: the path of a socket to listen on instead of *host* and *port*.
+    :raises FileExistsError: *unix_socket* is a server's that runs, or no socket at all.
     :raises FileNotFoundError: *embedded* is ``False`` and none is installed.
     :raises RuntimeError: it does not start, or does not answer within 10 seconds.
     """
@@ -139,6 +146,13 @@ def memcached(
         kind, command = "devserver", [sys.executable, "-m", "mcpool_wsgi.devserver"]
         command += ["--unix-socket", unix_socket] if unix_socket else []
         command += ["--host", host, "--port", str(port)]
+    # The socket that a killed server has left behind may be taken, and nothing else.
+    if (
+        unix_socket
+        and os.path.lexists(unix_socket)
+        and (not Path(unix_socket).is_socket() or find(Path(), host, unix_socket))
+    ):
+        raise FileExistsError(f"{unix_socket} is in use")
     with tempfile.TemporaryDirectory(prefix="memcached-") as directory:
         # One server prints its port, the other writes a file: here they are the same.
         listening, errors = Path(directory, "listening"), Path(directory, "errors")
@@ -174,14 +188,25 @@ def find(listening: Path, host: str, unix_socket: str | None) -> tuple[str, str]
     """The server's address and version, or ``None`` when it does not answer yet."""
     try:
         port = 0 if unix_socket else int(listening.read_text().rpartition(":")[2])
-        with socket.socket(socket.AF_UNIX if unix_socket else socket.AF_INET) as connection:
-            connection.settimeout(1)
-            connection.connect(unix_socket or (host, port))
+        with connected(host, port, unix_socket) as connection:
             connection.sendall(b"version\r\n")
             version = connection.recv(100).decode().split()[1]
     except (OSError, ValueError, IndexError):
         return None
-    return unix_socket or f"{host}:{port}", version
+    return unix_socket or shown(host, port), version
+
+
+def connected(host: str, port: int, unix_socket: str | None) -> socket.socket:
+    if unix_socket is None:
+        return socket.create_connection((host, port), timeout=1)
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(1)
+    try:
+        connection.connect(unix_socket)
+    except OSError:
+        connection.close()
+        raise
+    return connection
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def _parsed(answer: bytes) -> Configuration:
 
 def _host_and_port(endpoint: str) -> tuple[str, int]:
     match = _ENDPOINT.fullmatch(endpoint)
-    if match is None:
+    if match is None or not 0 < int(match[2] or 11211) < 65536:
         raise ValueError(f"an endpoint is like host:port or [IPv6]:port, not {endpoint!r}")
     return match[1].strip("[]"), int(match[2] or 11211)
 
@@ -127,7 +127,8 @@ class Discovery:
     :param pool: one of this package's pools.
     :param endpoint: ``host`` or ``host:port``.
     :param interval: seconds from one question to the next.
-    :param timeout: seconds to wait for a connection, and seconds to wait for the answer.
+    :param timeout: seconds to wait for a connection to each address of *endpoint*, and seconds to
+        wait for the answer. Looking the name up has no limit.
     :raises TypeError: *pool* has no ``set_servers()``.
     :raises ValueError: *endpoint* is no address, or a number of seconds is not positive.
     """
@@ -157,6 +158,7 @@ class Discovery:
         """
         forks.check_process()
         if self._poll is None:
+            self._servers = []  # the pool may have been given others meanwhile
             try:
                 self.refresh()
             except (OSError, ValueError) as error:
@@ -213,7 +215,12 @@ class Discovery:
     def _begin(self) -> None:
         self._poll = poll = _Poll()
         # Not a threading.Thread: start() of that waits for the thread, and a fork's hook must not.
-        _thread.start_new_thread(self._run, (poll,))
+        try:
+            _thread.start_new_thread(self._run, (poll,))
+        except BaseException:
+            self._poll = None
+            _started.discard(self)
+            raise
 
     def _run(self, poll: _Poll) -> None:
         try:

@@ -187,7 +187,7 @@ class Lender:
             except IndexError:
                 return
             if not slot.generation.current:
-                slot.give_up_client()
+                slot.client = None  # its generation stays: the next client replaces one
             self.give_back(slot)
 
     def close(self) -> None:

@@ -78,6 +78,8 @@ class PoolCollector:
 
     def __init__(self, pools: Mapping[str, Pool]) -> None:
         for name, pool in pools.items():
+            if not isinstance(name, str):
+                raise TypeError(f"a pool's name is a str, not {name!r}")
             if not callable(getattr(pool, "stats", None)):
                 raise TypeError(f"the pool {name!r} must have a method stats(): {pool!r}")
         self._pools: WeakValueDictionary[str, Pool]

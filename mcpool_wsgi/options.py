@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from pickle import HIGHEST_PROTOCOL
 from typing import Any, Callable
 
 import pylibmc
@@ -35,7 +36,8 @@ def parsed(
         try:
             options[name] = parsers[name](text)
         except ValueError as error:
-            raise ValueError(f"{shown[name]} is {text!r} and should be {error}") from None
+            seen = "not shown, there may be a password in it," if "@" in text else repr(text)
+            raise ValueError(f"{shown[name]} is {seen} and should be {error}") from None
     for one, other in (("username", "password"), ("password", "username")):
         if one in options and other not in options:
             raise ValueError(f"{shown[one]} is set and {shown[other]} is not")
@@ -46,10 +48,10 @@ def server_list(text: str) -> list[str]:
     """Servers with commas, semicolons or spaces between them, as ``Client`` takes them."""
     servers = [server for server in re.split(r"[\s,;]+", text) if server]
     try:
-        ports = [translate_server_spec(server)[2] for server in servers]
+        specs = [translate_server_spec(server) for server in servers]
     except ValueError:
-        ports = []
-    if not ports or not all(0 <= port <= 65535 for port in ports):
+        specs = []
+    if not specs or not all(host and 0 <= port <= 65535 for _, host, port, _ in specs):
         raise ValueError("servers like host, host:port, [IPv6]:port or /path/to/socket")
     return servers
 
@@ -83,17 +85,15 @@ _SWITCHES = ["auto_eject", "buffer_requests", "cas", "ketama", "ketama_weighted"
 _SWITCHES += ["tcp_keepalive", "tcp_nodelay", "verify_keys", "_noreply", "_sort_hosts"]
 #: What options there are, of which class, and how each is read.
 BEHAVIORS: Parsers = {
-    f"behaviors.{name}": parse
-    for name, parse in {
-        **dict.fromkeys(pylibmc.all_behaviors, _integer),
-        **dict.fromkeys(_SWITCHES, _switch),
-        **dict.fromkeys(["hash", "ketama_hash"], _one_of(pylibmc.hashers)),
-        "distribution": _one_of(pylibmc.distributions),
-        "namespace": str.encode,  # pylibmc 1.6.3 takes bytes only
-    }.items()
+    **dict.fromkeys(pylibmc.all_behaviors, _integer),
+    **dict.fromkeys(_SWITCHES, _switch),
+    **dict.fromkeys(["hash", "ketama_hash"], _one_of(pylibmc.hashers)),
+    "distribution": _one_of(pylibmc.distributions),
+    "namespace": str.encode,  # pylibmc 1.6.3 takes bytes only
+    "pickle_protocol": _matching(f"[0-{HIGHEST_PROTOCOL}]", f"0 to {HIGHEST_PROTOCOL}", int),
 }
 ADDRESS: Parsers = {"servers": server_list, "username": _text, "password": _text}
-CLIENT: Parsers = {**ADDRESS, "binary": _switch, "fail_soft": _switch, **BEHAVIORS}
+CLIENT: Parsers = {"binary": _switch, "fail_soft": _switch}
 POOL: Parsers = {
     "pool": _one_of(["bounded", "thread-mapped"]),
     "size": _matching("0*[1-9][0-9]{0,8}", "a positive integer", int),

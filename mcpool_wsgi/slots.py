@@ -29,7 +29,7 @@ class Generation:
         self.renewal_interval: float = getattr(master, "renewal_interval", 0.0)
 
 
-#: That of a slot without a client.
+#: That of a slot that has had no client, or whose client somebody took.
 NO_GENERATION: Generation = Generation(None, "")
 NO_GENERATION.current = False
 

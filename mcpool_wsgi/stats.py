@@ -43,7 +43,6 @@ class PoolStats:
     failures: int
     #: Clients that were made, as replacements or as the first of their slot.
     clients_made: int
-    #: How many of them were made for a slot that had another, by the reason why that was not
-    #: lent any more: ``failure`` of its generation, other ``servers``, or another master from
-    #: ``fill``.
+    #: How many of them replaced another, by reason: ``failure`` of its generation, other
+    #: ``servers``, or another master from ``fill``.
     clients_renewed: Mapping[str, int]

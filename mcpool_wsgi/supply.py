@@ -25,7 +25,7 @@ from typing import Any
 
 from . import forks
 from .client import Client
-from .slots import Generation, Slot
+from .slots import NO_GENERATION, Generation, Slot
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Supply:
         client = generation.master.clone()
         if isinstance(client, Client):
             client.on_connection_failure = functools.partial(self.connection_failed, generation)
-        renewed = slot.client is not None
+        renewed = slot.generation is not NO_GENERATION
         slot.process = forks.current
         slot.client = client
         slot.generation = generation

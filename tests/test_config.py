@@ -72,10 +72,18 @@ def test_half_of_the_credentials_is_refused(service: str, given: str, missing: s
         client_from_environ(environ)
 
 
-@pytest.mark.parametrize("servers", ["cache:port", ",;", "cache:70000", "cache:", "http://cache"])
+@pytest.mark.parametrize(
+    "servers", ["cache:port", ",;", "cache:70000", "cache:", ":11211", "http://cache"]
+)
 def test_servers_that_do_not_parse_are_refused(servers: str) -> None:
     with pytest.raises(ValueError, match=f"MEMCACHED_SERVERS is '{servers}' and should be ser"):
         client_from_environ({"MEMCACHED_SERVERS": servers})
+
+
+def test_what_may_be_a_password_is_not_shown() -> None:
+    with pytest.raises(ValueError, match="MEMCACHED_SERVERS is not shown") as caught:
+        client_from_environ({"MEMCACHED_SERVERS": "memcached://me:secret@cache"})
+    assert "secret" not in str(caught.value)
 
 
 # -- Credentials
@@ -161,9 +169,10 @@ def test_client_from_a_url_works(address: str) -> None:
     assert Client([address]).get("site:key") == "value"
 
 
+@pytest.mark.servers
 def test_url_of_a_unix_socket(embedded: bool | None, tmp_path: Path) -> None:
-    with memcached(embedded=embedded, unix_socket=str(tmp_path / "a-socket")) as server:
-        client = client_from_url(f"memcached://{tmp_path}/a%2Dsocket?tcp_nodelay=0")
+    with memcached(embedded=embedded, unix_socket=str(tmp_path / "a, socket")) as server:
+        client = client_from_url(f"memcached://{tmp_path}/a%2C%20socket?tcp_nodelay=0")
         assert client.addresses == [server.address]
         assert client.set("key", "value")
 
@@ -193,15 +202,18 @@ def test_what_is_no_url_of_a_memcached_is_refused_and_not_shown(url: str) -> Non
 @pytest.mark.parametrize(
     ("query", "error"),
     [
-        ("ketma=true", r"no option 'behaviors.ketma'; there are .*behaviors\.ketama,"),
-        ("ketama=perhaps", "behaviors.ketama is 'perhaps' and should be true or false"),
-        ("connect_timeout=true", "behaviors.connect_timeout is 'true' and should be an integer"),
-        ("connect_timeout=", "behaviors.connect_timeout is '' and should be an integer"),
+        ("ketma=true", r"no option 'ketma'; there are .*ketama,"),
+        ("ketama=perhaps", "ketama is 'perhaps' and should be true or false"),
+        ("connect_timeout=true", "connect_timeout is 'true' and should be an integer"),
+        ("connect_timeout=", "connect_timeout is '' and should be an integer"),
         ("connect_timeout=99999999999", "and should be an integer"),
-        ("hash=sha1", "behaviors.hash is 'sha1' and should be one of .*md5"),
-        ("distribution=fair", "behaviors.distribution is 'fair' and .* one of .*consistent"),
+        ("hash=sha1", "hash is 'sha1' and should be one of .*md5"),
+        ("distribution=fair", "distribution is 'fair' and .* one of .*consistent"),
         ("fail_soft=maybe", "fail_soft is 'maybe' and should be true or false"),
-        ("servers=other", "no option 'behaviors.servers'"),
+        ("servers=other", "no option 'servers'"),
+        ("hash=hsieh", "libmemcached refuses an option: .*hash"),
+        ("retry_timeout=0", "libmemcached refuses an option: .*retry_timeout"),
+        ("pickle_protocol=99", "pickle_protocol is '99' and should be 0 to [5-9]"),
     ],
 )
 def test_options_of_a_url_that_are_wrong_are_refused(query: str, error: str) -> None:

@@ -649,6 +649,38 @@ def test_listens_on_a_unix_socket(embedded: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("embedded", KINDS)
+def test_takes_no_path_that_is_in_use(embedded: bool, tmp_path: Path) -> None:
+    file, directory, path = tmp_path / "file", tmp_path / "directory", tmp_path / "socket"
+    file.write_text("precious")
+    directory.mkdir()
+    with memcached(embedded=embedded, unix_socket=str(path)) as other:
+        for taken in (file, directory, path):
+            with pytest.raises(FileExistsError, match=str(taken)):
+                memcached(embedded=embedded, unix_socket=str(taken)).__enter__()
+        assert file.read_text() == "precious"
+        assert pylibmc.Client([other.address]).set("a", 1)
+
+
+@pytest.mark.parametrize("embedded", KINDS)
+def test_takes_the_socket_that_a_killed_server_left_behind(embedded: bool, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    with memcached(embedded=embedded, unix_socket=str(path)) as server:
+        assert pylibmc.Client([server.address]).set("a", 1)
+
+
+@pytest.mark.parametrize("embedded", KINDS)
+def test_listens_on_ipv6(embedded: bool) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("needs IPv6")
+    with memcached(embedded=embedded, host="::1") as server:
+        assert re.fullmatch(r"\[::1\]:\d+", server.address)
+
+
+@pytest.mark.parametrize("embedded", KINDS)
 def test_listens_on_the_port_it_is_given_or_fails(embedded: bool, devserver: Memcached) -> None:
     taken = int(devserver.address.rpartition(":")[2])
     with pytest.raises(RuntimeError, match="in use"):

@@ -91,13 +91,8 @@ def serving(port: int = 0) -> Iterator[Endpoint]:
 
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
-    threads_before.append(threading.active_count())
     with serving() as server:
         yield server
-    threads_before.clear()
-
-
-threads_before: list[int] = []
 
 
 @pytest.fixture(scope="module")
@@ -123,18 +118,15 @@ def never_ends(endpoint: Endpoint) -> Callable[[socket.socket], object]:
     return lambda connection: endpoint.closing.wait(30)
 
 
+def refuse(*args: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 def drips(connection: socket.socket) -> None:
     connection.sendall(b"CONFIG ")
     while True:
         connection.sendall(b"1")
         time.sleep(0.0005)
-
-
-def all_sleep() -> None:
-    """Before a fork in C: it hangs CPython itself if threads compete for the interpreter."""
-    # Only the endpoint's has come to those that were there.
-    eventually(lambda: threading.active_count() <= threads_before[0] + 1)
-    time.sleep(0.05)  # for one that has just begun
 
 
 # -- The question
@@ -410,6 +402,33 @@ def test_it_can_be_started_again(endpoint: Endpoint, two_nodes: tuple[str, str])
             assert name(pool) == address
 
 
+def test_servers_that_were_set_while_it_stood_are_replaced(
+    endpoint: Endpoint, two_nodes: tuple[str, str]
+) -> None:
+    pool = ClientPool(Client(QUIET), 1)
+    endpoint.say = answer(1, *nodes(two_nodes[0]))
+    following = Discovery(pool, endpoint.address, interval=INTERVAL)
+    with following:
+        pass
+    pool.set_servers([two_nodes[1]])
+    with following:
+        assert name(pool) == two_nodes[0]
+
+
+def test_start_without_a_thread_to_be_had_can_be_repeated(
+    endpoint: Endpoint, two_nodes: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint.say = answer(1, *nodes(two_nodes[0]))
+    following = Discovery(ClientPool(Client(QUIET), 1), endpoint.address, interval=INTERVAL)
+    with monkeypatch.context() as patch:
+        patch.setattr("_thread.start_new_thread", refuse)
+        with pytest.raises(RuntimeError):
+            following.start()
+    following.stop()
+    with following:
+        endpoint.asked()
+
+
 @pytest.mark.parametrize("fork", FORKS)
 def test_child_follows_changes_too(
     fork: Any, endpoint: Endpoint, two_nodes: tuple[str, str]
@@ -425,7 +444,6 @@ def test_child_follows_changes_too(
             following.stop()
 
         polled_by = following._poll
-        all_sleep()
         child = fork(follow)
         endpoint.say = answer(2, *nodes(two_nodes[1]))
         succeeds(child)
@@ -441,7 +459,6 @@ def test_child_goes_on_with_what_only_the_thread_refers_to(
     endpoint.say = answer(1, *nodes(two_nodes[0]))
     Discovery(pool, endpoint.address, interval=BEFORE_A_FORK).start()
     try:
-        all_sleep()
         child = fork(lambda: eventually(lambda: name(pool) == two_nodes[1]))
         endpoint.say = answer(2, *nodes(two_nodes[1]))
         succeeds(child)
@@ -495,16 +512,12 @@ def test_child_that_can_have_no_thread_works_without(
     pool = ClientPool(Client(QUIET), 2)
     endpoint.say = answer(1, *nodes(two_nodes[0]))
 
-    def refuse(*args: object) -> None:
-        raise RuntimeError("can't start new thread")
-
     with Discovery(pool, endpoint.address, interval=BEFORE_A_FORK), monkeypatch.context() as patch:
         patch.setattr("_thread.start_new_thread", refuse)
 
         def use() -> None:
             assert name(pool) == two_nodes[0]
 
-        all_sleep()
         for fork in FORKS:
             succeeds(fork(use))
 
@@ -521,7 +534,8 @@ def test_arguments_that_cannot_work_are_refused(endpoint: Endpoint, mc: Client) 
             Discovery(pool, "cache", interval=seconds)
         with pytest.raises(ValueError, match=f"more than 0, not {seconds}"):
             Discovery(pool, "cache", timeout=seconds)
-    for address in ("", "cache:port", "/run/memcached.sock", "http://cache", "cache:1:2"):
+    no_port = ("cache:port", "cache:0", "cache:65536")
+    for address in ("", "/run/memcached.sock", "http://cache", "cache:1:2", *no_port):
         with pytest.raises(ValueError, match=r"host:port or \[IPv6\]:port"):
             Discovery(pool, address)
     Discovery(pool, "[::1]:11211")

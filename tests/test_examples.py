@@ -74,16 +74,30 @@ def test_no_path_reaches_memcached_as_a_command(address: str) -> None:
             works(example)
 
 
-def test_servers_that_do_not_parse_are_refused() -> None:
-    environ = {**os.environ, "MEMCACHED_SERVERS": "a:b:c"}
+@pytest.mark.parametrize(
+    ("servers", "options", "error"),
+    [
+        ("a:b:c", [], "MEMCACHED_SERVERS is 'a:b:c' and should be servers like"),
+        ("127.0.0.1:1", [], "cannot use the memcached at 127.0.0.1:1: "),
+        ("127.0.0.1", ["--port=70000"], "usage: "),
+        ("127.0.0.1", ["--port=-1"], "usage: "),
+    ],
+)
+def test_what_cannot_work_is_said_without_a_traceback(
+    servers: str, options: list[str], error: str
+) -> None:
     app = subprocess.run(
-        [sys.executable, EXAMPLES / "app.py"], env=environ, capture_output=True, text=True
+        [sys.executable, EXAMPLES / "app.py", *options],
+        env={**os.environ, "MEMCACHED_SERVERS": servers},
+        capture_output=True,
+        text=True,
     )
-    assert app.returncode == 1
-    assert app.stderr.startswith("MEMCACHED_SERVERS is 'a:b:c' and should be servers like")
+    assert app.returncode > 0
+    assert app.stderr.startswith(error)
+    assert "Traceback" not in app.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("memcached", ["installed", "embedded"])
 def test_app_ends_cleanly_with_its_memcached(number: int, memcached: str) -> None:
     environ = {"MEMCACHED_SERVERS": ""} if memcached == "installed" else without_memcached()

@@ -210,6 +210,9 @@ def test_registry_refuses_the_same_figures_twice(mc: Client) -> None:
 def test_pool_without_statistics_is_refused(mc: Client) -> None:
     with pytest.raises(TypeError, match=r"'theirs' must have a method stats\(\)"):
         PoolCollector({"theirs": pylibmc.ClientPool(mc, 1)})
+    nameless: Any = {1: ClientPool(mc, 1)}
+    with pytest.raises(TypeError, match="name is a str, not 1"):
+        PoolCollector(nameless)
 
 
 def test_without_prometheus_client_the_error_says_what_to_install() -> None:
