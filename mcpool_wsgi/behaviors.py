@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .keys import encoded
+
 #: What a :class:`Client` sets unless its caller says otherwise (pylibmc's own
 #: default in brackets), and why.
 DEFAULT_BEHAVIORS: Mapping[str, Any] = {
@@ -47,7 +49,17 @@ SEVERAL_SERVERS_BEHAVIORS: Mapping[str, Any] = {
 def completed(behaviors: Mapping[str, Any], servers: int) -> dict[str, Any]:
     """*behaviors* for so many *servers*, with the defaults for what they leave out."""
     several = SEVERAL_SERVERS_BEHAVIORS if servers > 1 else {}
-    every = {**DEFAULT_BEHAVIORS, **several, **behaviors}
-    if "_retry_timeout" in every:  # pylibmc's old name for it
-        every["retry_timeout"] = every.pop("_retry_timeout")
-    return every
+    return {**DEFAULT_BEHAVIORS, **several, **behaviors}
+
+
+def normalized(behaviors: Mapping[str, Any]) -> dict[str, Any]:
+    """*behaviors* as pylibmc understands them, under the names of today.
+
+    :raises InvalidKey: the ``namespace`` cannot be encoded.
+    """
+    normal = dict(behaviors)
+    if "_retry_timeout" in normal:
+        normal["retry_timeout"] = normal.pop("_retry_timeout")
+    if normal.get("namespace") is not None:
+        normal["namespace"] = encoded(normal["namespace"])  # of a str it reads other memory
+    return normal

@@ -31,7 +31,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from .behaviors import completed
+from .behaviors import completed, normalized
 from .commands import Commands
 from .keys import KeyRule
 
@@ -71,7 +71,7 @@ class Client(Commands):
             raise TypeError(f"servers is a list of addresses, not the single {servers!r}")
         servers = list(servers)
         # Kept here, because to ask libmemcached for its behaviors would open a connection.
-        self._chosen: Mapping[str, Any] = dict(behaviors or {})
+        self._chosen: Mapping[str, Any] = normalized(behaviors or {})
         self._credentials: tuple[str | None, str | None] = (username, password)
         self._fail_soft = fail_soft
         self._rule = KeyRule(binary, self._chosen.get("namespace") or b"")
@@ -107,14 +107,15 @@ class Client(Commands):
 
     def set_behaviors(self, behaviors: Mapping[str, Any]) -> None:
         """See :attr:`behaviors`."""
+        behaviors = normalized(behaviors)
         chosen = {**self._chosen, **behaviors}
-        self._rule = KeyRule(self.binary, chosen.get("namespace") or b"")
-        self._chosen = chosen
+        rule = KeyRule(self.binary, chosen.get("namespace") or b"")
         here = self._here()
         if here is self:
-            super().set_behaviors(dict(behaviors))
+            super().set_behaviors(behaviors)
         else:
             here.set_behaviors(behaviors)
+        self._rule, self._chosen = rule, chosen  # once it has been taken
 
     @property
     def behaviors(self) -> dict[str, Any]:

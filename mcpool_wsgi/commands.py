@@ -10,15 +10,18 @@ CVE-2020-13254). So every command here checks its keys first.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Callable, TypeVar
 
 import pylibmc
 
 from .connection import Connection
+from .errors import InvalidKey
 from .keys import Key, KeyRule, encoded
 
 _Self = TypeVar("_Self", bound="Commands")
+_control_character = re.compile(rb"[\x00-\x1f\x7f]").search
 
 
 class Commands(Connection):
@@ -156,20 +159,20 @@ class Commands(Connection):
 
     def set_multi(
         self,
-        mapping: Mapping[Key, Any],
+        keys: Mapping[Key, Any],
         time: int = 0,
         key_prefix: Key | None = None,
         min_compress_len: int = 0,
         compress_level: int = -1,
     ) -> list[Key]:
-        """Store all of *mapping*; the keys that could not be stored."""
+        """Store all of *keys*; the keys that could not be stored."""
         return self._store_multi(
-            _set_multi, mapping, key_prefix, time, b"", min_compress_len, compress_level
+            _set_multi, keys, key_prefix, time, b"", min_compress_len, compress_level
         )
 
     def add_multi(
         self,
-        mapping: Mapping[Key, Any],
+        keys: Mapping[Key, Any],
         time: int = 0,
         key_prefix: Key | None = None,
         min_compress_len: int = 0,
@@ -177,14 +180,22 @@ class Commands(Connection):
     ) -> list[Key]:
         """Like :meth:`set_multi`, of keys that are not there yet."""
         return self._store_multi(
-            _add_multi, mapping, key_prefix, time, b"", min_compress_len, compress_level
+            _add_multi, keys, key_prefix, time, b"", min_compress_len, compress_level
         )
 
     def incr_multi(
         self, keys: Iterable[Key], key_prefix: Key | None = None, delta: int = 1
     ) -> None:
         """Add *delta* to the numbers under all of *keys*."""
-        self._command(_incr_multi, self, list(self._prefixed(keys, key_prefix)), b"", delta)
+        # One by one, as pylibmc sends them: of several it does not say what failed.
+        errors = []
+        for key in self._prefixed(keys, key_prefix):
+            try:
+                self._command(_incr_multi, self, [key], b"", delta)
+            except pylibmc.Error as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def delete_multi(self, keys: Iterable[Key], key_prefix: Key | None = None) -> bool:
         """Remove all of *keys*; whether all were there."""
@@ -222,7 +233,13 @@ class Commands(Connection):
         return bool(self._command(_flush_all, self, time))
 
     def get_stats(self, *args: Any) -> list[tuple[bytes, dict[str, bytes]]]:
-        """``[(server, {name: value}), ...]``"""
+        """``[(server, {name: value}), ...]``
+
+        :raises InvalidKey: an argument has a byte that the text protocol gives a meaning.
+        """
+        for arg in args:
+            if _control_character(encoded(arg)):
+                raise InvalidKey(arg, "has a byte in it that ends a command")
         found: list[tuple[bytes, dict[str, bytes]]] = self._command(_get_stats, self, *args)
         return found
 

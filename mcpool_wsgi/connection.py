@@ -9,6 +9,7 @@ notices when a server cannot be reached.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
@@ -77,7 +78,10 @@ class Connection(_Base):
 
     def clone(self: _Self) -> _Self:
         """A client with the same servers and options, and no connection yet."""
-        return self._here()._clone()
+        heir: _Self | None = self._heir
+        if heir is not None and heir._process is forks.current:
+            return heir._clone()  # with the behaviors that were set in this child
+        return self._clone()
 
     def _clone(self: _Self) -> _Self:
         # Copies options and addresses only: neither reads nor writes a socket.
@@ -102,13 +106,13 @@ class Connection(_Base):
         try:
             result = command(*args)
         except Exception as error:
-            unreachable = failures.is_unreachable(command, error)
+            unreachable = failures.is_unreachable(command.__name__, error)
             self._in_doubt = not unreachable and failures.leaves_doubt(error)
             if unreachable or failures.is_broken(error):
                 if self.on_connection_failure is not None:
                     self.on_connection_failure()
                 if self._fail_soft:
-                    return failures.miss(command, args[1:])
+                    return failures.miss(command.__name__, args[1:])
             raise
         self._in_doubt = False
         return result
@@ -119,17 +123,18 @@ class Connection(_Base):
             return self
         heir: _Self | None = self._heir
         if heir is None or heir._process is not forks.current:
-            heir = self._heir = self._clone()
+            heir = self._heir = self.clone()  # not _clone(): a subclass may carry more
         return heir
 
     def __del__(
         self,
         from_elsewhere: Callable[[forks.Process], bool] = forks.from_elsewhere,
         keep_for_ever: Callable[[object], None] = forks.keep_for_ever,
+        is_finalizing: Callable[[], bool] = sys.is_finalizing,
     ) -> None:
         try:
             process = self._process
         except AttributeError:  # interrupted in the making
             return
-        if from_elsewhere(process):
+        if is_finalizing() or from_elsewhere(process):
             keep_for_ever(self)

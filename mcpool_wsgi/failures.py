@@ -9,11 +9,9 @@ command.
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any
 
 import pylibmc
-
-Command = Callable[..., Any]
 
 #: The server refused or was never asked; the connection is in step.
 _IN_STEP = (
@@ -40,20 +38,21 @@ _BROKEN = (
 )
 
 
-def is_unreachable(command: Command, error: Exception) -> bool:
-    """Whether there is no connection after *command* raised *error*."""
+def is_unreachable(command: str, error: Exception) -> bool:
+    """Whether there is no connection after the *command* of this name raised *error*."""
     if isinstance(error, _CLOSED):
         return True
     # A time-out, at which libmemcached closes the connection, has no class of its own, and
-    # incr and decr do not even name it.
+    # incr and its like do not even name it.
     return type(error) is pylibmc.Error and (
-        "A TIMEOUT OCCURRED" in str(error) or command in (pylibmc.Client.incr, pylibmc.Client.decr)
+        "A TIMEOUT OCCURRED" in str(error) or command in ("incr", "decr", "incr_multi")
     )
 
 
 def is_broken(error: Exception) -> bool:
-    """Whether *error* says that an answer ended in its middle."""
-    return isinstance(error, _BROKEN)
+    """Whether *error* says that an answer ended in its middle, or is the system's."""
+    # What the system says, of a Unix socket that is not there, say, has no class of its own.
+    return isinstance(error, _BROKEN) or str(error).startswith("error 26 from ")
 
 
 def leaves_doubt(error: Exception) -> bool:
@@ -65,16 +64,16 @@ def leaves_doubt(error: Exception) -> bool:
     return type(error) is RuntimeError
 
 
-def miss(command: Command, args: tuple[Any, ...]) -> Any:
-    """What *command* returns of a memcached that has nothing and takes nothing."""
-    if command is pylibmc.Client.get:
+def miss(command: str, args: tuple[Any, ...]) -> Any:
+    """What the *command* of this name returns if memcached has nothing and takes nothing."""
+    if command == "get":
         return args[1]
-    if command is pylibmc.Client.gets:
+    if command == "gets":
         return (None, None)
-    if command is pylibmc.Client.get_multi:
+    if command == "get_multi":
         return {}
-    if command in (pylibmc.Client.set_multi, pylibmc.Client.add_multi):
+    if command in ("set_multi", "add_multi"):
         return list(args[0])
-    if command is pylibmc.Client.get_stats:
+    if command == "get_stats":
         return []
     return False

@@ -30,8 +30,9 @@ import ctypes
 import logging
 import mmap
 import os
+import threading
 import weakref
-from typing import Protocol
+from typing import Any, Callable, Protocol
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -102,25 +103,29 @@ _inheritors: set[weakref.ref[Inheritor]] = set()
 def tell_in_child(inheritor: Inheritor) -> None:
     """Have *inheritor* start afresh in every child, before anything is lent there.
 
-    It is held weakly. The child's other threads, if it has any yet, may use it
-    meanwhile, so it must replace its state in one assignment.
+    It is held weakly. The child's other threads, if it has any yet, wait until all is done.
     """
     _inheritors.add(weakref.ref(inheritor, _inheritors.discard))
+
+
+# A lock for each process: what was its parent's may be held for ever.
+_entering: dict[int, threading.RLock] = {}
 
 
 def enter_child() -> None:
     """Take note that this is another process than before."""
     global current
-    current = Process()
-    _is_current.value = True
-    for reference in _inheritors.copy():
-        inheritor = reference()
-        if inheritor is not None:
-            inheritor._start_afresh()
-    # Last, so that no thread sees the mark before the pools are this process's own. Two threads
-    # that come here together give each pool two fresh states; the one that loses goes unused.
-    same_process.value = True
-    logger.info("process %d is a fork: its pools start without connections", os.getpid())
+    with _entering.setdefault(os.getpid(), threading.RLock()):
+        if same_process:  # another thread was faster
+            return
+        current = Process()
+        _is_current.value = True
+        for reference in _inheritors.copy():
+            inheritor = reference()
+            if inheritor is not None:
+                inheritor._start_afresh()
+        # Last, so that no thread sees the mark before the pools are this process's own.
+        same_process.value = True
 
 
 def check_process() -> None:
@@ -136,10 +141,21 @@ def from_elsewhere(process: Process) -> bool:
     return process is not current
 
 
-def keep_for_ever(client: object) -> None:
+def keep_for_ever(
+    client: object,
+    # Kept here for finalisers: the names of a module are gone before an interpreter ends.
+    incref: Callable[..., Any] = ctypes.pythonapi.Py_IncRef,
+    py_object: Any = ctypes.py_object,
+) -> None:
     """Never free *client*: that would send ``quit`` on a connection that is the parent's."""
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(client))
+    incref(py_object(client))
 
 
-# Where hooks run, a child takes note while it has one thread only.
-os.register_at_fork(after_in_child=enter_child)
+def _after_in_child() -> None:
+    """Where hooks run, a child takes note while it has one thread only."""
+    enter_child()
+    # Not in enter_child(), where logging may not have renewed its locks yet.
+    logger.info("process %d is a fork: its pools start without connections", os.getpid())
+
+
+os.register_at_fork(after_in_child=_after_in_child)

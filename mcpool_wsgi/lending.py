@@ -28,6 +28,8 @@ carry everything:
     bytecodes. A slot that no hand holds any more is freed by Python, and its
     finaliser puts a fresh one in its place, once nobody has its client either: so
     there are never more clients than slots, and never fewer slots than at first.
+    Only an interrupt of the finaliser itself can be caught by nobody; what it loses,
+    the next one who waits in vain replaces.
 """
 
 from __future__ import annotations
@@ -76,12 +78,15 @@ class Lender:
         self.idle: deque[Slot] = deque()
         self.waiters: deque[Waiter] = deque()
         self._reference = weakref.ref(self)
-        self._strays: set[weakref.ref[Any]] = set()  # clients that somebody has and no slot
+        self._size = 0
+        self._strays: dict[int, weakref.ref[Any]] = {}  # clients that somebody has and no slot
 
     def add_slots(self, number: int) -> None:
         """Add so many slots without a client; they come last."""
-        for _ in range(number):
-            self._add_slot()
+        with self.supply.lock:
+            for _ in range(number):
+                self._add_slot()
+                self._size += 1
 
     def _add_slot(self) -> None:
         self.idle.appendleft(self._new_slot())
@@ -139,6 +144,7 @@ class Lender:
 
     def _last_chance(self, waiter: Waiter) -> Slot | None:
         """What *waiter* gets, if an interrupt kept somebody from handing it over in time."""
+        self._make_good()
         self.match()
         if self._withdraw(waiter):
             return None
@@ -162,7 +168,14 @@ class Lender:
 
     def live_slots(self) -> int:
         """How many the whole pool has, with those that are gone while somebody has the client."""
-        return len(self.supply.slots) + len(self._strays)
+        strays = list(self._strays.values())
+        return len(self.supply.slots) + sum(stray() is not None for stray in strays)
+
+    def _make_good(self) -> None:
+        """Replace the slots whose finaliser was interrupted, where nobody can catch that."""
+        with self.supply.lock:
+            for _ in range(self._size - self.live_slots()):
+                self._add_slot()
 
     def replace(self, slot: Slot) -> None:
         """Make room for another client where *slot* was."""
@@ -170,12 +183,14 @@ class Lender:
             return
 
         def vacate(stray: weakref.ref[Any]) -> None:
-            self._strays.discard(stray)
             self._add_slot()
+            self._strays.pop(id(stray), None)
 
         try:
             # Whoever still holds the client has its room, too.
-            self._strays.add(weakref.ref(slot.client, vacate))
+            stray = weakref.ref(slot.client, vacate)
+            # By id: clients may be equal, or have no hash.
+            self._strays[id(stray)] = stray
         except TypeError:  # there is no client, or none that takes weak references
             self._add_slot()
 

@@ -44,7 +44,7 @@ class Loan(Lease):
 
         It holds this loan, and if this held it, too, neither would be freed.
         """
-        self.environ = {}
+        self.environ = None  # not handed back early any more: it could not be taken out of there
 
     def _wait_limit(self) -> float:
         # A wait would keep the only thread from giving back what is waited for. But gevent's

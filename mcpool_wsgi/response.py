@@ -72,8 +72,10 @@ class GeneratorResponse(Closing):
     def close(self) -> None:
         try:
             self.response.close()
-        except BaseException:
-            if not self.response.gi_running:  # or it runs in another thread, with the client
+        except BaseException as error:
+            # What is refused because it runs in another thread keeps the client. Not gi_running:
+            # it may have come to its next yield by now, and will go on from there.
+            if self.response.gi_frame is None or not isinstance(error, ValueError):
                 self.loan.release()
             raise
         self.loan.release()
@@ -96,12 +98,16 @@ class Response(Closing):
 
     def __iter__(self) -> Iterator[bytes]:
         # The app's own iterator, so that a chunk costs no more than without the middleware.
-        iterator: Iterator[bytes] = iter(self.response)
+        iterator: Iterator[bytes] = iter(getattr(self, "response", ()))
         self._iterator = iterator
         return iterator
 
     def close(self) -> None:
-        response, self.response = self.response, ()  # so that it is closed once
+        try:
+            response = self.response
+            del self.response  # succeeds once
+        except AttributeError:
+            return  # whoever closes it at this moment has the client until he is done
         try:
             close = getattr(response, "close", None)
             if close is not None:
@@ -110,6 +116,9 @@ class Response(Closing):
             self.loan.release()
 
     def dropped(self) -> None:
+        if not hasattr(self, "response"):  # an interrupt came into its closing
+            self.loan.release()
+            return
         mine = 2 + (getattr(self, "_iterator", None) is self.response)
         if hasattr(self, "_iterator") and getrefcount(self._iterator) > mine:
             self.loan.unlink()
@@ -123,7 +132,7 @@ class SizedResponse(Response):
     __slots__ = ()
 
     def __len__(self) -> int:
-        return len(self.response)
+        return len(getattr(self, "response", ()))
 
 
 class FileClose(Closing):
@@ -137,13 +146,18 @@ class FileClose(Closing):
         self.loan = loan
 
     def __call__(self) -> None:
+        try:
+            own = self._own
+            del self._own  # succeeds once
+        except AttributeError:
+            return
         file = self._file()
         try:
             if file is not None and vars(file).get("close") is self:
-                if self._own is None:
+                if own is None:
                     del file.close
                 else:
-                    file.close = self._own
+                    file.close = own
                 close = getattr(file, "close", None)
                 if close is not None:
                     close()

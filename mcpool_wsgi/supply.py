@@ -55,7 +55,7 @@ class Supply:
         self.ended: deque[float] = deque()  # the reservations of slots that are no more
         self._reservations = 0.0  # of those that have been added up
         # For what happens seldom. Reentrant, for signal handlers that use the pool.
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._failures = 0
         self._failure_burst = Burst()
         self._timeout_burst = Burst()
@@ -78,7 +78,7 @@ class Supply:
         slot.process = forks.current
         slot.client = client
         slot.generation = generation
-        with self._lock:
+        with self.lock:
             self._add_up()
             self._clients_made += 1
             if renewed:
@@ -86,13 +86,13 @@ class Supply:
 
     def renew(self, master: Any, reason: str) -> None:
         """Begin a new generation: every client is replaced when it is next reserved."""
-        with self._lock:
+        with self.lock:
             self.generation.current = False
             self.generation = Generation(master, reason)
 
     def connection_failed(self, generation: Generation) -> None:
         """A client of *generation* could not reach its server."""
-        with self._lock:
+        with self.lock:
             self._failures += 1
             if self._failure_burst.begins():
                 logger.warning("cannot reach memcached: %r", generation.master)
@@ -113,7 +113,7 @@ class Supply:
             self._reservations += self.ended.popleft()
 
     def note_wait(self, seconds: float, timed_out: bool) -> None:
-        with self._lock:
+        with self.lock:
             self._waits += 1
             if timed_out:
                 self._timeouts += 1
@@ -124,7 +124,7 @@ class Supply:
 
     def counts(self) -> dict[str, Any]:
         """The counters of :class:`~mcpool_wsgi.PoolStats`."""
-        with self._lock:
+        with self.lock:
             slots = [reference() for reference in self.slots.copy()]
             self._add_up()
             return {

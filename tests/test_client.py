@@ -129,6 +129,37 @@ def test_prefix_counts_for_the_length(cas_mc: Client, operation: str) -> None:
         MANY_KEYS[operation](cas_mc, too_long, key_prefix="prefix____")
 
 
+@pytest.mark.parametrize("args", ["items\r\nget k1", "x\r\nflush_all", "a\0"])
+def test_statistics_ask_for_no_command(mc: Client, args: str) -> None:
+    with pytest.raises(InvalidKey):
+        mc.get_stats(args)
+    mc.get_stats("items")
+
+
+def test_namespace_may_be_text(mc: Client) -> None:
+    shop, blog = (Client(mc.addresses, {"namespace": f"{name}:"}) for name in ("shop", "blog"))
+    shop.set("user", "of the shop")
+    assert blog.get("user") is None
+    assert mc.get("shop:user") == shop.clone().get("user") == "of the shop"
+    blog.set_behaviors({"namespace": "shop:"})
+    assert blog.get("user") == "of the shop"
+
+
+def test_behaviors_that_are_refused_are_not_kept(mc: Client) -> None:
+    for bad in ({"retry_timeout": "soon"}, {"bogus": 1}, {"namespace": b"a b"}):
+        with pytest.raises((TypeError, ValueError)):
+            mc.set_behaviors(bad)
+    assert mc.renewal_interval == 1
+    assert mc.with_servers(mc.addresses).set("x" * 250, 1)
+
+
+def test_old_name_of_the_retry_timeout_is_the_same(mc: Client) -> None:
+    old = Client(mc.addresses, {"_retry_timeout": 5})
+    assert old.renewal_interval == old.behaviors["retry_timeout"] == 5
+    old.set_behaviors({"retry_timeout": 7})
+    assert old.renewal_interval == old.with_servers(mc.addresses).renewal_interval == 7
+
+
 def test_namespace_counts_for_the_length(address: str) -> None:
     mc = Client([address], {"namespace": b"app:"})
     for client in (mc, mc.clone()):

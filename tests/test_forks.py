@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any, Callable
 
 import pylibmc
 import pytest
-from forking import FORKS, in_child, succeeds
+from forking import FORKS, in_child, in_child_by_c, succeeds
 from harness import Connections, eventually, in_thread, in_threads
 
 from mcpool_wsgi import Client, ClientPool, ThreadMappedPool, forks
@@ -198,6 +199,40 @@ def test_parents_connections_outlive_the_child(
     assert (done.returncode, done.stdout, done.stderr) == (0, "alive\n", "")
 
 
+LATE = """
+import os, sys
+from mcpool_wsgi import *
+import pylibmc
+{make}
+mc.set("key", "value")
+def hook():
+    pass
+os.register_at_fork(after_in_child=hook)
+pid = os.fork()
+if not pid:
+    sys.exit()
+os.waitpid(pid, 0)
+print([mc.get("key"), mc.get("key")])
+"""
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        "mc = Client([{address!r}])",
+        "lease = ClientPool(Client([{address!r}]), 1).reserve(); mc = lease.__enter__()",
+        "lease = ClientPool(pylibmc.Client([{address!r}]), 1).reserve(); mc = lease.__enter__()",
+    ],
+)
+def test_child_that_frees_a_client_after_its_modules_does_no_harm(address: str, make: str) -> None:
+    """An application's own hook keeps its names until then."""
+    script = LATE.format(make=make.format(address=address))
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30
+    )
+    assert (done.stdout, done.stderr) == ("['value', 'value']\n", "")
+
+
 @contextmanager
 def threads(work: Callable[[str, threading.Event], None]) -> Iterator[None]:
     """Three that do *work*, each with a name, until the event that it gets is set."""
@@ -297,7 +332,7 @@ def test_lock_held_at_the_moment_of_the_fork_does_not_hang_the_child(
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with pool._lender.supply._lock:
+        with pool._lender.supply.lock:
             held.set()
             done.wait(30)
 
@@ -328,6 +363,85 @@ def test_child_begins_with_nothing(make: Any, fork: Any, address: str) -> None:
 
 def no_reservations(pool: ThreadMappedPool) -> None:
     assert (pool.stats().size, pool.stats().reservations) == (0, 0)
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_log_that_is_being_written_does_not_hang_the_child(
+    fork: Any, mc: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    pool = ThreadMappedPool(mc)
+    inside, done = threading.Event(), threading.Event()
+
+    class Slow(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.name == "app":
+                inside.set()
+                done.wait(60)
+
+    def log() -> None:
+        read(pool, "thread", 1)
+        logging.getLogger("app").warning("hello")
+
+    handler = Slow()
+    logging.getLogger().addHandler(handler)
+    writer = threading.Thread(target=log)
+    writer.start()
+    try:
+        assert inside.wait(10)
+        succeeds(fork(lambda: read(pool, "child", 1)))
+    finally:
+        done.set()
+        writer.join(10)
+        logging.getLogger().removeHandler(handler)
+
+
+def test_threads_that_enter_a_child_together_share_its_slots(address: str) -> None:
+    pool = ClientPool(Client([address]), 2)
+
+    def work() -> None:
+        sys.setswitchinterval(1e-6)
+        together = threading.Barrier(8)
+
+        def use() -> None:
+            together.wait(10)
+            for _ in range(3):
+                with pool.reserve() as mc:
+                    mc.get("key")
+                    assert mc._heir is None
+
+        in_threads([use] * 8)
+        assert pool.stats().size <= 2
+        assert len(pool._lender.idle) == 2
+
+    for _ in range(20):
+        succeeds(in_child_by_c(work))
+
+
+def test_subclass_keeps_what_it_carries(mc: Client) -> None:
+    class Coded(Client):
+        codec = ""
+
+        def clone(self) -> Coded:
+            clone = super().clone()
+            clone.codec = self.codec
+            return clone
+
+        def decoded(self, key: str) -> str:
+            return f"{self.codec} {self.get(key)}"
+
+        def get(self, key: Any, default: Any = None) -> Any:
+            return super().get(f"{self.codec}-{key}", default)
+
+    coded = Coded(mc.addresses)
+    coded.codec = "rot13"
+    mc.set("rot13-key", "value")
+
+    def work() -> None:
+        assert coded.decoded("key") == "rot13 value"
+        assert coded._heir.codec == coded.clone().codec == "rot13"
+
+    succeeds(in_child(work))
 
 
 def test_closed_pool_is_closed_in_the_child(mc: Client) -> None:

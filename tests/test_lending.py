@@ -263,6 +263,51 @@ def test_interrupted_hand_over_loses_nothing(error: type[BaseException]) -> None
     assert pool.stats().timeouts == 0
 
 
+@tracing
+@pytest.mark.parametrize("error", [SystemExit, greenlet.GreenletExit])
+def test_interrupted_finaliser_loses_nothing(error: type[BaseException]) -> None:
+    """Nobody can catch what comes there, but a slot that is missed is replaced."""
+    pool = ClientPool(FakeClient(), 2)
+
+    def drop() -> None:
+        pool.reserve().__enter__()
+
+    def nothing_is_lost() -> None:
+        with pool.reserve(block=False) as a, pool.reserve(block=False) as b:
+            assert a is not b
+            with pytest.raises(PoolTimeout):
+                pool.reserve(block=False).__enter__()
+
+    assert interrupted_everywhere(error, drop, nothing_is_lost) > 100
+
+
+class Equal(FakeClient):
+    def clone(self) -> Equal:
+        return type(self)()
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return 1
+
+
+class Unhashable(Equal):
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("kind", [Equal, Unhashable])
+def test_clients_of_dropped_leases_count_one_by_one(kind: type[Equal]) -> None:
+    pool = ClientPool(kind(), 2)
+    held = [pool.reserve().__enter__(), pool.reserve().__enter__()]
+    assert pool.stats().in_use == 2
+    with pytest.raises(PoolTimeout):
+        pool.reserve(block=False).__enter__()
+    held.clear()
+    with pool.reserve(block=False), pool.reserve(block=False):
+        assert pool.stats().in_use == 2
+
+
 @pytest.mark.parametrize("error", INTERRUPTS)
 def test_clone_that_is_interrupted_loses_nothing(error: type[BaseException]) -> None:
     class Unwilling:

@@ -77,6 +77,20 @@ class FakeClient:
         pass
 
 
+class SlowFile(io.BytesIO):
+    """A file whose first close() takes as long as the test wants."""
+
+    def __init__(self) -> None:
+        super().__init__(b"chunk")
+        self.closing, self.done = threading.Event(), threading.Event()
+
+    def close(self) -> None:
+        if not self.closing.is_set():
+            self.closing.set()
+            self.done.wait(DEADLINE)
+        super().close()
+
+
 class Closable:
     """A response with a close() that notes how often it was called, and may raise."""
 
@@ -364,6 +378,63 @@ def test_nobody_else_gets_the_client_of_a_generator_that_runs(mc: Client) -> Non
     done.set()
     server.join(DEADLINE)
     response.close()
+    assert pool.stats().in_use == 0
+
+
+def test_generator_that_refused_to_be_closed_keeps_its_client(pool: ClientPool) -> None:
+    """It ran when it was asked to, and has come to its next yield when it is looked at."""
+    response = request(MemcachedPoolMiddleware(generating(b"one", b"two"), pool))
+    next(iter(response))
+
+    class Refusing:
+        gi_frame = response.response.gi_frame
+        gi_running = False
+
+        def close(self) -> None:
+            raise ValueError("generator already executing")
+
+    generator, response.response = response.response, Refusing()
+    with pytest.raises(ValueError, match="already executing"):
+        response.close()
+    assert pool.stats().in_use == 1
+    response.response = generator
+    response.close()
+    assert pool.stats().in_use == 0
+
+
+@pytest.mark.parametrize("wrapper", [None, FileWrapper])
+def test_nobody_else_gets_the_client_while_the_app_closes(pool: ClientPool, wrapper: Any) -> None:
+    """However often the server closes meanwhile."""
+    file = SlowFile()
+    app = MemcachedPoolMiddleware(responding(FileWrapper(file) if wrapper else file), pool)
+    response = request(app, {"wsgi.file_wrapper": wrapper} if wrapper else {})
+    close = response.close
+    server = threading.Thread(target=close)
+    server.start()
+    assert file.closing.wait(DEADLINE)
+    close()
+    assert pool.stats().in_use == 1
+    file.done.set()
+    server.join(DEADLINE)
+    assert pool.stats().in_use == 0
+
+
+def test_early_release_is_final_or_nothing(mc: Client) -> None:
+    """Behind a middleware that drops the response and goes on with its iterator."""
+    pool = ClientPool(mc, 1, timeout=0)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        yield b"chunk"
+        environ["mc.client.release"]()
+        if "mc.client" in environ:
+            with pytest.raises(queue.Empty), pool.reserve():
+                pass
+        yield b"chunk"
+
+    def in_front(environ: dict[str, Any]) -> Iterator[bytes]:
+        yield from request(MemcachedPoolMiddleware(app, pool), environ)
+
+    assert list(in_front({})) == [b"chunk", b"chunk"]
     assert pool.stats().in_use == 0
 
 

@@ -8,6 +8,7 @@ import statistics
 import threading
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pylibmc
@@ -16,6 +17,7 @@ from harness import DEADLINE, eventually, in_threads
 from mortal import Mortal
 
 from mcpool_wsgi import Client, ClientPool, InvalidKey, PoolTimeout, ThreadMappedPool
+from mcpool_wsgi.devserver import memcached
 
 pytestmark = pytest.mark.servers
 
@@ -244,11 +246,35 @@ def test_fail_soft_answers_misses(mortal: Mortal) -> None:
             assert mc.decr("key") is False
             assert mc.set_multi({"key": 1, b"other": 2}, key_prefix="p") == ["key", b"other"]
             assert mc.add_multi({"key": 1}) == ["key"]
-            mc.incr_multi(["key"])
+            mc.incr_multi(["key", "other"])
             assert mc.delete_multi(["key"]) is False
             assert mc.flush_all() is False
             assert mc.get_stats() == []
     assert pool.stats().failures >= 30
+
+
+def test_fail_soft_holds_for_a_unix_socket(embedded: bool | None, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    mc = Client([str(path)], fail_soft=True)
+    failures: list[bool] = []
+    mc.on_connection_failure = lambda: failures.append(True)
+    with memcached(embedded=embedded, unix_socket=str(path)):
+        assert mc.set("key", "value")
+    assert not path.exists()
+    for _ in range(3):
+        assert mc.get("key", "default") == "default"
+        assert mc.set("key", "value") is False
+    assert len(failures) >= 5
+
+
+def test_fail_soft_holds_where_pylibmc_is_instrumented(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a monitor, after this package was imported."""
+    for name in ("get", "get_multi", "set_multi"):
+        monkeypatch.setattr(pylibmc.Client, name, lambda *args: pytest.fail("not called by us"))
+    mc = Client(["127.0.0.1:1"], fail_soft=True)
+    assert mc.get("key", "default") == "default"
+    assert mc.get_multi(["key"]) == {}
+    assert mc.set_multi({"key": 1}) == ["key"]
 
 
 def test_fail_soft_raises_what_the_caller_did_wrong(mc: Client) -> None:
