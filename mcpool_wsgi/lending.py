@@ -28,8 +28,8 @@ carry everything:
     bytecodes. A slot that no hand holds any more is freed by Python, and its
     finaliser puts a fresh one in its place, once nobody has its client either: so
     there are never more clients than slots, and never fewer slots than at first.
-    Only an interrupt of the finaliser itself can be caught by nobody; what it loses,
-    the next one who waits in vain replaces.
+    What an interrupt of the finaliser itself loses, where nobody can catch it, who
+    waits in vain replaces.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ from typing import Any
 from .errors import PoolClosed, PoolTimeout
 from .slots import Slot
 from .supply import Supply
+
+FINALISERS_TAKE = 1.0  # seconds, at the very most
 
 
 class Waiter:
@@ -79,17 +81,19 @@ class Lender:
         self.waiters: deque[Waiter] = deque()
         self._reference = weakref.ref(self)
         self._size = 0
-        self._strays: dict[int, weakref.ref[Any]] = {}  # clients that somebody has and no slot
+        self._missed_since = float("inf")  # when there began to be fewer slots than that
+        # Clients that outlive their slot, each with the slot for when nobody has it any more.
+        self._strays: dict[int, tuple[weakref.ref[Any], Slot]] = {}
 
     def add_slots(self, number: int) -> None:
         """Add so many slots without a client; they come last."""
         with self.supply.lock:
             for _ in range(number):
-                self._add_slot()
+                self._put_last(self._new_slot())
                 self._size += 1
 
-    def _add_slot(self) -> None:
-        self.idle.appendleft(self._new_slot())
+    def _put_last(self, slot: Slot) -> None:
+        self.idle.appendleft(slot)
         self.match()
 
     def _new_slot(self) -> Slot:
@@ -167,32 +171,45 @@ class Lender:
         self.match()
 
     def live_slots(self) -> int:
-        """How many the whole pool has, with those that are gone while somebody has the client."""
-        strays = list(self._strays.values())
-        return len(self.supply.slots) + sum(stray() is not None for stray in strays)
-
-    def _make_good(self) -> None:
-        """Replace the slots whose finaliser was interrupted, where nobody can catch that."""
-        with self.supply.lock:
-            for _ in range(self._size - self.live_slots()):
-                self._add_slot()
+        """How many the whole pool has, with those that wait for somebody to let go of a client."""
+        return len(self.supply.slots)
 
     def replace(self, slot: Slot) -> None:
         """Make room for another client where *slot* was."""
         if self.supply.closed:
             return
-
-        def vacate(stray: weakref.ref[Any]) -> None:
-            self._add_slot()
-            self._strays.pop(id(stray), None)
-
+        fresh = self._new_slot()
         try:
             # Whoever still holds the client has its room, too.
-            stray = weakref.ref(slot.client, vacate)
-            # By id: clients may be equal, or have no hash.
-            self._strays[id(stray)] = stray
+            stray = weakref.ref(slot.client, self._vacate)
         except TypeError:  # there is no client, or none that takes weak references
-            self._add_slot()
+            self._put_last(fresh)
+        else:
+            self._strays[id(stray)] = (stray, fresh)  # by id: clients may be equal
+
+    def _vacate(self, stray: weakref.ref[Any]) -> None:
+        _, slot = self._strays.pop(id(stray), (None, None))  # succeeds once
+        if slot is not None:
+            self._put_last(slot)
+
+    def _make_good(self) -> None:
+        """Replace slots that are missing, because an interrupt came into their finaliser.
+
+        Not at once: a slot in a circle of garbage is missing before its finaliser has run.
+        """
+        for stray, _ in list(self._strays.values()):
+            if stray() is None:
+                self._vacate(stray)
+        now = monotonic()
+        with self.supply.lock:
+            missing = self._size - self.live_slots()
+            if missing <= 0:
+                self._missed_since = float("inf")
+            elif now - self._missed_since >= FINALISERS_TAKE:
+                for _ in range(missing):
+                    self._put_last(self._new_slot())
+            else:
+                self._missed_since = min(self._missed_since, now)
 
     def retire_idle(self) -> None:
         """End the connections of idle clients that are not of the current generation."""
