@@ -439,7 +439,7 @@ def test_stopped_memcached_holds_a_command_no_longer_than_the_limit(
     own_server: Any, command: str
 ) -> None:
     limit = DEFAULT_BEHAVIORS["_poll_timeout"] / 1000
-    mc = Client([own_server.address])
+    mc = Client([own_server.address], {"retry_timeout": 60})
     mc.set("key", 1)
     own_server.process.send_signal(signal.SIGSTOP)
     operation = {**ONE_KEY, **MANY_KEYS}[command]
