@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from contextlib import ExitStack
 
@@ -31,6 +32,7 @@ class Mortal:
 
     def stop(self) -> None:
         self._server.process.send_signal(signal.SIGSTOP)
+        os.waitpid(self._server.process.pid, os.WUNTRACED)  # until it has come to a stop
 
     def go_on(self) -> None:
         self._server.process.send_signal(signal.SIGCONT)

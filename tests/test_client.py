@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import pickle
-import signal
 import time
-from collections.abc import Iterator
 from typing import Any, Callable
 
 import pylibmc
@@ -15,10 +13,11 @@ import pytest
 from harness import Connections
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mortal import Mortal
 
 from mcpool_wsgi import Client, ClientPool, InvalidKey
 from mcpool_wsgi.behaviors import DEFAULT_BEHAVIORS
-from mcpool_wsgi.devserver import Memcached, memcached
+from mcpool_wsgi.devserver import Memcached
 
 #: Every operation that takes a key, with the rest of its arguments.
 ONE_KEY: dict[str, Callable[[Any, Any], Any]] = {
@@ -426,22 +425,15 @@ def test_every_read_returns_what_was_stored_under_that_key(
 # -- Time limits and failures
 
 
-@pytest.fixture
-def own_server(embedded: bool | None) -> Iterator[Any]:
-    with memcached(embedded=embedded) as server:
-        yield server
-        server.process.send_signal(signal.SIGCONT)
-
-
 @pytest.mark.servers
 @pytest.mark.parametrize("command", ["get", "set", "get_multi", "incr", "delete"])
 def test_stopped_memcached_holds_a_command_no_longer_than_the_limit(
-    own_server: Any, command: str
+    mortal: Mortal, command: str
 ) -> None:
     limit = DEFAULT_BEHAVIORS["_poll_timeout"] / 1000
-    mc = Client([own_server.address], {"retry_timeout": 60})
+    mc = Client([mortal.address], {"retry_timeout": 60})
     mc.set("key", 1)
-    own_server.process.send_signal(signal.SIGSTOP)
+    mortal.stop()
     operation = {**ONE_KEY, **MANY_KEYS}[command]
     for _ in range(3):
         began = time.monotonic()
@@ -499,13 +491,13 @@ def test_failures_that_are_not_of_the_connection_are_not_reported(mc: Client) ->
     assert failures == []
 
 
-def test_failed_connection_is_reported(own_server: Any) -> None:
+@pytest.mark.servers
+def test_failed_connection_is_reported(mortal: Mortal) -> None:
     failures = []
-    mc = Client([own_server.address])
+    mc = Client([mortal.address])
     mc.on_connection_failure = lambda: failures.append(True)
     mc.set("key", 1)
-    own_server.process.kill()
-    own_server.process.wait()
+    mortal.kill()
     for _ in range(2):
         with contextlib.suppress(pylibmc.Error):
             mc.get("key")
