@@ -181,6 +181,7 @@ def test_pool_that_nobody_uses_any_more_is_gone(mc: Client, figures: Figures) ->
     assert {key[1] for key in figures.scrape()} == {"kept"}
 
 
+@pytest.mark.servers
 @pytest.mark.parametrize("fork", FORKS)
 def test_child_does_not_report_its_parents_figures(fork: Any, mc: Client) -> None:
     pool = ClientPool(mc, 2)
