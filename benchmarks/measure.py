@@ -11,14 +11,14 @@ and a benchmark has them all, so those that share code are measured in rounds of
 
 What takes less than microseconds is timed by :class:`timeit.Timer`: it compiles
 the statement into its own loop, so that no function call is measured along with it,
-and keeps the garbage collector out. pyperf is no help here: it gives each
-benchmark processes of its own, one after the other, which is the opposite of interleaved.
+and keeps the garbage collector out. What the loop takes with nothing in it is taken off.
+pyperf is no help here: it gives each benchmark processes of its own, one after the
+other, which is the opposite of interleaved.
 """
 
 from __future__ import annotations
 
 import random
-import statistics
 import timeit
 from collections.abc import Iterable, Mapping
 from typing import Any, Callable, TypeVar
@@ -31,6 +31,7 @@ Figures = dict[str, list[float]]
 Track = Callable[[str, int], Iterable[int]]
 
 BATCH = 0.001  # seconds: long for the clock, short for whatever else the machine does
+EMPTY_LOOP = min(timeit.repeat("pass", number=100_000, repeat=20)) / 100_000  # seconds a round
 
 
 def interleaved(
@@ -55,11 +56,7 @@ def timer(statement: str, **names: Any) -> Callable[[], float]:
     number = 100  # the first batch is the warm-up and says how many fill the time
     number = max(1, int(BATCH * number / clock.timeit(number)))
     clock.timeit(number)
-    return lambda: clock.timeit(number) / number * 1e9
-
-
-def median(figures: Iterable[float]) -> float:
-    return statistics.median(figures)
+    return lambda: (clock.timeit(number) / number - EMPTY_LOOP) * 1e9
 
 
 def over(figures: Figures, floor: str) -> Figures:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import contention
 import matplotlib as mpl
 from contenders import OURS, OURS_BY_THREAD
 from matplotlib.figure import Figure
-from measure import median
 from results import Results
 from targets import duration
 

@@ -8,12 +8,13 @@ The results as tables.
 from __future__ import annotations
 
 import statistics
+from statistics import median
 
 import contention
 import one_get
 import wsgi_cost
 from contenders import BLOG, LIST, PYLIBMC
-from measure import Figures, median
+from measure import Figures
 from results import Results
 from rich.console import Console
 from rich.table import Table

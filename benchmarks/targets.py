@@ -10,12 +10,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import median
 
 import end_to_end
 import one_get
 import wsgi_cost
 from contenders import BLOG, OURS, PYLIBMC
-from measure import Figures, median
+from measure import Figures
 from reservation import OURS_LARGE
 from results import Results
 
