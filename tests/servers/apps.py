@@ -9,7 +9,7 @@
 ``/-/stats``           the pools' stats and what the server put into environ
 =====================  ==================================================================
 
-A 503 on the last three roads says in a header how long it took.
+A 503 on busy, hurried and narrow says in a header how long it took.
 """
 
 from __future__ import annotations
