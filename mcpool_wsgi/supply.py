@@ -20,6 +20,7 @@ import logging
 import threading
 import weakref
 from collections import Counter, deque
+from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Any
 
@@ -55,7 +56,7 @@ class Supply:
         self.ended: deque[float] = deque()  # the reservations of slots that are no more
         self._reservations = 0.0  # of those that have been added up
         # For what happens seldom. Reentrant, for signal handlers that use the pool.
-        self.lock = threading.RLock()
+        self.lock: AbstractContextManager[Any] = threading.RLock()
         self._failures = 0
         self._failure_burst = Burst()
         self._timeout_burst = Burst()
