@@ -60,6 +60,7 @@ def normalized(behaviors: Mapping[str, Any]) -> dict[str, Any]:
     normal = dict(behaviors)
     if "_retry_timeout" in normal:
         normal["retry_timeout"] = normal.pop("_retry_timeout")
-    if normal.get("namespace") is not None:
-        normal["namespace"] = encoded(normal["namespace"])  # of a str it reads other memory
+    namespace = normal.pop("namespace", None)
+    if namespace is not None:
+        normal["namespace"] = encoded(namespace)  # of all but bytes it reads other memory
     return normal

@@ -123,7 +123,8 @@ class Connection(_Base):
             return self
         heir: _Self | None = self._heir
         if heir is None or heir._process is not forks.current:
-            heir = self._heir = self.clone()  # not _clone(): a subclass may carry more
+            self._heir = self._clone()  # for what a subclass's clone() asks of this one
+            heir = self._heir = self.clone()
         return heir
 
     def __del__(

@@ -49,8 +49,12 @@ class Lease:
                     pass
             if slot is None:
                 slot = self._slot = lender.obtain(self._wait_limit())
-            if not slot.generation.current:
-                lender.supply.fill(slot)
+            while not slot.generation.current:
+                if not slot.finalised:
+                    lender.supply.fill(slot)
+                else:  # see there; without it the one that waits comes
+                    del self._slot, slot
+                    slot = self._slot = lender.obtain(self._wait_limit())
         except BaseException:
             self.__exit__()
             raise

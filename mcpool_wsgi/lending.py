@@ -28,8 +28,9 @@ carry everything:
     bytecodes. A slot that no hand holds any more is freed by Python, and its
     finaliser puts a fresh one in its place, once nobody has its client either: so
     there are never more clients than slots, and never fewer slots than at first.
-    What an interrupt of the finaliser itself loses, where nobody can catch it, who
-    waits in vain replaces.
+    Only an interrupt of that finaliser, which nobody can catch, has a price: a slot is
+    missing for a minute, or one client is too many for as long as somebody holds on
+    to one whose lease was dropped.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from .errors import PoolClosed, PoolTimeout
 from .slots import Slot
 from .supply import Supply
 
-FINALISERS_TAKE = 1.0  # seconds, at the very most
+FINALISERS_TAKE = 60.0  # seconds, at the very most
 
 
 class Waiter:
@@ -178,6 +179,7 @@ class Lender:
         """Make room for another client where *slot* was."""
         if self.supply.closed:
             return
+        self._missed_since = float("inf")  # it may have been this one
         fresh = self._new_slot()
         try:
             # Whoever still holds the client has its room, too.
@@ -200,6 +202,8 @@ class Lender:
         for stray, _ in list(self._strays.values()):
             if stray() is None:
                 self._vacate(stray)
+        if self.supply.closed:
+            return
         now = monotonic()
         with self.supply.lock:
             missing = self._size - self.live_slots()
@@ -208,6 +212,7 @@ class Lender:
             elif now - self._missed_since >= FINALISERS_TAKE:
                 for _ in range(missing):
                     self._put_last(self._new_slot())
+                self._missed_since = float("inf")
             else:
                 self._missed_since = min(self._missed_since, now)
 
@@ -220,7 +225,8 @@ class Lender:
                 return
             if not slot.generation.current:
                 slot.client = None  # its generation stays: the next client replaces one
-            self.give_back(slot)
+            if not slot.finalised:
+                self.give_back(slot)
 
     def close(self) -> None:
         """End the idle slots now and the lent ones when they come back; send the queue away."""

@@ -153,14 +153,17 @@ class FileClose(Closing):
             return
         file = self._file()
         try:
-            if file is not None and vars(file).get("close") is self:
-                if own is None:
+            if file is not None:
+                if vars(file).get("close") is not self:
+                    pass  # somebody has put a close() of his own around this one
+                elif own is None:
                     del file.close
                 else:
                     file.close = own
-                close = getattr(file, "close", None)
-                if close is not None:
-                    close()
+                if own is not None:
+                    own()
+                elif hasattr(type(file), "close"):
+                    type(file).close(file)
         finally:
             self.loan.release()
 

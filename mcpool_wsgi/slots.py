@@ -53,6 +53,7 @@ class Slot:
         "_ended",
         "_lender",
         "client",
+        "finalised",
         "generation",
         "process",
         "reservations",
@@ -62,6 +63,9 @@ class Slot:
         # The one that the client's connections belong to.
         self.process: forks.Process = forks.current
         self.client: Any = None
+        # Garbage in a circle is finalised in any order, so that a slot that has been replaced may
+        # yet be given back. It serves as long as its client does: so long the other one waits.
+        self.finalised = False
         self.generation: Generation = NO_GENERATION
         # Counted by the holder alone, so that none is lost; a float, because adding to one is
         # faster than to an int.
@@ -81,6 +85,7 @@ class Slot:
             find_lender = self._lender
         except AttributeError:  # interrupted in the making
             return
+        self.finalised = True
         if is_finalizing():
             keep_for_ever(self.client)
         elif not from_elsewhere(self.process):

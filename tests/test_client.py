@@ -144,6 +144,12 @@ def test_namespace_may_be_text(mc: Client) -> None:
     assert blog.get("user") == "of the shop"
 
 
+def test_namespace_may_be_none(mc: Client) -> None:
+    nowhere = Client(mc.addresses, {"namespace": None})
+    nowhere.set("key", "value")
+    assert mc.get("key") == "value"
+
+
 def test_behaviors_that_are_refused_are_not_kept(mc: Client) -> None:
     for bad in ({"retry_timeout": "soon"}, {"bogus": 1}, {"namespace": b"a b"}):
         with pytest.raises((TypeError, ValueError)):

@@ -424,6 +424,7 @@ def test_subclass_keeps_what_it_carries(mc: Client) -> None:
 
         def clone(self) -> Coded:
             clone = super().clone()
+            assert self.behaviors
             clone.codec = self.codec
             return clone
 

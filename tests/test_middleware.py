@@ -358,6 +358,38 @@ def test_nobody_else_gets_the_client_while_a_dropped_response_is_iterated(mc: Cl
         assert client.set("works", 1)
 
 
+def test_response_in_a_circle_of_garbage_counts_once() -> None:
+    """Its parts are finalised in any order, so its slot is given back and replaced, too."""
+    pool = ClientPool(FakeClient(), 1, timeout=0)
+
+    def serve_and_fail() -> None:
+        response = request(MemcachedPoolMiddleware(responding([b"chunk"]), pool))
+        assert response
+        try:
+            raise ValueError
+        except ValueError as error:
+            circle = error  # noqa: F841  frame, exception, traceback, frame
+
+    for _ in range(3):
+        serve_and_fail()
+        gc.collect()
+        pool._lender.supply.renew(FakeClient(), "failure")
+        with pool.reserve(), pytest.raises(queue.Empty), pool.reserve():
+            pass
+        assert (pool.stats().in_use, pool.stats().idle, len(pool._lender.idle)) == (0, 1, 1)
+
+
+def test_file_is_closed_whoever_wraps_its_close(pool: ClientPool) -> None:
+    file = io.BytesIO(b"chunk")
+    environ = {"wsgi.file_wrapper": FileWrapper}
+    response = request(MemcachedPoolMiddleware(responding(FileWrapper(file)), pool), environ)
+    close = response.close
+    response.close = lambda: close()
+    response.close()
+    assert file.closed
+    assert pool.stats().in_use == 0
+
+
 def test_nobody_else_gets_the_client_of_a_generator_that_runs(mc: Client) -> None:
     """A server that closes from another thread in the middle of a chunk gets Python's error."""
     pool = ClientPool(mc, 1)

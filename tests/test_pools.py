@@ -475,6 +475,19 @@ threading.Thread(target=lambda: pool.reserve().__enter__().get("a")).start()
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
+def test_closed_pool_makes_nothing_for_those_that_it_refuses(
+    mc: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcpool_wsgi.lending.FINALISERS_TAKE", 0)
+    pool = ClientPool(mc, 2)
+    pool.close()
+    ended = len(pool._lender.supply.ended)
+    for _ in range(3):
+        with pytest.raises(PoolClosed):
+            pool.reserve(block=False).__enter__()
+    assert len(pool._lender.supply.ended) == ended
+
+
 def test_timeouts_are_logged_once_a_burst(mc: Client, caplog: pytest.LogCaptureFixture) -> None:
     pool = ClientPool(mc, 1)
     with pool.reserve():
