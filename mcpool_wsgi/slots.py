@@ -65,7 +65,7 @@ class Slot:
         self.client: Any = None
         # Garbage in a circle is finalised in any order, so that a slot that has been replaced may
         # yet be given back. It serves as long as its client does: so long the other one waits.
-        self.finalised = False
+        self.finalised: bool = False
         self.generation: Generation = NO_GENERATION
         # Counted by the holder alone, so that none is lost; a float, because adding to one is
         # faster than to an int.
