@@ -9,7 +9,6 @@ notices when a server cannot be reached.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
@@ -127,15 +126,9 @@ class Connection(_Base):
             heir = self._heir = self.clone()
         return heir
 
-    def __del__(
-        self,
-        from_elsewhere: Callable[[forks.Process], bool] = forks.from_elsewhere,
-        keep_for_ever: Callable[[object], None] = forks.keep_for_ever,
-        is_finalizing: Callable[[], bool] = sys.is_finalizing,
-    ) -> None:
+    def __del__(self, spare: Callable[..., bool] = forks.spare) -> None:
         try:
             process = self._process
         except AttributeError:  # interrupted in the making
             return
-        if is_finalizing() or from_elsewhere(process):
-            keep_for_ever(self)
+        spare(self, process)

@@ -30,6 +30,7 @@ import ctypes
 import logging
 import mmap
 import os
+import sys
 import threading
 import weakref
 from typing import Any, Callable, Protocol
@@ -141,14 +142,26 @@ def from_elsewhere(process: Process) -> bool:
     return process is not current
 
 
-def keep_for_ever(
+def spare(
     client: object,
+    process: Process,
     # Kept here for finalisers: the names of a module are gone before an interpreter ends.
+    is_finalizing: Callable[[], bool] = sys.is_finalizing,
+    from_elsewhere: Callable[[Process], bool] = from_elsewhere,
     incref: Callable[..., Any] = ctypes.pythonapi.Py_IncRef,
     py_object: Any = ctypes.py_object,
-) -> None:
-    """Never free *client*: that would send ``quit`` on a connection that is the parent's."""
-    incref(py_object(client))
+) -> bool:
+    """Never free *client*, made under *process*, if that could harm another process.
+
+    It would send ``quit`` on a connection that is the parent's. Whose it is cannot be told
+    any more when the interpreter ends.
+
+    :return: whether it is kept.
+    """
+    kept = is_finalizing() or from_elsewhere(process)
+    if kept:
+        incref(py_object(client))
+    return kept
 
 
 def _after_in_child() -> None:

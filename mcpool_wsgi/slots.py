@@ -8,7 +8,6 @@ and are replaced together.
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from time import monotonic
 from typing import Any, Callable, Protocol
@@ -73,28 +72,18 @@ class Slot:
         self._ended = ended
         self._lender = lender
 
-    def __del__(
-        self,
-        # Names of this module are gone when an interpreter ends.
-        from_elsewhere: Callable[[forks.Process], bool] = forks.from_elsewhere,
-        keep_for_ever: Callable[[object], None] = forks.keep_for_ever,
-        is_finalizing: Callable[[], bool] = sys.is_finalizing,
-    ) -> None:
+    def __del__(self, spare: Callable[..., bool] = forks.spare) -> None:
         """Here ends what no hand holds: an interrupt came between, or a lease was dropped."""
         try:
             find_lender = self._lender
         except AttributeError:  # interrupted in the making
             return
         self.finalised = True
-        if is_finalizing():
-            keep_for_ever(self.client)
-        elif not from_elsewhere(self.process):
+        if not spare(self.client, self.process):
             self._ended.append(self.reservations)
             lender = find_lender()
             if lender is not None:
                 lender.replace(self)
-        elif self.client is not None:
-            keep_for_ever(self.client)
 
     def give_up_client(self) -> Any:
         client, self.client = self.client, None
