@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Callable
 import pylibmc
 from werkzeug.serving import make_server
 
-from mcpool_wsgi.devserver import memcached
+from mcpool_wsgi.devserver import memcached, shown
 from mcpool_wsgi.options import ADDRESS, parsed
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def memcached_servers() -> Iterator[list[str]]:
 
 
 def run(make_app: Callable[[list[str]], WSGIApplication], try_path: str = "/") -> None:
-    """Serve what *make_app* makes of the servers, in threads, until Ctrl-C or SIGTERM."""
+    """Serve what *make_app* makes of the servers, in threads, until Ctrl-C, SIGTERM or SIGHUP."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=5050)
@@ -57,8 +57,8 @@ def run(make_app: Callable[[list[str]], WSGIApplication], try_path: str = "/") -
             sys.exit(f"cannot use the memcached at {', '.join(servers)}: {error}")
         server = make_server(options.host, options.port, app, threaded=True)
         try:
-            host = f"[{options.host}]" if ":" in options.host else options.host
-            print(f"Try: curl http://{host}:{server.port}{try_path}", flush=True)
+            where = shown(options.host, server.port)
+            print(f"Try: curl http://{where}{try_path}", flush=True)
             server.serve_forever()
         finally:
             server.server_close()

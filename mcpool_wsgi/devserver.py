@@ -79,6 +79,7 @@ async def serve(cache: Cache, host: str, port: int, unix_socket: str | None) -> 
 
 
 def shown(host: str, port: int) -> str:
+    """*host* and *port* as clients and URLs take them."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -89,7 +89,7 @@ BEHAVIORS: Parsers = {
     **dict.fromkeys(_SWITCHES, _switch),
     **dict.fromkeys(["hash", "ketama_hash"], _one_of(pylibmc.hashers)),
     "distribution": _one_of(pylibmc.distributions),
-    "namespace": str.encode,  # pylibmc 1.6.3 takes bytes only
+    "namespace": str,
     "pickle_protocol": _matching(f"[0-{HIGHEST_PROTOCOL}]", f"0 to {HIGHEST_PROTOCOL}", int),
 }
 ADDRESS: Parsers = {"servers": server_list, "username": _text, "password": _text}
