@@ -2,55 +2,39 @@
 Contenders
 ==========
 
-Pools, each with the shortest correct way to reserve from it. Pools of other things
-than memcached clients lend fakes that do nothing, so their figures are the pool's own
-code and a lower bound: redis-py also asks the socket whether there is something to read,
-psycopg commits.
+The pools and apps that are compared, each with the shortest correct way to use it.
 """
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass
-from typing import Any, Callable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Callable
+from wsgiref.util import setup_testing_defaults
 
-import psycopg_pool
 import pylibmc
-import pymemcache
-import redis
-from psycopg.pq import TransactionStatus
+from pymemcache import Client as PymemcacheClient
 from pymemcache.pool import ObjectPool
-from sqlalchemy.pool import QueuePool
 
 from mcpool_wsgi import Client, ClientPool, ThreadMappedPool
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
 OURS = "mcpool_wsgi.ClientPool"
 OURS_BY_THREAD = "mcpool_wsgi.ThreadMappedPool"
-LIST = "list"
 BLOG = "the blog's ClientPool(list)"
 PYLIBMC = "pylibmc.ClientPool"
 PYLIBMC_BY_THREAD = "pylibmc.ThreadMappedPool"
-LOCAL = "threading.local"
+BY_THREAD = (OURS_BY_THREAD, PYLIBMC_BY_THREAD)
+PYMEMCACHE = "pymemcache ObjectPool"
 
-NOWHERE = ["127.0.0.1:1"]  # nothing here sends a command, so no connection is ever opened
-
-
-@dataclass(frozen=True)
-class Contender:
-    name: str
-    #: A pool with so many slots.
-    make: Callable[[int], Any]
-    #: One reservation, from ``pool``.
-    statement: str
-    #: The same as a context manager that waits while all are in use; None if the pool cannot.
-    wait: Callable[[Any], AbstractContextManager[Any]] | None = None
+NOWHERE = ["127.0.0.1:1"]  # no command is sent, so no connection is opened
+HEADERS = [("Content-Type", "text/plain")]
 
 
 class BlogPool(list):  # type: ignore[type-arg]
-    """The one of the blog post and of pylibmc's documentation."""
+    """The pool of the blog post and of pylibmc's documentation."""
 
     @contextmanager
     def reserve(self) -> Iterator[Any]:
@@ -61,145 +45,61 @@ class BlogPool(list):  # type: ignore[type-arg]
             self.append(mc)
 
 
-class FakeDatabaseConnection:
-    def rollback(self) -> None:
-        pass
+class PymemcachePool(ObjectPool):  # type: ignore[misc]
+    """The pool of pymemcache's PooledClient."""
 
-    close = rollback
-
-
-class FakePostgresConnection:
-    transaction_status = TransactionStatus.IDLE
-    _pool = None
-
-    @classmethod
-    def connect(cls, conninfo: str, **options: Any) -> FakePostgresConnection:
-        return cls()
-
-    @property
-    def pgconn(self) -> FakePostgresConnection:
-        return self
-
-    def __enter__(self) -> FakePostgresConnection:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
+    reserve = ObjectPool.get_and_release
 
 
-class FakeRedisConnection:
-    def __init__(self, **options: Any) -> None:
-        self.pid = os.getpid()  # the pool asks whether it is its own
-
-    def connect(self) -> None:
-        pass
-
-    disconnect = connect
-
-    def can_read(self) -> bool:
-        return False
-
-    should_reconnect = can_read
+#: Makes a pool of so many slots. Its reserve() returns a context manager.
+POOLS: dict[str, Callable[[int], Any]] = {
+    OURS: lambda slots: ClientPool(Client(NOWHERE), slots),
+    OURS_BY_THREAD: lambda slots: ThreadMappedPool(Client(NOWHERE)),
+    BLOG: lambda slots: BlogPool(pylibmc.Client(NOWHERE) for _ in range(slots)),
+    PYLIBMC: lambda slots: pylibmc.ClientPool(pylibmc.Client(NOWHERE), slots),
+    PYLIBMC_BY_THREAD: lambda slots: pylibmc.ThreadMappedPool(pylibmc.Client(NOWHERE)),
+    PYMEMCACHE: lambda slots: PymemcachePool(lambda: PymemcacheClient(NOWHERE[0]), max_size=slots),
+}
 
 
-def make_blog_pool(slots: int) -> BlogPool:
-    return BlogPool(pylibmc.Client(NOWHERE) for _ in range(slots))
+def bare(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    start_response("200 OK", HEADERS)
+    return [b"hello"]
 
 
-def make_local(slots: int) -> threading.local:
-    local = threading.local()
-    local.mc = pylibmc.Client(NOWHERE)
-    return local
+def streaming(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+    start_response("200 OK", HEADERS)
+    for _ in range(100):
+        yield b"hello"
 
 
-def make_redis_pool(slots: int) -> Any:
-    make: Any = redis.BlockingConnectionPool  # has no types
-    return make(slots, connection_class=FakeRedisConnection)
+def reserving(pool: Any) -> WSGIApplication:
+    """The blog's app: it reserves a client for as long as the app runs."""
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        with pool.reserve():
+            start_response("200 OK", HEADERS)
+            return [b"hello"]
+
+    return app
 
 
-def make_postgres_pool(slots: int) -> Any:
-    make: Any = psycopg_pool.ConnectionPool  # its types ask for a real connection class
-    pool = make(connection_class=FakePostgresConnection, min_size=slots, open=True)
-    pool.wait()
-    return pool
+#: As large as gunicorn's.
+ENVIRON: WSGIEnvironment = {f"HTTP_X_HEADER_{number}": "value" for number in range(8)}
+setup_testing_defaults(ENVIRON)
 
 
-def make_database_pool(slots: int) -> Any:
-    make: Any = QueuePool  # its types ask for a real connection
-    return make(FakeDatabaseConnection, pool_size=slots, max_overflow=0)
-
-
-@contextmanager
-def redis_connection(pool: Any) -> Iterator[Any]:
-    connection = pool.get_connection()
+def request(app: WSGIApplication) -> None:
+    """Call *app* as servers do."""
+    response = app(ENVIRON.copy(), ignore)
     try:
-        yield connection
+        for _ in response:
+            pass
     finally:
-        pool.release(connection)
+        close = getattr(response, "close", None)
+        if close is not None:
+            close()
 
 
-CONTENDERS = [
-    Contender(LIST, lambda slots: list(range(slots)), "mc = pool.pop(); pool.append(mc)"),
-    Contender(LOCAL, make_local, "mc = pool.mc"),
-    Contender(
-        OURS,
-        lambda slots: ClientPool(Client(NOWHERE), slots),
-        "with pool.reserve() as mc: pass",
-        lambda pool: pool.reserve(),
-    ),
-    Contender(
-        OURS_BY_THREAD,
-        lambda slots: ThreadMappedPool(Client(NOWHERE)),
-        "with pool.reserve() as mc: pass",
-    ),
-    Contender(BLOG, make_blog_pool, "with pool.reserve() as mc: pass"),
-    Contender(
-        PYLIBMC_BY_THREAD,
-        lambda slots: pylibmc.ThreadMappedPool(pylibmc.Client(NOWHERE)),
-        "with pool.reserve() as mc: pass",
-    ),
-    Contender(
-        "pymemcache ObjectPool",
-        lambda slots: ObjectPool(lambda: pymemcache.Client(NOWHERE[0]), max_size=slots),
-        "with pool.get_and_release() as mc: pass",
-    ),
-    Contender(
-        PYLIBMC,
-        lambda slots: pylibmc.ClientPool(pylibmc.Client(NOWHERE), slots),
-        "with pool.reserve(block=True) as mc: pass",
-        lambda pool: pool.reserve(block=True),
-    ),
-    Contender(
-        "psycopg_pool",
-        make_postgres_pool,
-        "with pool.connection() as connection: pass",
-        lambda pool: pool.connection(),
-    ),
-    Contender(
-        "redis-py BlockingConnectionPool",
-        make_redis_pool,
-        "connection = pool.get_connection(); pool.release(connection)",
-        redis_connection,
-    ),
-    Contender(
-        "SQLAlchemy QueuePool",
-        make_database_pool,
-        "connection = pool.connect(); connection.close()",
-        lambda pool: closing(pool.connect()),
-    ),
-]
-
-
-@contextmanager
-def pools(contenders: list[Contender], slots: int) -> Iterator[dict[str, Any]]:
-    """A pool of each, by name."""
-    made = {contender.name: contender.make(slots) for contender in contenders}
-    try:
-        yield made
-    finally:
-        for pool in made.values():
-            if hasattr(pool, "close"):  # psycopg_pool has threads that would outlive this
-                pool.close()
+def ignore(status: str, headers: Any, exc_info: Any = None) -> Any:
+    """The server's ``start_response``."""

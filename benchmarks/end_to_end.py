@@ -2,117 +2,109 @@
 End to end
 ==========
 
-Requests per second of gunicorn, one worker with 12 threads, whose app does one ``get``
-a request. Three such servers run at once and are loaded in turn, by a process of
-its own with 12 kept-alive connections.
+Requests per second of gunicorn, one worker with twelve threads, whose app does one ``get`` a
+request. One server of each app runs, and another process loads them in turn.
 
-A pool is some microseconds of the hundreds that such a request takes, so the
-question is whether this one is any slower than the blog's, and what no pool costs.
+A pool takes some microseconds of the hundreds that such a request takes. So the questions are
+whether this package is slower than the blog's app, and what requests without a pool cost.
 """
 
 from __future__ import annotations
 
 import http.client
-import os
+import multiprocessing
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pylibmc
-from measure import Figures, Track, interleaved
+from measure import Figures, interleaved
 
+from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware, get_client
 from mcpool_wsgi.devserver import memcached
 
-HERE = Path(__file__).resolve().parent
-THREADS = 12
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-OURS = "the middleware on mcpool_wsgi.ClientPool"
-BLOG = "the blog's app on pylibmc.ClientPool"
-NO_POOL = "a client per request"
-APPS = {OURS: "ours", BLOG: "blog", NO_POOL: "client_per_request"}
+THREADS, SECONDS = 12, 1.0
+OURS, BLOG, NO_POOL = "the middleware", "the blog's app", "a client per request"
 
 
-def run(quick: bool, track: Track) -> Figures:
-    """Requests per second, by app. Nothing if *quick*."""
-    if quick:
-        return {}
-    with ExitStack() as stack:
-        server = stack.enter_context(memcached(embedded=False))
-        pylibmc.Client([server.address]).set("key", b"v" * 100)
-        ports = {
-            name: stack.enter_context(gunicorn(app, server.address)) for name, app in APPS.items()
-        }
-        loads = {name: lambda port=port: load(port, 1.0) for name, port in ports.items()}
-        for port in ports.values():
-            load(port, 0.5)
-        return interleaved(loads, track("end to end", 23))
+def make_app(kind: str, server: str) -> WSGIApplication:
+    """What gunicorn calls to make its app."""
+    pool = pylibmc.ClientPool(pylibmc.Client([server]), THREADS)
+
+    def answer(mc: Any, start_response: StartResponse) -> Iterable[bytes]:
+        value: bytes = mc.get("key")
+        start_response("200 OK", [("Content-Length", str(len(value)))])
+        return [value]
+
+    def ours(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        return answer(get_client(environ), start_response)
+
+    def blog(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        with pool.reserve(block=True) as mc:
+            return answer(mc, start_response)
+
+    def no_pool(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        return answer(pylibmc.Client([server]), start_response)
+
+    middleware = MemcachedPoolMiddleware(ours, ClientPool(Client([server]), THREADS))
+    apps: dict[str, WSGIApplication] = {OURS: middleware, BLOG: blog, NO_POOL: no_pool}
+    return apps[kind]
 
 
 @contextmanager
-def gunicorn(app: str, memcached_address: str) -> Iterator[int]:
-    """A server of *app*; the port that it listens on."""
-    environ = dict(
-        os.environ, BENCHMARK_MEMCACHED=memcached_address, BENCHMARK_THREADS=str(THREADS)
-    )
-    # Bound here, so that no two take the same port and nobody has to wait for the server.
+def gunicorn(app: str) -> Iterator[int]:
+    """A server of *app*, and its port."""
+    # Bound here, so no two servers take the same port and nobody has to wait for them.
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        bind = f"--bind=fd://{listener.fileno()}"
-        command = [sys.executable, "-m", "gunicorn", "--worker-class=gthread", bind]
-        command += [f"--threads={THREADS}", "--log-level=warning", f"end_to_end_app:{app}"]
-        process = subprocess.Popen(
-            command, env=environ, cwd=HERE, pass_fds=[listener.fileno()], start_new_session=True
-        )
-    try:
-        yield port
-    finally:
-        process.terminate()
+        command = [sys.executable, "-m", "gunicorn", f"--bind=fd://{listener.fileno()}"]
+        command += ["--worker-class=gthread", f"--threads={THREADS}", "--log-level=warning", app]
+        here = Path(__file__).resolve().parent
+        process = subprocess.Popen(command, cwd=here, pass_fds=[listener.fileno()])
         try:
-            process.wait(10)
+            yield listener.getsockname()[1]
         finally:
-            process.kill()
+            process.terminate()
+            process.wait()  # gunicorn itself kills a worker that does not end
 
 
-def load(port: int, seconds: float) -> float:
-    """Requests per second that the server at *port* answers, asked by another process."""
-    command = [sys.executable, __file__, str(port), str(seconds)]
-    return float(subprocess.run(command, check=True, capture_output=True, timeout=60).stdout)
+def requests_per_second(rounds: int) -> Figures:
+    with ExitStack() as stack:
+        server = stack.enter_context(memcached(embedded=False))
+        pylibmc.Client([server.address]).set("key", b"v" * 100)
+        spawn = multiprocessing.get_context("spawn")
+        process = stack.enter_context(ProcessPoolExecutor(1, spawn))
+        loads = {}
+        for kind in (OURS, BLOG, NO_POOL):
+            port = stack.enter_context(gunicorn(f"end_to_end:make_app{kind, server.address}"))
+            loads[kind] = lambda port=port: process.submit(load, port).result()
+            loads[kind]()  # warms up
+        return interleaved(loads, rounds)
 
 
-def generate(port: int, seconds: float) -> float:
-    answered = [0] * THREADS
-    errors: list[BaseException] = []
+def load(port: int) -> float:
+    """Requests per second that a server answers on twelve kept-alive connections."""
+    end = time.monotonic() + SECONDS
 
-    def ask(number: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        try:
-            while time.monotonic() < end:
-                connection.request("GET", "/")
-                response = connection.getresponse()
-                if response.status != 200 or len(response.read()) != 100:
-                    raise RuntimeError(f"answered {response.status} {response.reason}")
-                answered[number] += 1
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            connection.close()
+    def ask(connection: http.client.HTTPConnection) -> int:
+        answered = 0
+        while time.monotonic() < end:
+            connection.request("GET", "/")
+            response = connection.getresponse()
+            if len(response.read()) != 100:
+                raise RuntimeError(f"answered {response.status} {response.reason}")
+            answered += 1
+        connection.close()
+        return answered
 
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(THREADS)]
-    began = time.monotonic()
-    end = began + seconds
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-    return sum(answered) / (time.monotonic() - began)
-
-
-if __name__ == "__main__":
-    print(generate(int(sys.argv[1]), float(sys.argv[2])))
+    with ThreadPoolExecutor(THREADS) as threads:
+        connections = [http.client.HTTPConnection("127.0.0.1", port, 10) for _ in range(THREADS)]
+        return sum(threads.map(ask, connections)) / SECONDS

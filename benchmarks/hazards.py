@@ -2,133 +2,198 @@
 Hazards
 =======
 
-What goes wrong with pylibmc clients as they are commonly shared, and what becomes of
-it with this package: the share of reads that return another key's value, or fail.
-
-.. code-block:: console
-
-    $ python benchmarks/hazards.py
-
-Each hazard runs in a process of its own, because some of them end it.
+What goes wrong with pylibmc as it is commonly used, and with this package: the percentage of
+answers that are another key's, wrong, or an error. ``python benchmarks/hazards.py`` takes less
+than a minute. Each hazard runs in processes of its own, because some of them crash or hang.
 """
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
-import threading
+import signal
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from typing import Any, Callable
 
 import pylibmc
+from rich.console import Console
+from rich.table import Table
 
-from mcpool_wsgi import Client, ClientPool
-from mcpool_wsgi.devserver import memcached
+import mcpool_wsgi
+from mcpool_wsgi.devserver import Memcached, memcached
 
-KEYS = 100
-READS = 3000  # by each thread or process
+PACKAGES: dict[str, Any] = {"pylibmc": pylibmc, "mcpool-wsgi": mcpool_wsgi}
+PROCESSES = 3  # for each hazard and package
+SECONDS, LIMIT = 1.0, 10.0  # how long a process asks, and when it counts as hanging
+CONTEXT = multiprocessing.get_context("fork")
 
-
-def right(mc: Any, number: int) -> bool:
-    try:
-        return bool(mc.get(f"k{number % KEYS}") == number % KEYS)
-    except Exception:
-        return False
-
-
-def wrong_reads(reserve: Callable[[], Any], reads: int = READS) -> int:
-    wrong = 0
-    for number in range(reads):
-        with reserve() as mc:
-            wrong += not right(mc, number)
-    return wrong
+#: Asks something, number by number, and returns whether the answer is right.
+Question = Callable[[int], bool]
+#: How many answers are right, and how many are not.
+Answers = Counter[bool]
 
 
-def in_eight_threads(reserve: Callable[[], Any]) -> float:
-    wrong = [0] * 8
-
-    def work(number: int) -> None:
-        wrong[number] = wrong_reads(reserve)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(wrong) / (8 * READS)
+def ask(question: Question) -> Answers:
+    answers: Answers = Counter()
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        right = False
+        with suppress(Exception):
+            right = question(sum(answers.values()))
+        answers[right] += 1
+    return answers
 
 
-def after_a_bad_key(reserve: Callable[[], Any]) -> float:
-    with reserve() as mc, contextlib.suppress(pylibmc.Error, ValueError):
-        mc.set("a b", "value")
-    return wrong_reads(reserve) / READS
+def ask_in_threads(questions: list[Question]) -> Answers:
+    with ThreadPoolExecutor(len(questions)) as threads:
+        return sum(threads.map(ask, questions), Counter())
 
 
-def in_four_children_and_the_parent(reserve: Callable[[], Any]) -> float:
-    wrong_reads(reserve, 1)
-    receivers = []
-    for _ in range(4):
-        reading, writing = os.pipe()
-        if os.fork() == 0:
-            os.write(writing, str(wrong_reads(reserve)).encode())
-            os._exit(0)
-        os.close(writing)
-        receivers.append(reading)
-    wrong = wrong_reads(reserve)
-    for reading in receivers:
-        with open(reading, "rb") as pipe:
-            wrong += int(pipe.read() or READS)
-    return wrong / (5 * READS)
+def make_client(package: Any, *servers: Memcached, binary: bool = False, **behaviors: Any) -> Any:
+    behaviors.setdefault("_poll_timeout", 100)  # a client that is out of sync waits so long
+    return package.Client([each.address for each in servers], binary=binary, behaviors=behaviors)
 
 
-def shared(address: str) -> Callable[[], Any]:
-    """One client for everybody."""
-    mc = pylibmc.Client([address], behaviors={"_poll_timeout": 200})
-    return lambda: contextlib.nullcontext(mc)
+def reading(get: Callable[[str], Any]) -> Question:
+    return lambda number: bool(get(f"key{number % 100}") == number % 100)
 
 
-def pylibmc_pool(address: str) -> Callable[[], Any]:
-    pool = pylibmc.ClientPool(pylibmc.Client([address], behaviors={"_poll_timeout": 200}), 1)
-    return lambda: pool.reserve(block=True)
+def kill(number: int, *servers: Memcached) -> None:
+    for each in servers:
+        os.kill(each.process.pid, number)
 
 
-def our_pool(address: str) -> Callable[[], Any]:
-    return ClientPool(Client([address]), 4).reserve
+def one_client(package: Any, server: Memcached, other: Memcached) -> Answers:
+    return ask_in_threads([reading(make_client(package, server).get)] * 8)
 
 
-HAZARDS: dict[str, tuple[Callable[[Callable[[], Any]], float], Callable[[str], Any]]] = {
-    "one client used by eight threads": (in_eight_threads, shared),
-    "a key with a space in it": (after_a_bad_key, pylibmc_pool),
-    "a fork with an open client": (in_four_children_and_the_parent, pylibmc_pool),
+def bad_key(package: Any, server: Memcached, other: Memcached) -> Answers:
+    mc = make_client(package, server)
+    with suppress(pylibmc.Error, ValueError):
+        mc.set("a b", "value")  # an app that takes its keys from the path got /a%20b
+    return ask(reading(mc.get))
+
+
+def fork(package: Any, server: Memcached, other: Memcached) -> Answers:
+    """The parent and four children read, after the parent opened its connection."""
+    read = reading(make_client(package, server).get)
+    read(0)
+    results = CONTEXT.SimpleQueue()
+    children = [CONTEXT.Process(target=lambda: results.put(ask(read))) for _ in range(4)]
+    for child in children:
+        child.start()
+    answers = ask(read)
+    for child in children:
+        child.join()
+        if child.exitcode != 0:
+            os.abort()  # the crash of a child counts as a crash
+        answers += results.get()
+    return answers
+
+
+def gets(package: Any, server: Memcached, other: Memcached) -> Answers:
+    """pylibmc frees a ``str`` key, and then sends it."""
+
+    def question(mc: Any) -> Question:
+        return reading(lambda key: mc.gets(key)[0])  # each key is a new str
+
+    return ask_in_threads([question(make_client(package, server, cas=True)) for _ in range(8)])
+
+
+def write_timeout(package: Any, server: Memcached, other: Memcached) -> Answers:
+    """A ``set`` times out in the middle of its value. The next bytes complete that value."""
+    observer = pylibmc.Client([server.address])
+    value = b"\r\nset evil 0 0 1\r\nx" * 45_000  # more than a socket takes while nobody reads
+
+    def right(number: int) -> bool:
+        mc = make_client(package, server)
+        mc.get("key")
+        kill(signal.SIGSTOP, server)
+        for _ in range(3):
+            with suppress(pylibmc.Error):
+                mc.set("key", value)
+            kill(signal.SIGCONT, server)
+        return not observer.delete("evil")
+
+    return ask(right)
+
+
+def signal_in_get_multi(package: Any, server: Memcached, other: Memcached) -> Answers:
+    """A signal ends a ``get_multi`` of two servers while their answers are still to come."""
+    signal.signal(signal.SIGALRM, lambda *_: kill(signal.SIGCONT, server, other))
+
+    def right(number: int) -> bool:
+        mc = make_client(package, server, other, binary=True, ketama=True)
+        counters = {f"counter{number}-{each}": 1 for each in range(10)}
+        mc.set_multi(counters)
+        kill(signal.SIGSTOP, server, other)
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        with suppress(pylibmc.Error):
+            mc.get_multi(list(counters))
+        for counter in counters:
+            with suppress(pylibmc.Error):  # a server that timed out is left out, and says so
+                counters[counter] = mc.incr(counter)
+        return set(counters.values()) <= {1, 2}
+
+    return ask(right)
+
+
+HAZARDS: dict[str, Callable[[Any, Memcached, Memcached], Answers]] = {
+    "get: one client in eight threads": one_client,
+    "get, after a key with a space (from a URL)": bad_key,
+    "get, after a fork with an open client": fork,
+    "gets of str keys: a client per thread": gets,
+    "set, after a write time-out: the value runs as a command": write_timeout,
+    "incr, after a signal in a binary get_multi of two servers": signal_in_get_multi,
 }
 
 
-def measured(hazard: str, ours: bool, address: str) -> str:
-    """The share of wrong reads, or how the process ended."""
-    work, theirs = HAZARDS[hazard]
-    context = multiprocessing.get_context("fork")
-    results = context.SimpleQueue()
+def outcome(hazard: str, package: str) -> str:
+    """The percentage of wrong answers, and how many processes crashed or hung."""
+    results = CONTEXT.SimpleQueue()
+    answers: Answers = Counter()
+    ends: Counter[str] = Counter()
 
-    def run() -> None:
-        pylibmc.Client([address]).set_multi({f"k{number}": number for number in range(KEYS)})
-        results.put(work((our_pool if ours else theirs)(address)))
+    def work(*servers: Memcached) -> None:
+        os.setsid()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the C library reports its crash there
+        pylibmc.Client([servers[0].address]).set_multi({f"key{n}": n for n in range(100)})
+        results.put(HAZARDS[hazard](PACKAGES[package], *servers))
 
-    process = context.Process(target=run)
-    process.start()
-    process.join(120)
-    if process.is_alive():
-        process.kill()
-        return "hangs"
-    return f"{results.get():.0%}" if process.exitcode == 0 else "crashes"
+    for _ in range(PROCESSES):
+        with tempfile.TemporaryDirectory() as where, ExitStack() as stack:
+            starting = [memcached(embedded=False, unix_socket=f"{where}/{n}") for n in range(2)]
+            servers = [stack.enter_context(each) for each in starting]
+            process = CONTEXT.Process(target=work, args=servers)
+            process.start()
+            process.join(LIMIT)
+            assert process.pid is not None
+            if process.exitcode == 0:
+                answers += results.get()
+                continue
+            if process.exitcode == 1:
+                raise RuntimeError(f"{hazard}: {package} raised an exception")
+            ends["hang" if process.exitcode is None else "crash"] += 1
+            process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # its children, too
+            process.join()
+    found = [f"{number} of {PROCESSES} {end}" for end, number in ends.items()]
+    if asked := sum(answers.values()):
+        found.insert(0, f"{100 * answers[False] / asked:.3g} % of {asked:,}")
+    return ", ".join(found)
 
 
-def main() -> None:
-    print(f"{'wrong reads':40}{'pylibmc':>10}{'mcpool-wsgi':>14}")
-    with memcached() as server:
-        for hazard in HAZARDS:
-            figures = [measured(hazard, ours, server.address) for ours in (False, True)]
-            print(f"{hazard:40}{figures[0]:>10}{figures[1]:>14}", flush=True)
+def table() -> Table:
+    made = Table("hazard", *PACKAGES, title="Wrong answers and errors", title_justify="left")
+    for hazard in HAZARDS:
+        made.add_row(hazard, *(outcome(hazard, package) for package in PACKAGES))
+    return made
 
 
 if __name__ == "__main__":
-    main()
+    Console(width=110).print(table())
