@@ -1,4 +1,4 @@
-"""The development server says what memcached 1.6.18 says."""
+"""The development server gives the answers of memcached 1.6.18."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from harness import eventually, free_port
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mcpool_wsgi.devprotocol import VERSION
 from mcpool_wsgi.devserver import Memcached, memcached
+from mcpool_wsgi.devserver.protocol import VERSION
 
 pytestmark = pytest.mark.servers
 
-KEY = b"k" * 250  # the longest that there may be
+KEY = b"k" * 250  # the longest valid key
 LONG = b"k" * 251
 FORMAT = b"CLIENT_ERROR bad command line format\r\n"
 EXPTIME = b"CLIENT_ERROR invalid exptime argument\r\n"
@@ -40,7 +40,7 @@ CHUNK = b"CLIENT_ERROR bad data chunk\r\n"
 TOO_LARGE = b"SERVER_ERROR object too large for cache\r\n"
 ERROR = b"ERROR\r\n"
 STORED = b"STORED\r\n"
-LARGEST = 1024 * 1024 - 60  # of a one-byte key without flags
+LARGEST = 1024 * 1024 - 60  # the largest value of a one-byte key without flags
 
 
 def stored(value: bytes, command: bytes = b"set") -> bytes:
@@ -51,7 +51,7 @@ def value(value: bytes, flags: int = 0) -> bytes:
     return b"VALUE a %d %d\r\n%s\r\nEND\r\n" % (flags, len(value), value)
 
 
-#: Requests and their answers, byte for byte but for cas uniques, which read ``CAS``.
+#: Requests and their answers, byte for byte. ``CAS`` stands for a cas unique.
 CONVERSATIONS: dict[str, tuple[bytes, bytes]] = {
     # storing and reading
     "set": (stored(b"x") + b"get a\r\n", STORED + value(b"x")),
@@ -230,16 +230,16 @@ def connected(address: str) -> Iterator[socket.socket]:
 
 
 def received(connection: socket.socket) -> bytes:
-    """All that comes until the server closes the connection."""
+    """The bytes that arrive until the server closes the connection."""
     return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
 def ask(server: Memcached, request: bytes) -> bytes:
-    """The answer to *request*, after which the connection is shown to be in step."""
+    """The answer to *request*. The connection must be in sync afterwards."""
     with connected(server.address) as connection:
         connection.sendall(request + b"verbosity 0\r\nquit\r\n")
         answer = received(connection)
-    assert answer.endswith(b"OK\r\n"), "the connection is out of step"
+    assert answer.endswith(b"OK\r\n"), "the connection is out of sync"
     return re.sub(rb"(VALUE \S+ \d+ \d+) \d+", rb"\1 CAS", answer[: -len(b"OK\r\n")])
 
 
@@ -252,7 +252,7 @@ def server(request: pytest.FixtureRequest) -> Memcached:
 
 
 def imitated(server: Memcached) -> None:
-    """Skip the test where *server* is another memcached than the one that ours is like."""
+    """Skip the test if *server* is not the version of memcached that the devserver imitates."""
     wanted = VERSION.partition("-")[0]
     if server.kind == "memcached" and server.version != wanted:
         pytest.skip(f"memcached {server.version} words some errors differently from {wanted}")
@@ -262,15 +262,15 @@ def imitated(server: Memcached) -> None:
 
 
 @pytest.mark.parametrize("name", CONVERSATIONS)
-def test_answers_byte_for_byte(server: Memcached, name: str) -> None:
+def test_server_gives_the_answers_of_memcached(server: Memcached, name: str) -> None:
     imitated(server)
     request, answer = CONVERSATIONS[name]
 
     assert ask(server, request) == answer
 
 
-def test_answers_a_pipeline_in_order(devserver: Memcached) -> None:
-    # Not of the real one, which forgets answers not yet sent when a get has too long a key.
+def test_server_answers_a_pipeline_in_order(devserver: Memcached) -> None:
+    # Not with the real memcached: it loses unsent answers when a get has a key that is too long.
     request = answer = b""
     for one_request, one_answer in CONVERSATIONS.values():
         request += b"flush_all\r\n" + one_request
@@ -279,7 +279,7 @@ def test_answers_a_pipeline_in_order(devserver: Memcached) -> None:
     assert ask(devserver, request) == answer
 
 
-def test_answers_requests_that_arrive_byte_by_byte(server: Memcached) -> None:
+def test_server_answers_requests_that_arrive_byte_by_byte(server: Memcached) -> None:
     imitated(server)
     for request, answer in CONVERSATIONS.values():
         if len(request) > 300:
@@ -314,12 +314,12 @@ WORDS = b"a b 7 0 60 -1 -0 +7 x 7x noreply 4294967303 2147483648 -92233720368547
 WORDS += [b"18446744073709551615", b"18446744073709551616", b"7\tx", b"a\0b", b"\r", b"\xff"]
 DELTAS = [*b"0 1 1 7 9 18446744073709551615".split(), *WORDS]
 VALUES = [*b"7 10 10 +3 007 -1 5x abc 18446744073709551615 4".split(), b"", b" 9", b"9 ", b"5 x"]
-VALUES += [b"9\0", b"\r\nx", b"get a\r\n"]  # of spaces alone, memcached reads past the end
+VALUES += [b"9\0", b"\r\nx", b"get a\r\n"]  # memcached reads past the end of a value of spaces
 
 keys = st.sampled_from([b"a", b"a", b"b"])
 noreply = st.sampled_from([b"", b"", b"", b" noreply"])
 values = st.sampled_from(VALUES)
-excesses = st.sampled_from([0] * 12 + [-1, 1, 2])  # how much a length is beyond the value's
+excesses = st.sampled_from([0] * 12 + [-1, 1, 2])  # added to the length of the value
 
 
 def store(name: bytes, key: bytes, value: bytes, excess: int, more: bytes) -> bytes:
@@ -331,7 +331,7 @@ def words(*words: bytes) -> bytes:
 
 
 stores = st.builds(store, st.sampled_from(STORES), keys, values, excesses, noreply)
-unique = st.sampled_from([b" {%d}" % number for number in range(1, 6)])  # of those given out
+unique = st.sampled_from([b" {%d}" % number for number in range(1, 6)])  # one of the first five
 requests = st.one_of(
     stores,
     stores,
@@ -354,13 +354,13 @@ requests = st.one_of(
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-def test_says_what_memcached_says(
+def test_server_answers_random_requests_like_memcached(
     devserver: Memcached, real_memcached: Memcached, requests: list[bytes]
 ) -> None:
     imitated(real_memcached)
 
     def converse(server: Memcached) -> bytes:
-        """The answers, with the cas uniques counted from the start of this conversation."""
+        """The answers. Their cas uniques count from the start of this conversation."""
         start = 0
 
         def counted(match: re.Match[bytes]) -> bytes:
@@ -375,7 +375,7 @@ def test_says_what_memcached_says(
             request = re.sub(
                 rb"\{(\d)\}", lambda m: b"%d" % (start + int(m[1])), b"".join(requests)
             )
-            # The empty lines are for data blocks that are longer than what there is.
+            # The empty lines complete data blocks whose length is too large.
             connection.sendall(request + b"gets a b\r\n" + b"\r\n" * 50 + b"quit\r\n")
             return re.sub(rb"(VALUE \S+ \d+ \d+) (\d+)", counted, received(connection))
 
@@ -389,32 +389,32 @@ def test_says_what_memcached_says(
     "request_",
     [b"quit\r\n", b"quit now\r\n", b"GET / HTTP/1.1\r\n", b"POST / HTTP/1.1\r\nHost: a\r\n"],
 )
-def test_closes_the_connection(server: Memcached, request_: bytes) -> None:
+def test_server_closes_the_connection(server: Memcached, request_: bytes) -> None:
     with connected(server.address) as connection:
         connection.sendall(request_)
 
         assert received(connection) == b""
 
 
-def test_closes_the_connection_when_a_line_does_not_end(server: Memcached) -> None:
+def test_server_closes_the_connection_when_a_line_does_not_end(server: Memcached) -> None:
     with connected(server.address) as connection, contextlib.suppress(ConnectionError):
         connection.sendall(b"x" * 20_000)
 
         assert received(connection) == b""
 
 
-def test_refuses_the_binary_protocol(devserver: Memcached) -> None:
+def test_server_refuses_the_binary_protocol(devserver: Memcached) -> None:
     with connected(devserver.address) as connection, contextlib.suppress(ConnectionError):
         connection.sendall(b"\x80\x0b" + bytes(22))  # a version request
 
         assert received(connection) == b""
 
 
-def test_survives_garbage_and_resets_in_silence() -> None:
+def test_server_survives_garbage_and_resets_and_prints_nothing() -> None:
     with command_line("--port=0") as (process, address):
         for garbage in (b"", b"\xff\x00\n" * 999, b"set a 0 0 9999\r\nx", b"get a\r\n" * 9999):
             with connected(address) as connection:
-                # A reset instead of an orderly end.
+                # close() resets the connection.
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 connection.sendall(garbage)
         with connected(address) as connection:
@@ -424,7 +424,7 @@ def test_survives_garbage_and_resets_in_silence() -> None:
         assert process.communicate(timeout=10) == (b"", b"")
 
 
-def test_does_not_wait_for_one_client_to_serve_another(server: Memcached) -> None:
+def test_slow_client_does_not_delay_another(server: Memcached) -> None:
     with connected(server.address) as slow:
         slow.sendall(b"set a 0 0 10\r\nhalf")
         assert ask(server, b"get b\r\n") == b"END\r\n"
@@ -448,17 +448,17 @@ def test_flush_all_waits_for_its_delay(server: Memcached) -> None:
     ask(server, stored(b"x") + b"flush_all 1\r\n")
 
     eventually(lambda: ask(server, b"get a\r\n") == b"END\r\n")
-    # The real one flushes what comes in the same second, too.
+    # The real memcached also flushes items that are stored in the same second.
     eventually(lambda: ask(server, stored(b"y") + b"get a\r\n") == STORED + value(b"y"))
 
 
-def test_evicts_what_was_used_least_recently() -> None:
+def test_least_recently_used_items_are_evicted() -> None:
     with command_line("--port=0", "--memory=1") as (_, address):
         client = pylibmc.Client([address])
-        client.set("first", "kept, for it is read")
+        client.set("first", "used all the time")
         for number in range(2000):
             client.set(str(number), b"x" * 1000)
-            assert client.get("first") == "kept, for it is read"
+            assert client.get("first") == "used all the time"
         ((_, stats),) = client.get_stats()
 
         assert client.get("0") is None
@@ -471,7 +471,7 @@ def test_evicts_what_was_used_least_recently() -> None:
 # With pylibmc
 
 
-def test_serves_every_operation_of_pylibmc(server: Memcached) -> None:
+def test_every_command_of_pylibmc_works(server: Memcached) -> None:
     client = pylibmc.Client([server.address], behaviors={"cas": True})
     assert client.flush_all()
     assert client.set("a", "x")
@@ -518,7 +518,7 @@ def test_stats_count_connections(server: Memcached) -> None:
         return int(stats()["curr_connections"])
 
     client = pylibmc.Client([server.address])
-    gc.collect()  # the clients of other tests
+    gc.collect()  # frees the clients of other tests
     eventually(lambda: connections() == 1)
     with connected(server.address):
         eventually(lambda: connections() == 2)
@@ -535,7 +535,7 @@ def test_stats_have_topics(server: Memcached, topic: bytes) -> None:
     assert re.fullmatch(rb"(STAT \S+ .*\r\n)*END\r\n", ask(server, b"stats %s\r\n" % topic))
 
 
-def test_serves_many_clients_at_once(server: Memcached) -> None:
+def test_server_serves_many_clients_at_once(server: Memcached) -> None:
     def work(number: int) -> None:
         client = pylibmc.Client([server.address])
         for turn in range(50):
@@ -552,7 +552,7 @@ def test_serves_many_clients_at_once(server: Memcached) -> None:
 
 @contextlib.contextmanager
 def command_line(*options: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """The server started by hand, and the address that it prints."""
+    """A server that is started from the command line, and the address that it prints."""
     process = subprocess.Popen(
         [sys.executable, "-m", "mcpool_wsgi.devserver", *options],
         cwd=Path(__file__).parent.parent,
@@ -570,9 +570,9 @@ def command_line(*options: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ends_in_silence_when_asked_to(number: int) -> None:
+def test_signal_ends_the_server_and_it_prints_nothing(number: int) -> None:
     with command_line("--port=0") as (process, address), connected(address) as connection:
-        connection.sendall(b"set a 0 0 10\r\nhalf")  # a client in the middle of a request
+        connection.sendall(b"set a 0 0 10\r\nhalf")  # the client is in the middle of a request
         assert not address.endswith(":0")
         process.send_signal(number)
 
@@ -580,7 +580,7 @@ def test_ends_in_silence_when_asked_to(number: int) -> None:
         assert process.returncode == 0
 
 
-def test_removes_its_socket_when_it_ends(tmp_path: Path) -> None:
+def test_server_removes_its_socket_when_it_ends(tmp_path: Path) -> None:
     path = tmp_path / "memcached.sock"
     with command_line(f"--unix-socket={path}") as (process, address):
         assert address == str(path)
@@ -604,7 +604,7 @@ KINDS = [
 ]
 
 
-def test_prefers_the_real_memcached() -> None:
+def test_real_memcached_is_preferred() -> None:
     with memcached() as server:
         expected = "memcached" if shutil.which("memcached") else "devserver"
         assert server.kind == expected
@@ -612,7 +612,7 @@ def test_prefers_the_real_memcached() -> None:
     assert server.process.returncode is not None
 
 
-def test_does_without_the_real_memcached(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devserver_starts_if_no_memcached_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with memcached() as server:
         assert server.kind == "devserver"
@@ -622,11 +622,11 @@ def test_does_without_the_real_memcached(monkeypatch: pytest.MonkeyPatch) -> Non
         memcached(embedded=False).__enter__()
 
 
-def test_says_which_memcached_it_is(real_memcached: Memcached) -> None:
+def test_text_of_a_server_names_its_version(real_memcached: Memcached) -> None:
     assert re.fullmatch(r"memcached 1\.\S+ at 127\.0\.0\.1:\d+", str(real_memcached))
 
 
-def test_needs_neither_installation_nor_the_right_directory(
+def test_child_needs_no_installation_and_no_current_directory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -636,7 +636,7 @@ def test_needs_neither_installation_nor_the_right_directory(
 
 
 @pytest.mark.parametrize("embedded", KINDS)
-def test_listens_on_a_unix_socket(embedded: bool, tmp_path: Path) -> None:
+def test_server_listens_on_a_unix_socket(embedded: bool, tmp_path: Path) -> None:
     path = tmp_path / "memcached.sock"
     with memcached(embedded=embedded, unix_socket=str(path)) as server:
         assert server.address == str(path)
@@ -649,7 +649,7 @@ def test_listens_on_a_unix_socket(embedded: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("embedded", KINDS)
-def test_takes_no_path_that_is_in_use(embedded: bool, tmp_path: Path) -> None:
+def test_path_in_use_is_refused(embedded: bool, tmp_path: Path) -> None:
     file, directory, path = tmp_path / "file", tmp_path / "directory", tmp_path / "socket"
     file.write_text("precious")
     directory.mkdir()
@@ -661,8 +661,18 @@ def test_takes_no_path_that_is_in_use(embedded: bool, tmp_path: Path) -> None:
         assert pylibmc.Client([other.address]).set("a", 1)
 
 
+def test_path_of_a_silent_server_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(path))
+        silent.listen()
+        with pytest.raises(FileExistsError, match=str(path)):
+            memcached(embedded=True, unix_socket=str(path)).__enter__()
+        assert path.exists()
+
+
 @pytest.mark.parametrize("embedded", KINDS)
-def test_takes_the_socket_that_a_killed_server_left_behind(embedded: bool, tmp_path: Path) -> None:
+def test_socket_of_a_killed_server_is_replaced(embedded: bool, tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
@@ -671,7 +681,7 @@ def test_takes_the_socket_that_a_killed_server_left_behind(embedded: bool, tmp_p
 
 
 @pytest.mark.parametrize("embedded", KINDS)
-def test_listens_on_ipv6(embedded: bool) -> None:
+def test_server_listens_on_ipv6(embedded: bool) -> None:
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
@@ -681,7 +691,7 @@ def test_listens_on_ipv6(embedded: bool) -> None:
 
 
 @pytest.mark.parametrize("embedded", KINDS)
-def test_listens_on_the_port_it_is_given_or_fails(embedded: bool, devserver: Memcached) -> None:
+def test_server_listens_on_the_given_port_or_fails(embedded: bool, devserver: Memcached) -> None:
     taken = int(devserver.address.rpartition(":")[2])
     with pytest.raises(RuntimeError, match="in use"):
         memcached(embedded=embedded, port=taken).__enter__()
@@ -693,31 +703,33 @@ def test_listens_on_the_port_it_is_given_or_fails(embedded: bool, devserver: Mem
 
 
 @pytest.mark.parametrize("embedded", KINDS)
-def test_tolerates_that_its_child_was_killed(embedded: bool) -> None:
+def test_killed_child_is_no_error(embedded: bool) -> None:
     with memcached(embedded=embedded) as server:
         server.process.kill()
         server.process.wait()
     assert server.process.returncode == -signal.SIGKILL
 
 
-def test_ends_a_child_that_hangs() -> None:
+def test_child_that_hangs_is_killed() -> None:
     with memcached(embedded=True) as server:
         server.process.send_signal(signal.SIGSTOP)
     assert server.process.returncode is not None
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_leaves_no_child_behind_when_the_body_raises(error: type[BaseException]) -> None:
+def test_child_ends_when_the_body_raises(error: type[BaseException]) -> None:
     with pytest.raises(error), memcached(embedded=True) as server:
         raise error
     assert server.process.returncode is not None
 
 
-def test_keeps_the_terminals_interrupts_from_its_child(devserver: Memcached) -> None:
+def test_child_has_a_session_of_its_own(devserver: Memcached) -> None:
     assert os.getsid(devserver.process.pid) == devserver.process.pid
 
 
-def test_fails_with_what_the_child_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_error_shows_what_the_child_printed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     binary = tmp_path / "memcached"
     binary.write_text("#!/bin/sh\necho no luck today >&2\nexit 3\n")
     binary.chmod(0o755)
@@ -727,14 +739,44 @@ def test_fails_with_what_the_child_said(monkeypatch: pytest.MonkeyPatch, tmp_pat
         memcached().__enter__()
 
 
-def test_fails_when_the_child_never_answers(
+def test_child_that_never_answers_is_an_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     binary = tmp_path / "memcached"
     binary.write_text("#!/bin/sh\necho still thinking >&2\nexec /bin/sleep 60\n")
     binary.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("mcpool_wsgi.devserver.START_TIMEOUT", 0.2)
+    monkeypatch.setattr("mcpool_wsgi.devserver.launch.START_TIMEOUT", 0.2)
 
     with pytest.raises(RuntimeError, match="does not answer: still thinking"):
         memcached().__enter__()
+
+
+LATE = """#!{python}
+import os, pathlib, socket, time
+listener = socket.create_server(("127.0.0.1", 0))
+with open(os.environ["MEMCACHED_PORT_FILENAME"], "w") as file:
+    file.write(str(listener.getsockname()[1]))
+connection, _ = listener.accept()
+connection.recv(100)
+connection.sendall(b"VERSION 1.6.18\\r\\n")
+time.sleep(0.2)
+pathlib.Path("{closed}").touch()
+connection.close()
+time.sleep(60)
+"""
+
+
+def test_server_has_closed_the_first_connection_when_the_body_begins(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """So that nobody finds this connection in the statistics."""
+    closed = tmp_path / "closed"
+    binary = tmp_path / "memcached"
+    binary.write_text(LATE.format(python=sys.executable, closed=closed))
+    binary.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with memcached() as server:
+        assert server.version == "1.6.18"
+        assert closed.exists()

@@ -2,7 +2,8 @@
 Development server: the items
 =============================
 
-What :mod:`mcpool_wsgi.devserver` stores, and what it throws away.
+The items that :mod:`mcpool_wsgi.devserver` stores. When they take too much
+memory, the least recently used ones are evicted.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections import OrderedDict
 from typing import NamedTuple
 
-ITEM_OVERHEAD = 57  # what memcached adds to key and data block when it measures an item
+ITEM_OVERHEAD = 57  # memcached adds this to key and data block when it measures an item
 COUNTED: tuple[str, ...] = ("cmd_get", "cmd_set", "get_hits", "get_misses")
 COUNTED += ("total_connections", "total_items", "evictions")
 
@@ -31,7 +32,7 @@ class Item(NamedTuple):
 class Cache:
     """The items, least recently used first.
 
-    :param limit_maxbytes: how much the items may take before the first are evicted.
+    :param limit_maxbytes: the memory that the items may take.
     """
 
     def __init__(self, limit_maxbytes: int) -> None:
@@ -74,7 +75,7 @@ class Cache:
         self.items.clear()
         self.bytes = 0
         self.flush_at = math.inf
-        self.next_cas_unique()  # memcached takes one here too
+        self.next_cas_unique()  # memcached uses one up here, too
 
     def next_cas_unique(self) -> int:
         self.cas_unique += 1

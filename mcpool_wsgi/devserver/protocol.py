@@ -2,7 +2,7 @@
 Development server: the protocol
 ================================
 
-What :mod:`mcpool_wsgi.devserver` understands: memcached's classic text protocol.
+The protocol that :mod:`mcpool_wsgi.devserver` speaks: memcached's classic text protocol.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ import time
 from collections.abc import Awaitable
 from typing import Callable, NamedTuple
 
-from .devcache import Cache, item_size
+from .cache import Cache, item_size
 
-VERSION = "1.6.18-devserver"  # begins with a number, as client libraries expect
+VERSION = "1.6.18-devserver"  # client libraries expect a number at its beginning
 MEBIBYTE = 1024 * 1024
 ITEM_SIZE_MAX = MEBIBYTE
 KEY_MAX_LENGTH = 250
-LINE_MAX_LENGTH = 2048  # of a request line whose end has not arrived ...
-GET_MAX_LENGTH = 16 * MEBIBYTE  # ... unless it asks for many keys
-RELATIVE_MAX = 60 * 60 * 24 * 30  # a longer exptime is a point in time
+LINE_MAX_LENGTH = 2048  # of a request line whose end has not arrived
+GET_MAX_LENGTH = 16 * MEBIBYTE  # the same for a get, which may name many keys
+RELATIVE_MAX = 60 * 60 * 24 * 30  # a larger exptime is a Unix time
 CHUNK = 65536
 BINARY_MAGIC = b"\x80"
 BAD_FORMAT = b"CLIENT_ERROR bad command line format"
-NUMBER = re.compile(rb"[\t-\r ]*([+-]?[0-9]{1,40})(?:[\t-\r \0]|\Z)")  # as strtoull reads it
+NUMBER = re.compile(rb"[\t-\r ]*([+-]?[0-9]{1,40})(?:[\t-\r \0]|\Z)")  # as in strtoull()
 
 
 class Rejected(Exception):
-    """A request answered with an error line, the exception's argument."""
+    """The server rejects a request. The argument is the error line that it answers with."""
 
 
-def unsigned(text: bytes, otherwise: bytes = BAD_FORMAT) -> int:
-    """The 64-bit number that *text* begins with; without one the request is rejected."""
+def unsigned(text: bytes, error: bytes = BAD_FORMAT) -> int:
+    """The unsigned 64-bit number at the beginning of *text*."""
     match = NUMBER.match(text)
     if match is None or not 0 <= int(match[1]) < 2**64:
-        raise Rejected(otherwise)
+        raise Rejected(error)
     return int(match[1])
 
 
-def signed(text: bytes, otherwise: bytes = BAD_FORMAT) -> int:
-    """Likewise with a sign, and cut to 32 bits."""
+def signed(text: bytes, error: bytes = BAD_FORMAT) -> int:
+    """The signed 64-bit number at the beginning of *text*, truncated to 32 bits."""
     match = NUMBER.match(text)
     if match is None or not -(2**63) <= int(match[1]) < 2**63:
-        raise Rejected(otherwise)
+        raise Rejected(error)
     return (int(match[1]) + 2**31) % 2**32 - 2**31
 
 
@@ -58,15 +58,18 @@ def checked(key: bytes) -> bytes:
     return key
 
 
-def moment(exptime: int) -> float:
-    """When an item with this *exptime* expires."""
+def expiry(exptime: int) -> float:
+    """The Unix time at which an item with this *exptime* expires."""
     if exptime == 0:
         return math.inf
     return exptime + time.time() if 0 < exptime <= RELATIVE_MAX else exptime
 
 
 class Session:
-    """One client's connection. A command's method returns its answer, without the line end."""
+    """The connection of one client.
+
+    The method of a command returns the answer without its line end.
+    """
 
     def __init__(
         self, cache: Cache, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -80,7 +83,7 @@ class Session:
         self.cache.connections += 1
         self.cache.counts["total_connections"] += 1
         try:
-            # The client left, or the server is being stopped: neither is worth a word.
+            # It is no error that a client leaves or the server stops.
             with contextlib.suppress(EOFError, OSError, asyncio.CancelledError):
                 await self.fill()
                 binary = self.buffer.startswith(BINARY_MAGIC)
@@ -95,7 +98,7 @@ class Session:
         name, *args = [word for word in line.split(b" ") if word] or [b""]
         command = COMMANDS.get(name)
         if command is None and args and args[-1].startswith(b"HTTP/"):
-            raise EOFError  # a browser, or an attack by way of one
+            raise EOFError  # a browser, perhaps sent here by a web page that attacks
         if command is None or not command.least <= len(args) <= command.most:
             return b"ERROR\r\n"
         try:
@@ -120,7 +123,7 @@ class Session:
                 raise EOFError
             await self.fill()
         line = await self.read_block(end + 1)
-        # memcached's lines are C strings: a NUL ends them.
+        # A NUL ends the line, because memcached reads it as a C string.
         return line[: -2 if line.endswith(b"\r\n") else -1].partition(b"\0")[0]
 
     async def read_block(self, length: int) -> bytes:
@@ -136,7 +139,7 @@ class Session:
         lines, keys, expires = [], args, None
         if name in (b"gat", b"gats"):
             keys = args[1:]
-            expires = moment(signed(args[0], b"CLIENT_ERROR invalid exptime argument"))
+            expires = expiry(signed(args[0], b"CLIENT_ERROR invalid exptime argument"))
         for key in map(checked, keys):
             item = self.cache.get(key)
             self.cache.counts["cmd_get"] += 1
@@ -153,16 +156,16 @@ class Session:
     async def update(self, name: bytes, args: list[bytes]) -> bytes:
         key = checked(args[0])
         flags = unsigned(args[1]) % 2**32
-        expires = moment(signed(args[2]))
+        expires = expiry(signed(args[2]))
         length = signed(args[3])
         cas_unique = unsigned(args[4]) if name == b"cas" else None
         if not 0 <= length <= 2**31 - 3:
             raise Rejected(BAD_FORMAT)
         if item_size(key, flags, length) > ITEM_SIZE_MAX:
-            for start in range(0, length + 2, CHUNK):  # never all of it in memory
+            for start in range(0, length + 2, CHUNK):  # the block may be larger than the memory
                 await self.read_block(min(CHUNK, length + 2 - start))
             if name == b"set":
-                self.cache.delete(key)  # the old value would pass for the new one
+                self.cache.delete(key)  # a later get must not find the old value
             raise Rejected(b"SERVER_ERROR object too large for cache")
         block = await self.read_block(length + 2)
         if not block.endswith(b"\r\n"):
@@ -195,14 +198,14 @@ class Session:
             item.data, b"CLIENT_ERROR cannot increment or decrement non-numeric value"
         )
         value = (value + delta) % 2**64 if name == b"incr" else max(value - delta, 0)
-        # The data block never shrinks: memcached writes the number into the old one.
+        # memcached writes the number into the old data block, which does not shrink.
         data = (b"%d" % value).ljust(len(item.data))
         self.cache.put(key, item.flags, item.expires, data)
         return b"%d" % value
 
     async def touch(self, name: bytes, args: list[bytes]) -> bytes:
         key = checked(args[0])
-        expires = moment(signed(args[1], b"CLIENT_ERROR invalid exptime argument"))
+        expires = expiry(signed(args[1], b"CLIENT_ERROR invalid exptime argument"))
         item = self.cache.get(key)
         if item is None:
             return b"NOT_FOUND"
@@ -222,7 +225,7 @@ class Session:
         if args not in ([], [b"noreply"]):
             delay = signed(args[0], b"CLIENT_ERROR invalid exptime argument")
         if delay > 0:
-            self.cache.flush_at = moment(delay)
+            self.cache.flush_at = expiry(delay)
         else:
             self.cache.flush()
         return b"OK"
