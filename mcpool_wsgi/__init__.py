@@ -16,11 +16,14 @@ The app then finds a client of its own in ``environ["mc.client"]``.
 """
 
 from .client import Client as Client
+from .errors import ClientReleased as ClientReleased
 from .errors import InvalidKey as InvalidKey
+from .errors import PickleForbidden as PickleForbidden
 from .errors import PoolClosed as PoolClosed
 from .errors import PoolTimeout as PoolTimeout
 from .middleware import MemcachedPoolMiddleware as MemcachedPoolMiddleware
 from .middleware import get_client as get_client
-from .pools import ClientPool as ClientPool
-from .pools import ThreadMappedPool as ThreadMappedPool
-from .stats import PoolStats as PoolStats
+from .pool import ClientPool as ClientPool
+from .pool import LentClient as LentClient
+from .pool import PoolStats as PoolStats
+from .pool import ThreadMappedPool as ThreadMappedPool

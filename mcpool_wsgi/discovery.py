@@ -2,9 +2,9 @@
 Discovery
 =========
 
-Follows a cluster whose nodes change: asks its configuration endpoint for the nodes, as
-Amazon ElastiCache and Google Memorystore offer it (*Auto Discovery*, the command
-``config get cluster``), and has the pool use them.
+Follows a cluster whose nodes change. It asks the configuration endpoint of the cluster
+for the nodes and gives them to the pool. Amazon ElastiCache and Google Memorystore have
+such an endpoint; they call this *Auto Discovery*. The command is ``config get cluster``.
 
 .. code-block:: python
 
@@ -16,16 +16,17 @@ Amazon ElastiCache and Google Memorystore offer it (*Auto Discovery*, the comman
     discovery = Discovery(pool, endpoint)
     discovery.start()
 
-:meth:`~Discovery.start` asks once, so that the first request finds the nodes, and then a
-daemon thread asks every minute, until :meth:`~Discovery.stop`. An endpoint that is down,
-slow, or answers something else changes nothing: the pool keeps the servers it has, one
-warning is logged, and one line when the endpoint answers again. That holds for the first
-question, too, so that a site can start while its endpoint is down. Where that is not
-wanted, ask before: :meth:`~Discovery.refresh` raises.
+:meth:`~Discovery.start` asks once, so that the first request finds the nodes. Then a
+daemon thread asks every minute, until :meth:`~Discovery.stop`.
 
-A forked child goes on asking in a thread of its own. But a server that forks in C (uWSGI)
-may do so while this thread runs, and no Python survives that: start it after the fork
-there, in a ``postfork`` function, with ``enable-threads``.
+If the endpoint is down, slow, or gives another answer, the pool keeps its servers. One
+warning is logged, and one line when the endpoint answers again. The same is true for the
+first question, so a site can start while its endpoint is down. :meth:`~Discovery.refresh`
+raises instead: call it before, if the site must not start then.
+
+A forked child asks in a thread of its own. But a server that forks in C (uWSGI) may fork
+while this thread runs Python code, and Python does not survive that. With such a server,
+start it after the fork: in a ``postfork`` function, with ``enable-threads``.
 """
 
 from __future__ import annotations
@@ -55,9 +56,10 @@ _Self = TypeVar("_Self", bound="Discovery")
 class Configuration(NamedTuple):
     """The nodes of a cluster."""
 
-    #: Goes up with every change.
+    #: Every change increases it.
     version: int
-    #: As :class:`~mcpool_wsgi.Client` takes them; IP addresses where the cluster tells them.
+    #: The addresses in the form that :class:`~mcpool_wsgi.Client` takes. They are IP addresses
+    #: if the cluster tells them.
     servers: list[str]
 
 
@@ -66,18 +68,18 @@ def read_configuration(endpoint: str, timeout: float = 1.0) -> Configuration:
 
     :param endpoint: ``host`` or ``host:port``.
     :param timeout: seconds to wait for a connection, and seconds to wait for the answer.
-    :raises OSError: it cannot be reached, or does not answer in time.
-    :raises ValueError: it answers something else, or *endpoint* is no address.
+    :raises OSError: the endpoint cannot be reached, or does not answer in time.
+    :raises ValueError: the answer is no configuration, or *endpoint* is no address.
     """
     answer = b""
     with socket.create_connection(_host_and_port(endpoint), timeout) as connection:
         end = monotonic() + timeout
         connection.sendall(b"config get cluster\r\n")
-        # An error is one line.
+        # The answer is a configuration or one line with an error.
         while not answer.endswith(b"\nEND\r\n" if answer.startswith(b"CONFIG ") else b"\r\n"):
             remaining = end - monotonic()
             if remaining <= 0:
-                raise TimeoutError(f"no whole answer within {timeout} s")
+                raise TimeoutError(f"the answer is not complete after {timeout} s")
             connection.settimeout(remaining)
             received = connection.recv(65536)
             answer += received
@@ -96,25 +98,25 @@ def _parsed(answer: bytes) -> Configuration:
             break
         servers.append(f"[{host}]:{node[3]}" if ":" in host else f"{host}:{node[3]}")
     if match is None or not servers or len(servers) < len(nodes):
-        raise ValueError(f"that is no configuration of a cluster: {answer[:200]!r}")
+        raise ValueError(f"the answer is no configuration of a cluster: {answer[:200]!r}")
     return Configuration(int(match[1]), servers)
 
 
 def _host_and_port(endpoint: str) -> tuple[str, int]:
     match = _ENDPOINT.fullmatch(endpoint)
     if match is None or not 0 < int(match[2] or 11211) < 65536:
-        raise ValueError(f"an endpoint is like host:port or [IPv6]:port, not {endpoint!r}")
+        raise ValueError(f"an endpoint must be like host:port or [IPv6]:port, not {endpoint!r}")
     return match[1].strip("[]"), int(match[2] or 11211)
 
 
 class Pool(Protocol):
-    """What discovery needs of a pool."""
+    """The part of a pool that :class:`Discovery` uses."""
 
     def set_servers(self, servers: Iterable[str]) -> None: ...
 
 
 class _Poll:
-    """One thread that asks again and again."""
+    """The state of one thread that asks again and again."""
 
     def __init__(self) -> None:
         self.stopped = threading.Event()
@@ -122,13 +124,13 @@ class _Poll:
 
 
 class Discovery:
-    """Has *pool* use the nodes that *endpoint* names; also as a context manager.
+    """Gives *pool* the nodes that *endpoint* names. It is also a context manager.
 
     :param pool: one of this package's pools.
     :param endpoint: ``host`` or ``host:port``.
-    :param interval: seconds from one question to the next.
+    :param interval: seconds between two questions.
     :param timeout: seconds to wait for a connection to each address of *endpoint*, and seconds to
-        wait for the answer. Looking the name up has no limit.
+        wait for the answer. The lookup of the name has no limit.
     :raises TypeError: *pool* has no ``set_servers()``.
     :raises ValueError: *endpoint* is no address, or a number of seconds is not positive.
     """
@@ -141,24 +143,25 @@ class Discovery:
         _host_and_port(endpoint)
         for seconds in (interval, timeout):
             if not 0 < seconds <= threading.TIMEOUT_MAX:
-                raise ValueError(f"interval and timeout are seconds, more than 0, not {seconds}")
+                raise ValueError(f"interval and timeout must be more than 0, not {seconds}")
         self._pool = pool
         self._endpoint = endpoint
         self._interval = interval
         self._timeout = timeout
-        self._servers: list[str] = []  # that the pool was last given
+        self._servers: list[str] = []  # the last ones that the pool was given
         self._failing = False
         self._poll: _Poll | None = None
-        forks.tell_in_child(self)
+        forks.reset_in_child(self)
 
     def start(self) -> None:
-        """Ask now, and from now on. Starting again does nothing.
+        """Ask now and then once per interval. A second call does nothing.
 
-        :raises TypeError: as ``pool.set_servers()``.
+        :raises RuntimeError: no thread can be started.
+        :raises TypeError: ``pool.set_servers()`` raises it.
         """
         forks.check_process()
         if self._poll is None:
-            self._servers = []  # the pool may have been given others meanwhile
+            self._servers = []  # somebody else may have set others
             try:
                 self.refresh()
             except (OSError, ValueError) as error:
@@ -167,7 +170,7 @@ class Discovery:
             self._begin()
 
     def stop(self) -> None:
-        """Ask no more: at once or, if a question is on its way, after twice *timeout* at most."""
+        """Stop asking. It waits for an open question, for twice *timeout* at most."""
         forks.check_process()
         poll, self._poll = self._poll, None
         _started.discard(self)
@@ -176,10 +179,10 @@ class Discovery:
             poll.ended.wait(2 * self._timeout)
 
     def refresh(self) -> None:
-        """Ask now, and have the pool use other servers if they have changed.
+        """Ask now, and give the pool the servers if they have changed.
 
         :raises OSError: the endpoint cannot be reached, or does not answer in time.
-        :raises ValueError: it answers something else.
+        :raises ValueError: the answer is no configuration.
         """
         self._apply(read_configuration(self._endpoint, self._timeout))
 
@@ -196,7 +199,7 @@ class Discovery:
         self.stop()
 
     def _apply(self, configuration: Configuration) -> None:
-        # The servers are compared and not the version: a cluster made anew counts from 1 again.
+        # The version is not compared, because a cluster that is made again counts from 1.
         if configuration.servers != self._servers:
             self._pool.set_servers(configuration.servers)
             self._servers = configuration.servers
@@ -214,7 +217,7 @@ class Discovery:
 
     def _begin(self) -> None:
         self._poll = poll = _Poll()
-        # Not a threading.Thread: start() of that waits for the thread, and a fork's hook must not.
+        # Not a threading.Thread: its start() waits for the thread, and a fork hook must not wait.
         try:
             _thread.start_new_thread(self._run, (poll,))
         except BaseException:
@@ -224,24 +227,24 @@ class Discovery:
 
     def _run(self, poll: _Poll) -> None:
         try:
-            # In a child it waits first, too: the pool may be yet to start afresh.
+            # It waits first, because in a child the pool may not have been reset yet.
             while not poll.stopped.wait(self._interval) and self._poll is poll:
                 try:
                     configuration = read_configuration(self._endpoint, self._timeout)
                     if not poll.stopped.is_set():
                         self._apply(configuration)
-                except Exception as error:  # the next answer may be better, whatever it was
+                except Exception as error:  # no error ends the thread
                     self._note_failure(error)
         finally:
             poll.ended.set()
 
-    def _start_afresh(self) -> None:
+    def _reset_in_child(self) -> None:
         if self._poll is not None:
             try:
                 self._begin()
-            except RuntimeError as error:  # no more threads; the child can do without
+            except RuntimeError as error:  # no thread can be started, and the child works without
                 logger.warning("%s is not asked any more: %r", self._endpoint, error)
 
 
-# Those that were started. Their threads keep them alive, but a child has no thread at first.
+# All that are started. In a child no thread keeps them alive at first.
 _started: set[Discovery] = set()

@@ -2,8 +2,8 @@
 Errors
 ======
 
-What this package raises of its own. Errors of memcached and of the network
-stay :class:`pylibmc.Error` and its subclasses.
+The exceptions of this package. Errors of memcached and of the network stay
+:class:`pylibmc.Error` and its subclasses.
 """
 
 from __future__ import annotations
@@ -14,31 +14,57 @@ import queue
 class PoolTimeout(queue.Empty):
     """No client came free in time.
 
-    A :class:`queue.Empty`, because that is what code written for pylibmc's
-    pools catches.
+    It is a :class:`queue.Empty`, because code for pylibmc's pools catches that.
     """
 
 
 class PoolClosed(RuntimeError):
-    """The pool was closed; it lends no more clients."""
+    """The pool is closed. It lends no more clients."""
+
+
+class ClientReleased(RuntimeError):
+    """A command on a client that went back to its pool.
+
+    The client belonged to one request or to one ``with`` block, which has ended.
+    """
 
 
 class InvalidKey(ValueError):
-    """A key that must not reach the wire, because memcached would take it for
-    something else and every later answer on the connection for another key's.
+    """A key that must not reach the wire.
+
+    memcached would take it for something else. From then on every answer on the
+    connection would belong to another key.
     """
 
-    #: The key as it was given.
+    #: The key as the caller gave it.
     key: object
 
     def __init__(self, key: object, why: str) -> None:
-        # Escaped and cut: keys come from users, and messages go to logs.
-        shown = ascii(key)
-        if len(shown) > 80:
-            shown = f"{shown[:70]}...{shown[-1]}"
-        super().__init__(f"memcached key {shown} {why}")
+        super().__init__(f"memcached key {shown(key)} {why}")
         self.key = key
         self._why = why
 
     def __reduce__(self) -> tuple[type[InvalidKey], tuple[object, str]]:
         return (InvalidKey, (self.key, self._why))
+
+
+class PickleForbidden(ValueError):
+    """With ``allow_pickle=False``: a value that only pickle can store or read."""
+
+    #: The key of the value; None where no command is at work.
+    key: object
+
+    def __init__(self, why: str, key: object = None) -> None:
+        of = "" if key is None else f" of memcached key {shown(key)}"
+        super().__init__(f"the value{of} {why}")
+        self.key = key
+        self.why = why
+
+    def __reduce__(self) -> tuple[type[PickleForbidden], tuple[str, object]]:
+        return (PickleForbidden, (self.why, self.key))
+
+
+def shown(key: object) -> str:
+    """*key* for a message, escaped and cut: keys come from users, and messages go to logs."""
+    text = ascii(key)
+    return text if len(text) <= 80 else f"{text[:70]}...{text[-1]}"

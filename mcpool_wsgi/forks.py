@@ -1,27 +1,26 @@
 """
-Processes
-=========
+Forks
+=====
 
-A forked child inherits its parent's sockets. Whatever it sends on one, be it
-only the ``quit`` that libmemcached sends when a client is freed, goes out in
-its parent's name, and answers reach whoever reads first. So this module tells
-one process from another, and keeps what belongs to the parent from being freed.
+A forked child inherits the sockets of its parent. Whatever the child sends on such a
+socket goes out in the parent's name, and each answer reaches the process that reads
+first. Even freeing a client sends a ``quit``. So this module tells one process from
+another, and it keeps clients of the parent from being freed in a child.
 
-``os.register_at_fork`` alone does not tell: servers that fork in C (uWSGI) do
-not run its hooks. Looking at ``os.getpid()`` each time does, at the price of a
-system call. Linux (4.14 and later) has something better: a page of memory that
-the kernel wipes in every child, ``MADV_WIPEONFORK``. It is the same idea that
-random number generators use to notice a fork.
+``os.register_at_fork`` is not enough: servers that fork in C (uWSGI) do not run its hooks.
+Comparing ``os.getpid()`` each time is enough, but it costs a system call. Linux 4.14 has
+something better: a page of memory that the kernel wipes in every child,
+``MADV_WIPEONFORK``. Random number generators use the same idea.
 
 .. code-block:: python
 
     if not same_process:
         enter_child()
     if thing.process is not forks.current:
-        ...  # made by another process: hands off
+        ...  # another process made it: do not touch it
 
-:data:`current` is an object that stands for the running process. Everything
-that owns a connection remembers the one it was made under.
+:data:`current` is an object that stands for the running process. Everything that owns a
+connection remembers the value that was current when it was made.
 """
 
 from __future__ import annotations
@@ -41,13 +40,13 @@ MADV_WIPEONFORK = 18  # <linux/mman.h>; the mmap module does not name it
 
 
 class Mark(Protocol):
-    """True in the process that set its ``value``, and false in a child until that does, too."""
+    """True in the process that set ``value``. False in a child, until the child sets it too."""
 
     value: bool
 
 
 class PidMark:
-    """A mark where the kernel wipes no pages."""
+    """The mark for kernels that wipe no pages."""
 
     _pid: int | None = None
 
@@ -72,14 +71,14 @@ def make_mark() -> Mark:
     except (AttributeError, OSError, ValueError):
         mark = PidMark()
     else:
-        # No way to look at a byte of memory is faster than the truth of a ctypes object.
+        # The truth of a ctypes object is the fastest way to look at a byte of memory.
         mark = ctypes.c_bool.from_buffer(page)
     mark.value = True
     return mark
 
 
 class Process:
-    """Stands for one process; compared by identity."""
+    """Stands for one process. Compare it by identity."""
 
     __slots__ = ()
 
@@ -88,86 +87,86 @@ class Process:
 current: Process = Process()
 #: True until this turns out to be a child of the process that :data:`current` stands for.
 _is_current: Mark = make_mark()
-#: True until this turns out to be a child in which :func:`enter_child` has not come to its end.
+#: True until this turns out to be a child in which :func:`enter_child` has not yet finished.
 same_process: Mark = make_mark()
 
 
-class Inheritor(Protocol):
-    """What has connections of its own, and must have others in a child."""
+class ForkAware(Protocol):
+    """Something that must start again in a child, without what belongs to the parent."""
 
-    def _start_afresh(self) -> None: ...
-
-
-_inheritors: set[weakref.ref[Inheritor]] = set()
+    def _reset_in_child(self) -> None: ...
 
 
-def tell_in_child(inheritor: Inheritor) -> None:
-    """Have *inheritor* start afresh in every child, before anything is lent there.
+_fork_aware: set[weakref.ref[ForkAware]] = set()
 
-    It is held weakly. The child's other threads, if it has any yet, wait until all is done.
+
+def reset_in_child(thing: ForkAware) -> None:
+    """Call ``thing._reset_in_child()`` in every child, before any client is lent there.
+
+    *thing* is held weakly. Other threads of the child wait until all resets are done.
     """
-    _inheritors.add(weakref.ref(inheritor, _inheritors.discard))
+    _fork_aware.add(weakref.ref(thing, _fork_aware.discard))
 
 
-# A lock for each process: what was its parent's may be held for ever.
+# One lock for each process: another thread may have held the parent's lock during the fork.
 _entering: dict[int, threading.RLock] = {}
 
 
 def enter_child() -> None:
-    """Take note that this is another process than before."""
+    """Note that this is another process than before."""
     global current
     with _entering.setdefault(os.getpid(), threading.RLock()):
         if same_process:  # another thread was faster
             return
         current = Process()
         _is_current.value = True
-        for reference in _inheritors.copy():
-            inheritor = reference()
-            if inheritor is not None:
-                inheritor._start_afresh()
-        # Last, so that no thread sees the mark before the pools are this process's own.
+        for reference in _fork_aware.copy():
+            thing = reference()
+            if thing is not None:
+                thing._reset_in_child()
+        # Last, so that no thread goes on before everything is this process's own.
         same_process.value = True
 
 
 def check_process() -> None:
-    """Take note if this is another process than before."""
+    """Note it if this is another process than before."""
     if not same_process:
         enter_child()
 
 
-def from_elsewhere(process: Process) -> bool:
+def is_foreign(process: Process) -> bool:
     """Whether what was made under *process* belongs to another process than this one."""
     if not _is_current:
         enter_child()
     return process is not current
 
 
-def spare(
+def keep_if_foreign(
     client: object,
     process: Process,
-    # Kept here for finalisers: the names of a module are gone before an interpreter ends.
+    # Finalisers find these here: the names of a module are gone before an interpreter ends.
     is_finalizing: Callable[[], bool] = sys.is_finalizing,
-    from_elsewhere: Callable[[Process], bool] = from_elsewhere,
+    is_foreign: Callable[[Process], bool] = is_foreign,
     incref: Callable[..., Any] = ctypes.pythonapi.Py_IncRef,
     py_object: Any = ctypes.py_object,
 ) -> bool:
     """Never free *client*, made under *process*, if that could harm another process.
 
-    It would send ``quit`` on a connection that is the parent's. Whose it is cannot be told
-    any more when the interpreter ends.
+    Freeing it would send ``quit`` on a connection of the parent. When the interpreter
+    ends, nothing tells any more whose connection it is, so the client is kept then, too.
 
-    :return: whether it is kept.
+    :return: whether the client is kept for ever.
     """
-    kept = is_finalizing() or from_elsewhere(process)
+    kept = is_finalizing() or is_foreign(process)
     if kept:
         incref(py_object(client))
     return kept
 
 
 def _after_in_child() -> None:
-    """Where hooks run, a child takes note while it has one thread only."""
+    """Where hooks run, the child notes the fork while it has one thread only."""
     enter_child()
-    # Not in enter_child(), where logging may not have renewed its locks yet.
+    # Not in enter_child(): logging may not have renewed its own locks yet.
     logger.info("process %d is a fork: its pools start without connections", os.getpid())
 
 

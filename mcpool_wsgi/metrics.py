@@ -2,8 +2,8 @@
 Metrics
 =======
 
-``pool.stats()`` for Prometheus, of as many pools as there are. It needs
-``prometheus_client``, which ``pip install 'mcpool-wsgi[metrics]'`` brings.
+Exports ``pool.stats()`` to Prometheus, for any number of pools. It needs
+``prometheus_client``; ``pip install 'mcpool-wsgi[metrics]'`` installs it.
 
 .. code-block:: python
 
@@ -12,29 +12,29 @@ Metrics
 
     REGISTRY.register(PoolCollector({"default": pool}))
 
-Where OpenTelemetry's semantic conventions have a name (``db.client.connection.*``),
-that is the name, in Prometheus' form; a connection is a client. All are labelled with
-``db_client_connection_pool_name``, the pool's name here:
+If OpenTelemetry's semantic conventions have a name (``db.client.connection.*``), the
+metric has this name in the form of Prometheus. A connection is a client. All metrics
+have the label ``db_client_connection_pool_name``, the name of the pool.
 
 ================================================  =========================================
-``db_client_connection_count``                    clients, ``db_client_connection_state`` is
+``db_client_connection_count``                    clients; ``db_client_connection_state`` is
                                                   ``idle`` or ``used``
-``db_client_connection_max``                      the most there may be; bounded pools only
-``db_client_connection_pending_requests``         threads that wait for one
-``db_client_connection_timeouts_total``           reservations that waited in vain
-``db_client_connection_wait_time_seconds_sum``    seconds that reservations waited together
-``db_client_connection_wait_time_seconds_count``  reservations, those in vain included
+``db_client_connection_max``                      the most clients; bounded pools only
+``db_client_connection_pending_requests``         threads that wait for a client
+``db_client_connection_timeouts_total``           reservations that timed out
+``db_client_connection_wait_time_seconds_sum``    seconds that all reservations waited
+``db_client_connection_wait_time_seconds_count``  reservations, with those that timed out
 ``mcpool_reservations_total``                     reservations that got a client
 ``mcpool_waits_total``                            reservations that had to wait
 ``mcpool_longest_wait_seconds``                   the longest wait since the start
 ``mcpool_failures_total``                         commands that did not reach memcached
-``mcpool_clients_made_total``                     clients made
-``mcpool_clients_renewed_total``                  those that replaced another, by ``reason``
+``mcpool_clients_made_total``                     clients that were made
+``mcpool_clients_renewed_total``                  clients that replaced another, by ``reason``
 ================================================  =========================================
 
-Figures are of one process and begin anew in a forked child, so every worker process
-needs an endpoint of its own. The multiprocess mode of ``prometheus_client`` does not
-help: it leaves collectors out.
+The figures belong to one process. A forked child begins with zeros, so each worker
+process needs an endpoint of its own. The multiprocess mode of ``prometheus_client``
+does not help, because it ignores collectors.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 from weakref import WeakValueDictionary
 
-from .stats import PoolStats
+from .pool import PoolStats
 
 try:
     from prometheus_client.core import (
@@ -61,32 +61,32 @@ POOL_NAME = "db_client_connection_pool_name"
 
 
 class Pool(Protocol):
-    """What the collector needs of a pool."""
+    """The part of a pool that :class:`PoolCollector` uses."""
 
     def stats(self) -> PoolStats: ...
 
 
 class PoolCollector:
-    """What a registry of ``prometheus_client`` collects of *pools*.
+    """A collector for a registry of ``prometheus_client``.
 
-    It does not keep them: a pool that nothing else refers to is gone from the next scrape.
-    A closed pool stays, with its last counts.
+    It refers to the pools weakly. A pool that nothing else refers to is absent from the
+    next scrape. A closed pool stays, with its last counts.
 
     :param pools: ``{name: pool}``. A registry takes one collector, so name all pools here.
-    :raises TypeError: one of them has no ``stats()``.
+    :raises TypeError: a name is no str, or a pool has no ``stats()``.
     """
 
     def __init__(self, pools: Mapping[str, Pool]) -> None:
         for name, pool in pools.items():
             if not isinstance(name, str):
-                raise TypeError(f"a pool's name is a str, not {name!r}")
+                raise TypeError(f"the name of a pool must be a str, not {name!r}")
             if not callable(getattr(pool, "stats", None)):
-                raise TypeError(f"the pool {name!r} must have a method stats(): {pool!r}")
+                raise TypeError(f"pool {name!r} must have a method stats(), and {pool!r} has none")
         self._pools: WeakValueDictionary[str, Pool]
         self._pools = WeakValueDictionary(pools)
 
     def describe(self) -> Iterable[Metric]:
-        """The metrics without figures, by which a registry tells that one is there twice."""
+        """The metrics without figures. A registry finds duplicate names with them."""
         return _metrics({})
 
     def collect(self) -> Iterable[Metric]:
@@ -94,26 +94,24 @@ class PoolCollector:
 
 
 def _metrics(pools: Mapping[str, PoolStats]) -> Iterator[Metric]:
-    # Names after https://opentelemetry.io/docs/specs/semconv/database/database-metrics/
+    # The names follow https://opentelemetry.io/docs/specs/semconv/database/database-metrics/
     count = GaugeMetricFamily(
         "db_client_connection_count",
-        "Clients that there are, by state.",
+        "Clients, by state.",
         labels=[POOL_NAME, "db_client_connection_state"],
     )
-    limit = _gauge("db_client_connection_max", "Clients that there may be at once.")
+    limit = _gauge("db_client_connection_max", "The most clients that the pool may have.")
     pending = _gauge("db_client_connection_pending_requests", "Threads that wait for a client.")
-    timeouts = _counter(
-        "db_client_connection_timeouts", "Reservations that waited for a client in vain."
-    )
+    timeouts = _counter("db_client_connection_timeouts", "Reservations that timed out.")
     wait_time = SummaryMetricFamily(
         "db_client_connection_wait_time_seconds",
-        "Seconds that reservations took to get a client, or not to.",
+        "Seconds that reservations waited, with those that timed out.",
         labels=[POOL_NAME],
     )
     reservations = _counter("mcpool_reservations", "Reservations that got a client.")
     waits = _counter("mcpool_waits", "Reservations that had to wait for a client.")
     longest_wait = _gauge("mcpool_longest_wait_seconds", "The longest wait since the start.")
-    failures = _counter("mcpool_failures", "Commands that could not reach memcached.")
+    failures = _counter("mcpool_failures", "Commands that did not reach memcached.")
     made = _counter("mcpool_clients_made", "Clients that were made.")
     renewed = _counter(
         "mcpool_clients_renewed", "Clients that replaced another, by reason.", "reason"
@@ -125,7 +123,7 @@ def _metrics(pools: Mapping[str, PoolStats]) -> Iterator[Metric]:
             limit.add_metric([name], stats.slots)
         pending.add_metric([name], stats.waiting)
         timeouts.add_metric([name], stats.timeouts)
-        # Those that timed out are in the sum, so they are in the count.
+        # The sum includes those that timed out, so the count includes them, too.
         wait_time.add_metric([name], stats.reservations + stats.timeouts, stats.seconds_waited)
         reservations.add_metric([name], stats.reservations)
         waits.add_metric([name], stats.waits)

@@ -16,61 +16,64 @@ Lends every request a memcached client.
 
 Typed code says ``mc = get_client(environ)``, which is the same.
 
-The client is reserved when the request starts and goes back to its pool when
-the server closes the response, whatever happens in between: the app or the
-iteration raises, the server closes twice, or not at all.
+The client is reserved when the request starts. It goes back to its pool when the server
+closes the response, also if the app or the iteration raises, or if the server closes twice.
+If the server never closes the response, the client goes back when the environ is freed.
 
-An app that streams for a long time and needs memcached only at its beginning
-hands the client back early:
+An app that streams for a long time and needs memcached only at its beginning can release
+the client early:
 
 .. code-block:: python
 
     environ["mc.client.release"]()
 
-From then on ``environ["mc.client"]`` is a :exc:`KeyError`, so that nothing in the
-request can use a client which by then may be another request's.
+From then on every command of the client raises :exc:`~mcpool_wsgi.ClientReleased`.
 
-When no client comes free, the app is not called: ``on_exhausted``, a WSGI app
-too, answers in its place. It is a 503 with ``Retry-After: 1`` by default.
+With ``lazy=True`` the client is reserved at its first command. A request that uses no
+memcached then takes no client. Choose it if many requests need none, a health check for one.
+
+If no client comes free in time, ``on_exhausted`` answers, which is a WSGI app too. By
+default the answer is a 503 with ``Retry-After: 1``.
 """
 
 from __future__ import annotations
 
+import functools
 import queue
-from collections.abc import Iterable
+import threading
+import weakref
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from types import GeneratorType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from werkzeug.exceptions import ServiceUnavailable
 
-from .client import Client
-from .loan import ForeignLoan, Loan
-from .pools import ClientPool
-from .response import GeneratorResponse, ListResponse, closing
+from .errors import PoolTimeout
+from .pool import LazyClient, LentClient, Pool, Reservation
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+MISSING: Any = object()
+
 
 class Reserving(Protocol):
-    """What the middleware needs of a pool: ours, pylibmc's, or your own."""
+    """What the middleware needs of a pool: one of this package's, of pylibmc's, or your own."""
 
     def reserve(self) -> AbstractContextManager[Any]: ...
 
 
-def get_client(environ: WSGIEnvironment, environ_key: str = "mc.client") -> Client:
-    """The client of the request that *environ* is of, with a type that editors know.
+def get_client(environ: WSGIEnvironment, environ_key: str = "mc.client") -> LentClient:
+    """The client of the request that *environ* is of.
 
-    :raises KeyError: there is none: the middleware is not in front of the app, or
-        the client was handed back already.
+    :raises KeyError: there is none: the middleware is not in front of the app.
     """
     try:
-        client: Client = environ[environ_key]
+        client: LentClient = environ[environ_key]
     except KeyError:
         raise KeyError(
             f"no {environ_key!r} in the environ: MemcachedPoolMiddleware is not in front of the"
-            " app, or the client was handed back already"
+            " app, or the request has released a client that is not this package's"
         ) from None
     return client
 
@@ -80,11 +83,13 @@ class MemcachedPoolMiddleware:
 
     :param app: the WSGI app to wrap.
     :param pool: anything with a ``reserve()`` that returns a context manager.
-    :param environ_key: where the app finds the client. What hands it back early
-        is under the same key with ``.release`` behind it.
-    :param on_exhausted: the WSGI app that answers when entering the reservation
-        says that there is no client, by :exc:`queue.Empty` (as this package's and
-        pylibmc's pools do) or :exc:`IndexError` (as a list does).
+    :param environ_key: where the app finds the client. The same key with ``.release``
+        behind it has the function that releases the client early.
+    :param lazy: reserve the client at its first command. It needs a pool of this package
+        with clients of this package.
+    :param on_exhausted: the WSGI app that answers when no client came free. Entering the
+        reservation says so by :exc:`queue.Empty` (as this package's and pylibmc's pools do)
+        or :exc:`IndexError` (as a list does).
     :raises TypeError: one of them is not what it must be.
     """
 
@@ -94,6 +99,7 @@ class MemcachedPoolMiddleware:
         pool: Reserving,
         *,
         environ_key: str = "mc.client",
+        lazy: bool = False,
         on_exhausted: WSGIApplication = ServiceUnavailable(  # noqa: B008  it has no state
             "All memcached connections are in use.", retry_after=1
         ),
@@ -111,46 +117,356 @@ class MemcachedPoolMiddleware:
             raise TypeError(
                 f"on_exhausted must be a WSGI app, which can be called, not {on_exhausted!r}"
             )
-        self._app = app
-        self._pool: Any = pool
-        # Our own pools' leases are the loans themselves; a subclass may reserve as it likes. Both
-        # pools inherit the one reserve().
-        self._is_ours = getattr(type(pool), "reserve", None) is ClientPool.reserve
-        self._client_key = environ_key
+        if lazy and not isinstance(pool, Pool):
+            raise TypeError(f"lazy=True needs a pool of this package, not {pool!r}")
+        self._app = LazyExhaustion(app, environ_key, on_exhausted) if lazy else app
+        reserve: Any = pool.reserve
+        self._reserve = functools.partial(reserve, lazy=True) if lazy else reserve
+        self._key = environ_key
         self._release_key = f"{environ_key}.release"
         self._on_exhausted = on_exhausted
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        # No __init__, here and below: it would cost as much as all the rest.
-        if self._is_ours:
-            loan = Loan()
-            loan.pool = self._pool
-        else:
-            loan = ForeignLoan()
-            loan.reservation = self._pool.reserve()
-        loan.environ = environ
-        loan.key = key = self._client_key
+        reservation = self._reserve()
+        if not isinstance(reservation, Reservation):
+            reservation = ForeignReservation(reservation)
+        elif not environ.get("wsgi.multithread", True) and not _others_run_during_a_wait():
+            reservation.timeout = 0  # nobody could release a client meanwhile
+        release = reservation.release
         try:
-            client = loan.__enter__()
-        except (queue.Empty, IndexError):
-            return self._on_exhausted(environ, start_response)
-        wrapped: Any
-        try:
-            environ[key] = client
-            environ[self._release_key] = loan
-            app = self._app  # a local name, or the call would look for a method first
-            response = app(environ, start_response)
-            if type(response) is list:
-                wrapped = ListResponse()
-                wrapped.response = response
-                wrapped.loan = loan
-            elif type(response) is GeneratorType:
-                wrapped = GeneratorResponse()
-                wrapped.response = response
-                wrapped.loan = loan
+            try:
+                client = reservation.__enter__()
+            except (queue.Empty, IndexError):
+                return self._on_exhausted(environ, start_response)
+            if client is not reservation or self._release_key in environ:
+                release = EarlyRelease(environ, self._key, reservation, client)
+            environ[self._key] = client
+            environ[self._release_key] = release
+            file = None
+            if "wsgi.file_wrapper" in environ:
+                response, file = call_with_files(self._app, environ, start_response)
             else:
-                wrapped = closing(response, loan, environ.get("wsgi.file_wrapper"))
+                response = self._app(environ, start_response)
+            if file is not None or response is None:
+                closing = Response(self, environ, reservation, release, None)
+            elif type(response) is list or hasattr(response, "__len__"):
+                closing = SizedResponse(self, environ, reservation, release, response)
+            else:
+                closing = Response(self, environ, reservation, release, response)
+            if type(release) is EarlyRelease:
+                release.follow(closing)
+            if file is not None:
+                file.on_close = closing.end
+                return response  # type: ignore[no-any-return]
+            if response is None:  # that is not WSGI, and the server will say so
+                closing.end()
+                return response  # type: ignore[return-value]
         except BaseException:
-            loan.release()
+            self.end(environ, reservation, release)
             raise
-        return wrapped  # type: ignore[no-any-return]
+        return closing
+
+    def end(self, environ: WSGIEnvironment, reservation: Any, release: Any) -> None:
+        """End a request: release its client, and leave *environ* as it was before it."""
+        reservation.__exit__()
+        latest = environ.get(self._release_key)
+        if type(release) is EarlyRelease:
+            release.leave(environ, latest)
+        elif latest is release:
+            del environ[self._release_key]
+            environ.pop(self._key, None)
+        else:
+            EarlyRelease.skip(latest, release, MISSING, MISSING)
+
+    def call(
+        self,
+        close: Callable[[], object],
+        environ: WSGIEnvironment,
+        reservation: Any,
+        release: Any,
+    ) -> None:
+        """Call *close* while *environ* holds the client of the request that it belongs to."""
+        if environ.get(self._release_key) is release:
+            close()
+            return
+        client_of_a_later_request = environ.get(self._key, MISSING)
+        environ[self._key] = release.client if type(release) is EarlyRelease else reservation
+        try:
+            close()
+        finally:
+            restore(environ, self._key, client_of_a_later_request)
+
+
+class LazyExhaustion:
+    """Calls *app* and, if its first command finds no client in time, *on_exhausted* instead."""
+
+    def __init__(self, app: WSGIApplication, key: str, on_exhausted: WSGIApplication) -> None:
+        self._app = app
+        self._key = key
+        self._on_exhausted = on_exhausted
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        client: LazyClient = environ[self._key]
+        is_started = []
+
+        def noting_start_response(*args: Any) -> Any:
+            is_started.append(True)
+            return start_response(*args)
+
+        try:
+            return self._app(environ, noting_start_response)
+        except PoolTimeout:
+            if is_started or client.was_reserved:
+                raise
+        return self._on_exhausted(environ, start_response)
+
+
+class ForeignReservation:
+    """A reservation of somebody else's pool. It ends once.
+
+    :param reservation: the context manager that the pool gave.
+    """
+
+    __slots__ = ("__weakref__", "_end", "_reservation")
+
+    def __init__(self, reservation: AbstractContextManager[Any]) -> None:
+        self._reservation = reservation
+        self._end: weakref.finalize[Any, Any] | None = None
+
+    def __enter__(self) -> Any:
+        client = self._reservation.__enter__()
+        # Without release() it ends when the environ is freed.
+        self._end = weakref.finalize(self, self._reservation.__exit__, None, None, None)
+        self._end.atexit = False
+        return client
+
+    def __exit__(self, *exc: object) -> None:
+        if self._end is not None:
+            self._end()  # only the first call does something
+
+    def release(self) -> None:
+        self.__exit__()
+
+
+class EarlyRelease:
+    """What is at ``environ["mc.client.release"]`` if it must do more than release the client.
+
+    It knows what an outer request has put into the environ. And a client of somebody else
+    leaves the environ, because it cannot refuse commands after its release.
+    """
+
+    __slots__ = (
+        "_client_before",
+        "_find_environ",
+        "_key",
+        "_release_before",
+        "_reservation",
+        "client",
+    )
+
+    def __init__(self, environ: WSGIEnvironment, key: str, reservation: Any, client: Any) -> None:
+        self._key = key
+        self._reservation = reservation
+        self.client: Any = client
+        self._find_environ: Callable[[], WSGIEnvironment | None] = lambda: environ
+        self._client_before: Any = environ.get(key, MISSING)
+        self._release_before: Any = environ.get(f"{key}.release", MISSING)
+
+    def follow(self, response: Response) -> None:
+        """Hold the environ no longer, which holds this; *response* has it as long as it lives."""
+        find_response = weakref.ref(response)
+
+        def find_environ() -> WSGIEnvironment | None:
+            response = find_response()
+            return None if response is None else response.environ
+
+        self._find_environ = find_environ
+
+    def __call__(self) -> None:
+        if self.client is not self._reservation:
+            environ = self._find_environ()
+            if environ is None:  # the server has dropped the response, and the app goes on
+                return
+            if environ.get(self._key) is self.client:
+                del environ[self._key]
+        self._reservation.release()
+
+    def leave(self, environ: WSGIEnvironment, latest: Any) -> None:
+        """Leave *environ* as it was. *latest* is the release of the latest request with it."""
+        if latest is not self:
+            EarlyRelease.skip(latest, self, self._client_before, self._release_before)
+            return
+        restore(environ, self._key, self._client_before)
+        restore(environ, f"{self._key}.release", self._release_before)
+
+    @staticmethod
+    def skip(latest: Any, ended: Any, client_before: Any, release_before: Any) -> None:
+        """A request has *ended* before a later one with its environ.
+
+        What was there before it is what was there before the later one.
+        """
+        while type(latest) is EarlyRelease:
+            if latest._release_before is ended:
+                latest._client_before = client_before
+                latest._release_before = release_before
+            latest = latest._release_before
+
+
+class Response:
+    """The response of an app. Closing it ends the request, once.
+
+    It is no iterator of its own: servers get the app's iterator, so that a chunk costs no more
+    than without the middleware.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_middleware",
+        "_release",
+        "_reservation",
+        "_response",
+        "environ",
+    )
+
+    def __init__(
+        self,
+        middleware: MemcachedPoolMiddleware,
+        environ: WSGIEnvironment,
+        reservation: Any,
+        release: Callable[[], None],
+        response: Any,
+    ) -> None:
+        self._middleware = middleware
+        self.environ = environ
+        self._reservation = reservation
+        self._release = release
+        self._response = response
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(getattr(self, "_response", ()))
+
+    def close(self) -> None:
+        """Close the app's response, then release the client."""
+        try:
+            response = self._response
+            del self._response  # succeeds once
+        except AttributeError:
+            return
+        is_closed = True
+        try:
+            close = getattr(response, "close", None)
+            if close is not None:
+                self._middleware.call(close, self.environ, self._reservation, self._release)
+        except ValueError:
+            # A generator that runs in another thread refuses to be closed, and keeps its client.
+            is_closed = getattr(response, "gi_frame", None) is None
+            raise
+        finally:
+            if is_closed:
+                self.end()
+            else:
+                self._response = response
+
+    def end(self) -> None:
+        """End the request."""
+        try:
+            self._middleware.end(self.environ, self._reservation, self._release)
+        except BaseException:
+            # An interrupt came. The client is not left to the garbage collector.
+            self._middleware.end(self.environ, self._reservation, self._release)
+            raise
+
+
+class SizedResponse(Response):
+    """A response with a length: of a single chunk, servers make a ``Content-Length``."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return len(getattr(self, "_response", ()))
+
+
+def call_with_files(
+    app: WSGIApplication, environ: WSGIEnvironment, start_response: StartResponse
+) -> tuple[Any, File | None]:
+    """The response of *app* and, if it is a file for the server, that file.
+
+    Servers know what their own wrapper made, and send such a file without reading it. So the
+    response must stay what it is, and the file in it tells when it is closed.
+    """
+    server_wrapper = environ["wsgi.file_wrapper"]
+    environ["wsgi.file_wrapper"] = wrapper = FileWrapper(server_wrapper)
+    try:
+        response = app(environ, start_response)
+    finally:
+        environ["wsgi.file_wrapper"] = server_wrapper
+    if response is not wrapper.wrapped:
+        return response, None
+    # bjoern's wrapper does not close its file when the client goes away. It is read instead.
+    closes = (
+        response is wrapper.file or hasattr(response, "__dict__") or hasattr(response, "filelike")
+    )
+    return response, wrapper.file if closes else None
+
+
+class FileWrapper:
+    """What stands in the environ for the server's ``wsgi.file_wrapper`` while the app runs."""
+
+    __slots__ = ("_server_wrapper", "file", "wrapped")
+
+    def __init__(self, server_wrapper: Callable[..., Any]) -> None:
+        self._server_wrapper = server_wrapper
+        self.file: Any = None
+        self.wrapped: Any = MISSING
+
+    def __call__(self, file: Any, *args: Any) -> Any:
+        self.file = File(file)
+        self.wrapped = self._server_wrapper(self.file, *args)
+        return self.wrapped
+
+    def __instancecheck__(self, instance: Any) -> bool:
+        return isinstance(instance, self._server_wrapper)  # type: ignore[arg-type]
+
+
+class File:
+    """A file that a server reads, sends and closes as if it were the app's own."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._open_file = file
+        self.on_close: Callable[[], None] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._file, name)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._file)
+
+    def close(self) -> None:
+        try:
+            file = self._open_file
+            del self._open_file  # succeeds once
+        except AttributeError:
+            return
+        try:
+            close = getattr(file, "close", None)
+            if close is not None:
+                close()
+        finally:
+            if self.on_close is not None:
+                self.on_close()
+
+
+def restore(environ: WSGIEnvironment, key: str, before: Any) -> None:
+    """Put back what was in *environ* before."""
+    if before is MISSING:
+        environ.pop(key, None)
+    else:
+        environ[key] = before
+
+
+def _others_run_during_a_wait() -> bool:
+    """Whether a wait lets other requests of this thread go on, as gevent's patched lock does."""
+    return type(threading.Lock()).__module__ != "_thread"

@@ -14,6 +14,8 @@ from typing import Callable
 
 from harness import eventually
 
+_FIRST_PROCESS = os.getpid()
+
 
 def in_child(work: Callable[[], object], fork: Callable[[], int] = os.fork) -> int:
     """Fork, do *work* in the child, and give the child's pid; it exits with 0 if all is well."""
@@ -33,8 +35,10 @@ def in_child(work: Callable[[], object], fork: Callable[[], int] = os.fork) -> i
 
 def in_child_by_c(work: Callable[[], object]) -> int:
     """The same by a fork in C, which runs no hook of Python's, as uWSGI does it."""
-    # While another thread is after the interpreter lock, it would hang CPython itself.
-    eventually(others_rest)
+    # A fork while another thread waits for the interpreter lock would hang CPython itself. A child
+    # has no other thread, and after a fork in C CPython crashes when it looks for them.
+    if os.getpid() == _FIRST_PROCESS:
+        eventually(others_rest)
     return in_child(work, ctypes.PyDLL(None).fork)
 
 

@@ -44,29 +44,40 @@ INTERRUPTS = [SystemExit, KeyboardInterrupt, GeneratorExit, greenlet.GreenletExi
 
 
 def interrupted_everywhere(
-    error: type[BaseException], action: Callable[[], object], check: Callable[[], None]
+    error: type[BaseException],
+    action: Callable[[], object],
+    check: Callable[[], None],
+    *,
+    in_finalisers: bool = False,
 ) -> int:
-    """Do *action* again and again, interrupted at its first opcode, its second, ...; how often."""
+    """Do *action* again and again, interrupted at its first opcode, its second, ...; how often.
+
+    Every interrupt reaches the caller. Only *in_finalisers* it cannot: nobody can catch what a
+    finaliser raises.
+    """
     at = 0
     while True:
         at += 1
-        try:
-            with finalisers_raise_nothing_but(error), Interrupt(error, at) as interrupt:
-                action()
-        except error:
-            pass
+        reached = False
+        with finalisers_raise(error if in_finalisers else None):
+            try:
+                with Interrupt(error, at) as interrupt:
+                    action()
+            except error:
+                reached = True
         if interrupt.left > 0:
             return at
+        assert reached or in_finalisers, f"the interrupt at opcode {at} was swallowed"
         check()
 
 
 @contextmanager
-def finalisers_raise_nothing_but(error: type[BaseException]) -> Iterator[None]:
-    """Nothing can catch what a finaliser raises, an interrupt of it included."""
+def finalisers_raise(error: type[BaseException] | None) -> Iterator[None]:
+    """Finalisers raise nothing but *error*, or nothing at all."""
     raised: list[BaseException | None] = []
     before, sys.unraisablehook = sys.unraisablehook, lambda args: raised.append(args.exc_value)
     try:
         yield
     finally:
         sys.unraisablehook = before
-        assert all(isinstance(one, error) for one in raised), raised
+        assert all(error and isinstance(one, error) for one in raised), raised

@@ -14,8 +14,8 @@ from typing import Any, Callable
 
 import greenlet
 
-from mcpool_wsgi import lending
-from mcpool_wsgi.slots import Slot
+from mcpool_wsgi.pool import slot_queue
+from mcpool_wsgi.pool.slots import Slot
 
 
 class Stepped(deque):  # type: ignore[type-arg]
@@ -37,23 +37,23 @@ for _name in ("__bool__", "__len__", "append", "appendleft", "pop", "popleft", "
         setattr(Stepped, _name, _stepped(_name))
 
 
-class SteppedWaiter(lending.Waiter):
-    __slots__ = ("handed",)
+class SteppedWaiter(slot_queue.Waiter):
+    __slots__ = ("assigned",)
 
     def __init__(self) -> None:
         self._slot = None
-        self.handed = False
+        self.assigned = False
 
-    def hand_over(self, slot: Slot | None) -> None:
+    def assign(self, slot: Slot | None) -> None:
         self._slot = slot
         step()
-        self.handed = True
+        self.assigned = True
 
     def wait(self, seconds: float) -> None:
         scheduler = Scheduler.running
         assert scheduler is not None
         # With a timeout of 0 it may be over at any moment; otherwise only a hand-over ends it.
-        scheduler.blocked[greenlet.getcurrent()] = lambda: self.handed or seconds == 0
+        scheduler.blocked[greenlet.getcurrent()] = lambda: self.assigned or seconds == 0
         step()
         del scheduler.blocked[greenlet.getcurrent()]
 

@@ -1,8 +1,10 @@
-"""Configuration as deployments have it: variables, URLs, and .ini files that PasteDeploy loads."""
+"""Configuration from environment variables, URLs, and .ini files that PasteDeploy loads."""
 
 from __future__ import annotations
 
 import contextlib
+import inspect
+import re
 import socketserver
 import threading
 from pathlib import Path
@@ -13,8 +15,14 @@ import pytest
 from paste.deploy import loadapp, loadfilter
 from webtest import TestApp
 
-from mcpool_wsgi import Client, MemcachedPoolMiddleware
-from mcpool_wsgi.behaviors import DEFAULT_BEHAVIORS
+from mcpool_wsgi import (
+    Client,
+    ClientPool,
+    MemcachedPoolMiddleware,
+    PickleForbidden,
+    ThreadMappedPool,
+    config,
+)
 from mcpool_wsgi.config import (
     SERVICES,
     client_from_environ,
@@ -23,6 +31,24 @@ from mcpool_wsgi.config import (
     filter_factory,
 )
 from mcpool_wsgi.devserver import memcached
+
+
+@pytest.fixture
+def pools(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The pools that the configuration makes."""
+    made: list[Any] = []
+
+    def recorded(kind: Any) -> Any:
+        def make(*args: Any, **options: Any) -> Any:
+            made.append(kind(*args, **options))
+            return made[-1]
+
+        return make
+
+    for kind in (ClientPool, ThreadMappedPool):
+        monkeypatch.setattr(config, kind.__name__, recorded(kind))
+    return made
+
 
 # -- The environment
 
@@ -43,20 +69,31 @@ def test_client_from_the_environment_works(address: str, monkeypatch: pytest.Mon
     assert client.behaviors["connect_timeout"] == 321
 
 
-def test_client_from_the_environment_fails_softly_if_asked_to() -> None:
-    environ = {"MEMCACHED_SERVERS": "127.0.0.1:1"}
-    assert client_from_environ(environ, fail_soft=True).get("key", "default") == "default"
+def test_options_of_the_client_are_arguments(address: str) -> None:
+    quiet = {"MEMCACHED_SERVERS": "127.0.0.1:1"}
+    assert client_from_environ(quiet, fail_soft=True).get("key", "default") == "default"
+    environ = {"MEMCACHED_SERVERS": address}
+    with pytest.raises(PickleForbidden):
+        client_from_environ(environ, allow_pickle=False).set("key", {"not": "text"})
+    with pytest.raises(ValueError, match="command_timeout"):
+        client_from_environ(environ, command_timeout=-1)
+
+
+@pytest.mark.parametrize("name", ["fail_soft", "command_timeout", "allow_pickle"])
+def test_defaults_are_those_of_the_client(name: str) -> None:
+    theirs = inspect.signature(Client).parameters[name].default
+    assert inspect.signature(client_from_environ).parameters[name].default == theirs
 
 
 @pytest.mark.parametrize("environ", [{}, {"MEMCACHED_SERVERS": ""}, {"MEMCACHIER_USERNAME": "u"}])
-def test_environment_without_servers_is_refused_and_the_variables_named(environ: Any) -> None:
+def test_environment_without_servers_is_refused(environ: Any) -> None:
     with pytest.raises(
         ValueError, match="MEMCACHED_SERVERS, MEMCACHIER_SERVERS, MEMCACHEDCLOUD_SERVERS"
     ):
         client_from_environ(environ)
 
 
-def test_own_variables_come_before_those_of_services() -> None:
+def test_first_service_with_servers_counts() -> None:
     environ = {f"{service}_SERVERS": service.lower() for service in reversed(SERVICES)}
     for service in SERVICES:
         assert client_from_environ(environ).addresses == [service.lower()]
@@ -73,15 +110,25 @@ def test_half_of_the_credentials_is_refused(service: str, given: str, missing: s
 
 
 @pytest.mark.parametrize(
-    "servers", ["cache:port", ",;", "cache:70000", "cache:", ":11211", "http://cache"]
+    "servers",
+    [
+        *("cache:port", "cache:70000", "cache:65536", "cache:0", "[::1]:0", "cache:"),
+        *(",;", ":11211", "http://cache", "cache /run/memcached.sock cache:0"),
+    ],
 )
 def test_servers_that_do_not_parse_are_refused(servers: str) -> None:
-    with pytest.raises(ValueError, match=f"MEMCACHED_SERVERS is '{servers}' and should be ser"):
+    error = rf"^MEMCACHED_SERVERS must be servers like .*, not {re.escape(repr(servers))}$"
+    with pytest.raises(ValueError, match=error):
         client_from_environ({"MEMCACHED_SERVERS": servers})
 
 
-def test_what_may_be_a_password_is_not_shown() -> None:
-    with pytest.raises(ValueError, match="MEMCACHED_SERVERS is not shown") as caught:
+@pytest.mark.parametrize("server", ["cache:1", "cache:65535", "/run/memcached.sock"])
+def test_first_and_last_port_and_a_path_are_servers(server: str) -> None:
+    assert client_from_environ({"MEMCACHED_SERVERS": server}).addresses == [server]
+
+
+def test_possible_password_is_not_shown() -> None:
+    with pytest.raises(ValueError, match="a text that may contain a password") as caught:
         client_from_environ({"MEMCACHED_SERVERS": "memcached://me:secret@cache"})
     assert "secret" not in str(caught.value)
 
@@ -90,23 +137,24 @@ def test_what_may_be_a_password_is_not_shown() -> None:
 
 
 class Introduction(socketserver.StreamRequestHandler):
-    """Notes what a client begins with, and hangs up."""
+    """Notes the first bytes of a client and closes the connection."""
 
     def handle(self) -> None:
         self.server.heard.append(self.rfile.read(2))  # type: ignore[attr-defined]
 
 
-ASKS_FOR_SASL = b"\x80\x20"  # the binary protocol's "list mechanisms"
+ASKS_FOR_SASL = b"\x80\x20"  # "list mechanisms" in the binary protocol
 
 
-def introduces_itself_with(client: Client, username: str, password: str) -> bool:
-    """Whether *client* has these credentials, and begins a connection with SASL."""
+def authenticates_with(client: Client, username: str, password: str) -> bool:
+    """Whether *client* has these credentials. It must begin a connection with SASL."""
     with socketserver.TCPServer(("127.0.0.1", 0), Introduction) as server:
         server.heard = []  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.handle_request)
         thread.start()
         with contextlib.suppress(pylibmc.Error):
-            client.with_servers([f"127.0.0.1:{server.server_address[1]}"]).get("key")
+            client = client.clone().with_servers([f"127.0.0.1:{server.server_address[1]}"])
+            client.get("key")
         thread.join(10)
         assert server.heard == [ASKS_FOR_SASL]  # type: ignore[attr-defined]
     return client._credentials == (username, password)
@@ -122,20 +170,20 @@ def test_credentials_from_the_environment(service: str) -> None:
         }
     )
     assert client.binary
-    assert introduces_itself_with(client, "me", "p@ss: w%rd ")
+    assert authenticates_with(client, "me", "p@ss: w%rd ")
 
 
 def test_credentials_from_a_url() -> None:
     client = client_from_url("memcached://me:p%40ss%3A%20w%25rd%20@cache")
     assert client.binary
-    assert introduces_itself_with(client, "me", "p@ss: w%rd ")
+    assert authenticates_with(client, "me", "p@ss: w%rd ")
 
 
-def test_credentials_from_paste(tmp_path: Path) -> None:
-    options = "servers = cache\nsize = 1\nusername = me\npassword = 100%% Secret"
-    with pool_of(load(tmp_path, options)).reserve() as client:
+def test_credentials_from_paste(pools: list[Any], tmp_path: Path) -> None:
+    load(tmp_path, "servers = cache\nsize = 1\nusername = me\npassword = 100%% Secret")
+    with pools[0].reserve() as client:
         assert client.binary
-        assert introduces_itself_with(client, "me", "100% Secret")
+        assert authenticates_with(client, "me", "100% Secret")
 
 
 def test_credentials_without_the_binary_protocol_are_refused() -> None:
@@ -149,18 +197,23 @@ def test_credentials_without_the_binary_protocol_are_refused() -> None:
 def test_url_with_several_servers_and_behaviors() -> None:
     client = client_from_url(
         "memcached://127.0.0.1,cache:11212,[::1]:11213/?ketama=false&connect_timeout=300"
-        "&hash=md5&distribution=consistent+ketama&binary=true&_poll_timeout=-1"
+        "&hash=md5&distribution=consistent+ketama&binary=true&pickle_protocol=0"
     )
     assert client.addresses == ["127.0.0.1", "cache:11212", "[::1]:11213"]
     assert client.binary
     behaviors = client.behaviors
     assert (behaviors["connect_timeout"], behaviors["hash"]) == (300, "md5")
-    assert behaviors["_poll_timeout"] == -1
+    assert behaviors["pickle_protocol"] == 0
 
 
-def test_url_leaves_the_defaults_alone() -> None:
-    behaviors = client_from_url("memcached://cache").behaviors
-    assert {name: behaviors[name] for name in DEFAULT_BEHAVIORS} == DEFAULT_BEHAVIORS
+def test_url_without_options_leaves_the_defaults() -> None:
+    assert client_from_url("memcached://cache").behaviors == Client(["cache"]).behaviors
+
+
+def test_url_has_options_of_the_client(address: str) -> None:
+    client = client_from_url(f"memcached://{address}/?command_timeout=.5&allow_pickle=false")
+    with pytest.raises(PickleForbidden):
+        client.set("key", {"not": "text"})
 
 
 def test_client_from_a_url_works(address: str) -> None:
@@ -193,8 +246,8 @@ def test_url_of_a_unix_socket(embedded: bool | None, tmp_path: Path) -> None:
         "memcached://cache/#secret",
     ],
 )
-def test_what_is_no_url_of_a_memcached_is_refused_and_not_shown(url: str) -> None:
-    with pytest.raises(ValueError, match="and this one is not") as caught:
+def test_other_urls_are_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(ValueError, match="the URL of a memcached must be like") as caught:
         client_from_url(url)
     assert "sec" not in str(caught.value)
 
@@ -202,20 +255,27 @@ def test_what_is_no_url_of_a_memcached_is_refused_and_not_shown(url: str) -> Non
 @pytest.mark.parametrize(
     ("query", "error"),
     [
-        ("ketma=true", r"no option 'ketma'; there are .*ketama,"),
-        ("ketama=perhaps", "ketama is 'perhaps' and should be true or false"),
-        ("connect_timeout=true", "connect_timeout is 'true' and should be an integer"),
-        ("connect_timeout=", "connect_timeout is '' and should be an integer"),
-        ("connect_timeout=99999999999", "and should be an integer"),
-        ("hash=sha1", "hash is 'sha1' and should be one of .*md5"),
-        ("distribution=fair", "distribution is 'fair' and .* one of .*consistent"),
-        ("fail_soft=maybe", "fail_soft is 'maybe' and should be true or false"),
-        ("servers=other", "no option 'servers'"),
-        ("hash=hsieh", "libmemcached refuses an option: .*hash"),
-        ("pickle_protocol=99", "pickle_protocol is '99' and should be 0 to [5-9]"),
+        ("ketma=true", "^unknown option 'ketma'; the options are .*ketama,"),
+        ("ketama=perhaps", "^ketama must be true or false, not 'perhaps'$"),
+        ("connect_timeout=true", "^connect_timeout must be an integer .*, not 'true'$"),
+        ("connect_timeout=", "^connect_timeout must be an integer .*, not ''$"),
+        ("connect_timeout=-1", "^connect_timeout must be an integer .*, not '-1'$"),
+        ("connect_timeout=9999999999", "up to nine digits, not '9999999999'$"),
+        ("hash=sha1", "^hash must be one of .*md5.*, not 'sha1'$"),
+        ("distribution=fair", "^distribution must be one of .*consistent.*, not 'fair'$"),
+        ("fail_soft=maybe", "^fail_soft must be true or false, not 'maybe'$"),
+        ("allow_pickle=maybe", "^allow_pickle must be true or false, not 'maybe'$"),
+        ("command_timeout=soon", "^command_timeout must be a positive number of seconds, not"),
+        ("command_timeout=0", "^command_timeout must be a positive number of seconds, not"),
+        ("command_timeout=0.0", "^command_timeout must be a positive number of seconds, not"),
+        ("command_timeout=-1", "^command_timeout must be a positive number of seconds, not"),
+        ("servers=other", "^unknown option 'servers'"),
+        ("lazy=true", "^unknown option 'lazy'"),
+        ("hash=hsieh", "^libmemcached refuses an option: .*hash"),
+        ("pickle_protocol=99", "^pickle_protocol must be 0 to [5-9], not '99'$"),
     ],
 )
-def test_options_of_a_url_that_are_wrong_are_refused(query: str, error: str) -> None:
+def test_wrong_options_of_a_url_are_refused(query: str, error: str) -> None:
     with pytest.raises(ValueError, match=error):
         client_from_url(f"memcached://cache/?{query}")
 
@@ -257,22 +317,18 @@ pipeline = memcached app
     return loadapp(f"config:{file}")
 
 
-def pool_of(app: MemcachedPoolMiddleware) -> Any:
-    return app._pool
-
-
 @pytest.mark.parametrize(
     "use", ["egg:mcpool-wsgi", "egg:mcpool-wsgi#main", "call:mcpool_wsgi.config:filter_factory"]
 )
-def test_paste_loads_the_filter(address: str, tmp_path: Path, use: str) -> None:
+def test_paste_loads_the_filter(address: str, pools: list[Any], tmp_path: Path, use: str) -> None:
     app = load(tmp_path, f"servers = {address}\nsize = 3", use)
     assert isinstance(app, MemcachedPoolMiddleware)
     assert TestApp(app).get("/").text == "hello 500"
-    assert pool_of(app).stats().slots == 3
-    assert pool_of(app).timeout == 5
+    (pool,) = pools
+    assert (pool.stats().slots, pool.timeout) == (3, 5)
 
 
-def test_paste_loads_every_option(address: str, tmp_path: Path) -> None:
+def test_paste_loads_every_option(address: str, pools: list[Any], tmp_path: Path) -> None:
     app = load(
         tmp_path,
         f"servers = {address}, {address}\n"
@@ -282,26 +338,46 @@ def test_paste_loads_every_option(address: str, tmp_path: Path) -> None:
         "environ_key = mc.sessions\n"
         "binary = off\n"
         "fail_soft = on\n"
+        "command_timeout = 2\n"
+        "allow_pickle = off\n"
+        "lazy = on\n"
         "behaviors.ketama = true\n"
         "behaviors.connect_timeout = 300\n",
         key="mc.sessions",
     )
     assert TestApp(app).get("/").text == "hello 300"
-    assert pool_of(app).timeout == 0.5
-    with pool_of(app).reserve() as client:
+    assert pools[0].timeout == 0.5
+    with pools[0].reserve() as client:
         assert (client.addresses, client.binary) == ([address, address], False)
         assert client.behaviors["ketama"] == 1
+        with pytest.raises(PickleForbidden):
+            client.set("key", {"not": "text"})
 
 
-def test_paste_loads_the_pool_with_a_client_per_thread(address: str, tmp_path: Path) -> None:
-    """Its line is the only one that changes, so what the other pool needs may stay."""
+@pytest.mark.parametrize("lazy", ["on", "off"])
+def test_lazy_middleware_reserves_no_client_for_an_app_that_uses_none(
+    address: str, pools: list[Any], lazy: str
+) -> None:
+    def idle(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"hello"]
+
+    app = filter_app_factory(idle, {}, servers=address, size="1", lazy=lazy)
+    assert TestApp(app).get("/").text == "hello"
+    assert pools[0].stats().reservations == (0 if lazy == "on" else 1)
+
+
+def test_paste_loads_the_pool_with_a_client_per_thread(
+    address: str, pools: list[Any], tmp_path: Path
+) -> None:
+    """The options of the other pool may stay, so only one line changes."""
     for options in ("", "\nsize = 3\ntimeout = 1"):
         app = load(tmp_path, f"servers = {address}\npool = thread-mapped{options}")
         assert TestApp(app).get("/").text == "hello 500"
-        assert pool_of(app).stats().slots is None
+        assert pools[-1].stats().slots is None
 
 
-def test_servers_left_out_come_from_the_environment(
+def test_default_servers_are_those_of_the_environment(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for service in SERVICES:
@@ -318,51 +394,54 @@ def test_servers_left_out_come_from_the_environment(
     ("options", "error"),
     [
         ("", "^size is missing"),
-        ("size = many", "^size is 'many' and should be a positive integer"),
-        ("size = 0", "^size is '0' and should be a positive integer"),
-        ("size = -3", "^size is '-3' and should be a positive integer"),
-        ("size = 1\ntimeout = soon", "^timeout is 'soon' and should be a number of seconds"),
-        ("size = 1\ntimeout = -1", "^timeout is '-1' and should be a number of seconds"),
-        ("size = 1\ntimeout = nan", "^timeout is 'nan' and should be a number of seconds"),
-        ("pool = big", "^pool is 'big' and should be one of bounded, thread-mapped"),
-        ("size = 1\nenviron_key =", "^environ_key is '' and should be some text"),
-        ("size = 1\nbinary = maybe", "^binary is 'maybe' and should be true or false"),
-        ("size = 1\nusername = me", "^username is set and password is not"),
-        ("size = 1\ntime_out = 3", "^there is no option 'time_out'; there are servers, .*timeout"),
-        ("size = 1\nbehaviors.ketma = true", "^there is no option 'behaviors.ketma'"),
-        ("size = 1\nketama = true", "^there is no option 'ketama'.*behaviors.ketama"),
-        ("size = 1\nbehaviors.cas = 2", "^behaviors.cas is '2' and should be true or false"),
+        ("size = many", "^size must be a positive integer, not 'many'$"),
+        ("size = 0", "^size must be a positive integer, not '0'$"),
+        ("size = -3", "^size must be a positive integer, not '-3'$"),
+        ("size = 1\ntimeout = soon", "^timeout must be a number of seconds, not 'soon'$"),
+        ("size = 1\ntimeout = -1", "^timeout must be a number of seconds, not '-1'$"),
+        ("size = 1\ntimeout = nan", "^timeout must be a number of seconds, not 'nan'$"),
+        ("pool = big", "^pool must be one of bounded, thread-mapped, not 'big'$"),
+        ("size = 1\nenviron_key =", "^environ_key must be some text, not ''$"),
+        ("size = 1\nlazy = maybe", "^lazy must be true or false, not 'maybe'$"),
+        ("size = 1\nbinary = maybe", "^binary must be true or false, not 'maybe'$"),
+        ("size = 1\ncommand_timeout = 0", "^command_timeout must be a positive number of"),
+        ("size = 1\nusername = me", "^username is set and password is not$"),
+        ("size = 1\ntime_out = 3", "^unknown option 'time_out'; the options are servers, .*time"),
+        ("size = 1\nbehaviors.ketma = true", "^unknown option 'behaviors.ketma'"),
+        ("size = 1\nketama = true", "^unknown option 'ketama'.*behaviors.ketama"),
+        ("size = 1\nbehaviors.cas = 2", "^behaviors.cas must be true or false, not '2'$"),
     ],
 )
-def test_paste_options_that_are_wrong_are_refused_at_start_up(
+def test_wrong_options_of_paste_are_refused_at_start_up(
     tmp_path: Path, options: str, error: str
 ) -> None:
     with pytest.raises(ValueError, match=error):
         load(tmp_path, f"servers = cache\n{options}")
 
 
-def test_apps_behind_one_filter_share_its_pool(address: str, tmp_path: Path) -> None:
+def test_apps_behind_one_filter_share_its_pool(
+    address: str, pools: list[Any], tmp_path: Path
+) -> None:
     file = tmp_path / "production.ini"
     file.write_text(f"[filter:main]\nuse = egg:mcpool-wsgi\nservers = {address}\nsize = 1\n")
     wrap = loadfilter(f"config:{file}")
-    first, second = wrap(make_app({})), wrap(make_app({}))
-    assert pool_of(first) is pool_of(second)
-    assert TestApp(second).get("/").text == "hello 500"
+    for app in (wrap(make_app({})), wrap(make_app({}))):
+        assert TestApp(app).get("/").text == "hello 500"
+    (pool,) = pools
+    assert pool.stats().reservations == 2
 
 
-def test_both_factories_make_the_same(address: str, tmp_path: Path) -> None:
-    app = filter_app_factory(make_app({}), {}, servers=address, size="2", timeout="0")
-    assert TestApp(app).get("/").text == "hello 500"
-    same = filter_factory(None, servers=address, size="2", timeout="0")(make_app({}))
-    for made in (app, same):
-        assert (pool_of(made).stats().slots, pool_of(made).timeout) == (2, 0)
-    loaded = load(
-        tmp_path, f"servers = {address}\nsize = 2", "call:mcpool_wsgi.config:filter_factory"
-    )
-    assert pool_of(loaded).stats().slots == 2
+def test_both_factories_make_the_same_middleware(address: str, pools: list[Any]) -> None:
+    filter_app_factory(make_app({}), {}, servers=address, size="2", timeout="0")
+    filter_factory(None, servers=address, size="2", timeout="0")(make_app({}))
+    for pool in pools:
+        assert (pool.stats().slots, pool.timeout) == (2, 0)
+    assert len(pools) == 2
 
 
-def test_paste_loads_the_factory_that_wraps_an_app(address: str, tmp_path: Path) -> None:
+def test_paste_loads_the_factory_that_wraps_an_app(
+    address: str, pools: list[Any], tmp_path: Path
+) -> None:
     file = tmp_path / "production.ini"
     file.write_text(
         "[filter:memcached]\n"
@@ -371,5 +450,5 @@ def test_paste_loads_the_factory_that_wraps_an_app(address: str, tmp_path: Path)
         "[app:main]\nfilter-with = memcached\npaste.app_factory = test_config:make_app\n"
     )
     app = loadapp(f"config:{file}")
-    assert pool_of(app).stats().slots == 2
     assert TestApp(app).get("/").text == "hello 500"
+    assert [pool.stats().slots for pool in pools] == [2]

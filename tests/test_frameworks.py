@@ -1,4 +1,4 @@
-"""The examples for the frameworks: each does the same job, in its own idiom."""
+"""The examples for the frameworks. Each does the same work in its own idiom."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from werkzeug.test import Client as Browser
 
 from mcpool_wsgi import Client, ClientPool
 
-# Pyramid 2 needs setuptools' pkg_resources, which warns of its own end when it is imported.
+# Pyramid 2 imports pkg_resources, which warns that it is deprecated.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:pkg_resources is deprecated"),
     pytest.mark.filterwarnings("ignore:Deprecated call to `pkg_resources.declare_namespace"),
@@ -50,7 +50,7 @@ def demand(module: str) -> None:
 
 
 class Example:
-    """An example with its app made, and the pool that it made for it."""
+    """The app of an example, and its pool."""
 
     def __init__(self, name: str, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
         module = importlib.import_module(name)
@@ -72,7 +72,7 @@ class Example:
 def example(name: str, address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Example]:
     example = Example(name, address, monkeypatch)
     yield example
-    example.pool.close()  # Bottle remembers its last request, and that its pool
+    example.pool.close()  # Bottle keeps its last request, and so the pool
 
 
 def test_every_example_is_tested() -> None:
@@ -80,13 +80,13 @@ def test_every_example_is_tested() -> None:
 
 
 def test_visits_count_up(example: Example) -> None:
-    for visit in range(1, 16):  # more than the pool has clients
+    for visit in range(1, 16):  # more than the pool has slots
         response = example.get()
         assert response.content_type == "text/plain"
         assert re.match(rf"Visit {visit}: the news of \d\d:\d\d:\d\d\n", response.text)
 
 
-def test_the_news_are_cached(example: Example, mc: Client) -> None:
+def test_news_are_cached(example: Example, mc: Client) -> None:
     example.get()
     assert re.fullmatch(r"the news of \d\d:\d\d:\d\d", mc.get("news"))
     mc.set("news", "cold coffee")
@@ -95,14 +95,21 @@ def test_the_news_are_cached(example: Example, mc: Client) -> None:
     assert "the news of" in example.get().text
 
 
-def test_the_client_goes_back_after_each_request(example: Example) -> None:
+def test_client_is_released_after_each_request(example: Example) -> None:
     for reservations in range(1, 4):
         example.get()
         stats = example.pool.stats()
         assert (stats.in_use, stats.size, stats.reservations) == (0, 1, reservations)
 
 
-def test_streaming_goes_on_without_the_client(
+def test_outage_gives_news_without_a_count(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = Example(name, "127.0.0.1:1", monkeypatch)
+    for _ in range(2):
+        assert re.match(r"Visit \?: the news of \d\d:\d\d:\d\d\n", example.get().text)
+    example.pool.close()
+
+
+def test_stream_continues_without_the_client(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     example = Example("plain_streaming", address, monkeypatch)
@@ -119,7 +126,7 @@ def test_streaming_goes_on_without_the_client(
     second = browser.get("/", buffered=False)
     assert next(second.iter_encoded()).startswith(b"Visit 2: the news of ")
     second.close()
-    assert example.pool.stats().size == 1  # one client was enough for both
+    assert example.pool.stats().size == 1  # both used the same client
 
     assert list(chunks) == [b"%d\n" % number for number in range(9, 0, -1)]
     first.close()
@@ -134,7 +141,7 @@ def test_example_starts_as_its_docstring_says(name: str, address: str) -> None:
         url = f"http://{example.host}:{example.port}{example.path}"
         with urllib.request.urlopen(url, timeout=5) as response:
             assert response.status == 200
-            # A streamed response begins at once, though it takes ten seconds to end.
+            # A stream takes ten seconds, but it begins at once.
             assert response.readline().startswith(b"Visit 1: the news of ")
 
 

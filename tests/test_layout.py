@@ -1,30 +1,79 @@
-"""The order of the modules, as CONTRIBUTING has it."""
+"""The floors of the house: a module imports only from the rooms below its own."""
 
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
-HERE = Path(__file__).parent.parent
-PACKAGE = HERE / "mcpool_wsgi"
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "mcpool_wsgi"
+#: From the top to the bottom. Rooms on one floor do not know each other.
+FLOORS = [
+    ["config", "discovery", "metrics", "devserver"],
+    ["middleware"],
+    ["pool"],
+    ["client"],
+    ["forks", "errors"],
+]
+MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
 
-def imported(module: Path) -> Iterator[str]:
-    """The modules of this package that *module* names, for types alone included."""
-    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            yield from [node.module] if node.module else [alias.name for alias in node.names]
+def room(module: Path) -> str:
+    return module.parts[0].removesuffix(".py")
 
 
-def test_modules_import_those_above_them_only() -> None:
-    contributing = (HERE / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (`.*?) \|", contributing, re.MULTILINE)
-    modules = re.findall(r"`(\w+)\.py`", "".join(rows))
-    assert sorted(modules) == sorted(
-        path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__"
+def imported(module: Path) -> Iterator[tuple[str, ...]]:
+    """The modules of this package that *module* imports, types included, from its top."""
+    package = module.parent.parts
+    for node in ast.walk(ast.parse((PACKAGE / module).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                assert not alias.name.startswith("mcpool_wsgi"), "import it relatively"
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            start = package[: len(package) - node.level + 1]
+            if node.module:
+                yield (*start, *node.module.split("."))
+            else:
+                yield from ((*start, alias.name) for alias in node.names)
+
+
+def test_every_room_has_a_floor() -> None:
+    rooms = {room(module) for module in MODULES} - {"__init__"}
+    assert rooms == {name for floor in FLOORS for name in floor}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_module_imports_from_rooms_below_its_own(module: Path) -> None:
+    if room(module) == "__init__":
+        return
+    number = next(number for number, floor in enumerate(FLOORS) if room(module) in floor)
+    below = {name for floor in FLOORS[number + 1 :] for name in floor}
+    for target in imported(module):
+        if target[0] != room(module):
+            assert target[0] in below, f"{module} imports {'.'.join(target)}"
+            assert len(target) == 1, f"{module} imports from inside {target[0]}"
+
+
+def order(modules: dict[str, set[str]]) -> list[str]:
+    """*modules* such that each comes after those that it imports."""
+    done: list[str] = []
+    while len(done) < len(modules):
+        ready = [name for name in modules if name not in done and modules[name] <= set(done)]
+        assert ready, f"a circle among {set(modules) - set(done)}"
+        done += ready
+    return done
+
+
+@pytest.mark.parametrize("package", ["client", "devserver", "pool"])
+def test_modules_of_a_room_import_each_other_in_no_circle(package: str) -> None:
+    inside = [module for module in MODULES if room(module) == package]
+    names = {module.stem for module in inside} - {"__init__"}
+    assert order(
+        {
+            module.stem: {target[1] for target in imported(module) if target[0] == package} & names
+            for module in inside
+            if module.stem != "__init__"
+        }
     )
-    for number, module in enumerate(modules):
-        below = set(imported(PACKAGE / f"{module}.py")) - set(modules[:number])
-        assert not below, f"{module} imports {below}, which CONTRIBUTING names after it"

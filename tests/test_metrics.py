@@ -1,4 +1,4 @@
-"""Statistics as Prometheus reads them, from an endpoint of prometheus_client's own."""
+"""Statistics as Prometheus reads them, from an endpoint of prometheus_client."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OUTAGE = "127.0.0.1:1"
 
 
 class Figures:
-    """A registry, and what a scrape of it over HTTP finds."""
+    """A registry that can be scraped over HTTP."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -64,7 +64,7 @@ def figures() -> Iterator[Figures]:
 
 
 def expected(name: str, pool: Any) -> dict[tuple[str, ...], float]:
-    """What ``pool.stats()`` says, under the names that it must have."""
+    """The figures of ``pool.stats()`` under the names of their metrics."""
     stats = pool.stats()
     found = {
         ("db_client_connection_count", name, "idle"): stats.idle,
@@ -88,12 +88,12 @@ def expected(name: str, pool: Any) -> dict[tuple[str, ...], float]:
     return found
 
 
-def test_scrape_says_what_the_statistics_say(mc: Client, figures: Figures) -> None:
+def test_scrape_gives_the_statistics_of_all_pools(mc: Client, figures: Figures) -> None:
     bounded, mapped = ClientPool(mc, 3), ThreadMappedPool(Client([OUTAGE]))
     figures.registry.register(PoolCollector({"default": bounded, 'se"ssions\n': mapped}))
     assert figures.scrape() == {**expected("default", bounded), **expected('se"ssions\n', mapped)}
 
-    # Every figure takes a value of its own.
+    # The figures get different values, so that none can stand for another.
     def use() -> None:
         with bounded.reserve() as client:
             client.get("key")
@@ -104,19 +104,19 @@ def test_scrape_says_what_the_statistics_say(mc: Client, figures: Figures) -> No
             client.get("key")
     bounded.fill(mc, 1)
     bounded.set_servers(mc.addresses)
-    leases = [bounded.reserve() for _ in range(4)]
-    for lease in leases:
-        lease.__enter__()
+    reservations = [bounded.reserve() for _ in range(4)]
+    for reservation in reservations:
+        reservation.__enter__()
     with pytest.raises(PoolTimeout):
         bounded.reserve(timeout=0.01).__enter__()
     waiter = threading.Thread(target=use)
     waiter.start()
     eventually(lambda: bounded.stats().waiting == 1)
-    leases[0].__exit__()  # the waiter has it for a moment
+    reservations[0].__exit__(None, None, None)  # the waiter gets the client for a moment
     waiter.join(10)
     waiter = threading.Thread(target=use)
-    leases[0] = bounded.reserve()
-    leases[0].__enter__()
+    reservations[0] = bounded.reserve()
+    reservations[0].__enter__()
     waiter.start()
     eventually(lambda: bounded.stats().waiting == 1)
 
@@ -131,8 +131,8 @@ def test_scrape_says_what_the_statistics_say(mc: Client, figures: Figures) -> No
     assert found["mcpool_waits_total", "default"] >= 2
     assert found["mcpool_failures_total", 'se"ssions\n'] == 2
     assert ("db_client_connection_max", 'se"ssions\n') not in found
-    for lease in leases:
-        lease.__exit__()
+    for reservation in reservations:
+        reservation.__exit__(None, None, None)
     waiter.join(10)
     assert figures.scrape() == {**expected("default", bounded), **expected('se"ssions\n', mapped)}
 
@@ -172,7 +172,7 @@ def test_closed_pool_keeps_its_counts(mc: Client, figures: Figures) -> None:
     assert found["db_client_connection_count", "default", "idle"] == 0
 
 
-def test_pool_that_nobody_uses_any_more_is_gone(mc: Client, figures: Figures) -> None:
+def test_pool_without_references_is_absent(mc: Client, figures: Figures) -> None:
     pools = {"kept": ClientPool(mc, 1), "dropped": ThreadMappedPool(mc)}
     figures.registry.register(PoolCollector(pools))
     assert {key[1] for key in figures.scrape()} == {"kept", "dropped"}
@@ -183,7 +183,7 @@ def test_pool_that_nobody_uses_any_more_is_gone(mc: Client, figures: Figures) ->
 
 @pytest.mark.servers
 @pytest.mark.parametrize("fork", FORKS)
-def test_child_does_not_report_its_parents_figures(fork: Any, mc: Client) -> None:
+def test_child_does_not_report_figures_of_its_parent(fork: Any, mc: Client) -> None:
     pool = ClientPool(mc, 2)
     collector = PoolCollector({"default": pool})
     with pool.reserve(), pool.reserve():
@@ -200,7 +200,7 @@ def test_child_does_not_report_its_parents_figures(fork: Any, mc: Client) -> Non
     assert pool.stats().reservations == 2
 
 
-def test_registry_refuses_the_same_figures_twice(mc: Client) -> None:
+def test_registry_refuses_a_second_collector(mc: Client) -> None:
     registry = CollectorRegistry()
     pool = ClientPool(mc, 1)
     registry.register(PoolCollector({"default": pool}))
@@ -212,11 +212,11 @@ def test_pool_without_statistics_is_refused(mc: Client) -> None:
     with pytest.raises(TypeError, match=r"'theirs' must have a method stats\(\)"):
         PoolCollector({"theirs": pylibmc.ClientPool(mc, 1)})
     nameless: Any = {1: ClientPool(mc, 1)}
-    with pytest.raises(TypeError, match="name is a str, not 1"):
+    with pytest.raises(TypeError, match="must be a str, not 1"):
         PoolCollector(nameless)
 
 
-def test_without_prometheus_client_the_error_says_what_to_install() -> None:
+def test_error_says_what_to_install_if_prometheus_client_is_missing() -> None:
     script = "import sys; sys.modules['prometheus_client'] = None; import mcpool_wsgi.metrics"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 1

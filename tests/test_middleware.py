@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import io
+import os
 import queue
+import random
+import signal
+import sys
 import threading
+import time
 import wsgiref.validate
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,7 +26,18 @@ from interrupts import interrupted_everywhere, tracing
 from webtest import TestApp
 from webtest.lint import middleware as lint
 
-from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware, ThreadMappedPool, get_client
+from mcpool_wsgi import (
+    Client,
+    ClientPool,
+    ClientReleased,
+    LentClient,
+    MemcachedPoolMiddleware,
+    ThreadMappedPool,
+    get_client,
+)
+
+#: How many requests the signals interrupt.
+ROUNDS = int(os.environ.get("MCPOOL_ROUNDS", "1000"))
 
 
 @pytest.fixture
@@ -142,7 +159,7 @@ def test_environ_key_is_the_callers(pool: ClientPool) -> None:
         return []
 
     request(MemcachedPoolMiddleware(app, pool, environ_key="mc.sessions")).close()
-    assert isinstance(seen["mc.sessions"], Client)
+    assert isinstance(seen["mc.sessions"], LentClient)
     assert callable(seen["mc.sessions.release"])
     assert "mc.client" not in seen
 
@@ -164,15 +181,9 @@ def test_middlewares_stack(mc: Client) -> None:
 
 def test_two_requests_on_one_thread_have_two_clients(mc: Client) -> None:
     for pool in (ClientPool(mc, 2), ThreadMappedPool(mc)):
-        clients = []
-
-        def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
-            clients.append(environ["mc.client"])  # noqa: B023
-            return []
-
-        middleware = MemcachedPoolMiddleware(app, pool)
+        middleware = MemcachedPoolMiddleware(responding([]), pool)
         first, second = request(middleware), request(middleware)
-        assert clients[0] is not clients[1]
+        assert pool.stats().in_use == 2
         first.close()
         second.close()
         assert pool.stats().in_use == 0
@@ -182,9 +193,7 @@ def test_two_requests_on_one_thread_have_two_clients(mc: Client) -> None:
 def test_get_client_is_the_client_or_says_why_there_is_none(pool: ClientPool) -> None:
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         assert get_client(environ) is environ["mc.client"]
-        environ["mc.client.release"]()
-        with pytest.raises(KeyError, match="handed back already"):
-            get_client(environ)
+        assert get_client(environ).set("key", "value")
         return []
 
     request(MemcachedPoolMiddleware(app, pool)).close()
@@ -285,16 +294,47 @@ def test_client_returns_when_close_of_the_app_raises(
     assert (pool.stats().in_use, pool.stats().idle) == (0, 1)
 
 
-def test_client_returns_when_the_server_drops_the_response(pool: ClientPool) -> None:
-    for inner in ([b"list"], Closable(), iter([b"iterator"])):
-        environ: dict[str, Any] = {}
-        response = request(MemcachedPoolMiddleware(responding(inner), pool), environ)
-        del response
-        assert (pool.stats().in_use, pool.stats().idle) == (0, 1)
-        assert "mc.client" not in environ
+def test_client_returns_when_the_server_drops_response_and_environ(pool: ClientPool) -> None:
+    gc.disable()  # what follows must hold by reference counts alone
+    try:
+        for inner in ([b"list"], Closable(), iter([b"iterator"])):
+            environ: dict[str, Any] = {"wsgi.file_wrapper": FileWrapper}
+            response = request(MemcachedPoolMiddleware(responding(inner), pool), environ)
+            del response
+            assert pool.stats().in_use == 1
+            del environ
+            assert pool.stats().in_use == 0
+    finally:
+        gc.enable()
 
 
-def test_dropped_response_is_closed_before_the_client_returns(pool: ClientPool) -> None:
+@pytest.mark.parametrize("half", ["nothing", "a chunk"])
+def test_client_returns_when_a_half_read_response_is_dropped(pool: ClientPool, half: str) -> None:
+    """Of an object that is its own iterator, and of one that is not."""
+
+    class OwnIterator(Closable):
+        def __iter__(self) -> Iterator[bytes]:
+            return self
+
+        def __next__(self) -> bytes:
+            return b"chunk"
+
+    gc.disable()
+    try:
+        for inner in (OwnIterator(), Closable()):
+            response = request(MemcachedPoolMiddleware(responding(inner), pool))
+            chunks = iter(response)
+            if half == "a chunk":
+                next(chunks)
+            del response, chunks
+            assert pool.stats().in_use == 0
+    finally:
+        gc.enable()
+
+
+def test_generator_of_a_dropped_response_ends_before_its_client_returns(
+    pool: ClientPool,
+) -> None:
     seen = []
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
@@ -302,12 +342,13 @@ def test_dropped_response_is_closed_before_the_client_returns(pool: ClientPool) 
             yield b"one"
         finally:
             seen.append(pool.stats().in_use)
+            environ["mc.client"].get("key")
 
     response = request(MemcachedPoolMiddleware(app, pool))
     next(iter(response))
     del response
     assert seen == [1]
-    assert (pool.stats().in_use, pool.stats().idle) == (0, 1)
+    assert pool.stats().in_use == 0
 
 
 @tracing
@@ -322,8 +363,11 @@ def test_dropped_response_is_closed_before_the_client_returns(pool: ClientPool) 
         wrapping_a_file,
     ],
 )
-def test_interrupted_request_loses_nothing(app: Any, error: type[BaseException]) -> None:
-    pool = ClientPool(FakeClient(), 1)
+@pytest.mark.parametrize("make", [FakeClient, lambda: Client(["127.0.0.1:1"], fail_soft=True)])
+def test_interrupted_request_loses_nothing(
+    app: Any, error: type[BaseException], make: Callable[[], Any]
+) -> None:
+    pool = ClientPool(make(), 1)
     wrapped = MemcachedPoolMiddleware(app, pool)
 
     def serve() -> None:
@@ -358,9 +402,9 @@ def test_nobody_else_gets_the_client_while_a_dropped_response_is_iterated(mc: Cl
         assert client.set("works", 1)
 
 
-def test_response_in_a_circle_of_garbage_counts_once() -> None:
-    """Its parts are finalised in any order, so its slot is given back and replaced, too."""
-    pool = ClientPool(FakeClient(), 1, timeout=0)
+def test_response_in_a_circle_of_garbage_counts_once(mc: Client) -> None:
+    """Its parts are finalised in any order, so its slot may be released and replaced, too."""
+    pool = ClientPool(mc, 1, timeout=0)
 
     def serve_and_fail() -> None:
         response = request(MemcachedPoolMiddleware(responding([b"chunk"]), pool))
@@ -373,21 +417,50 @@ def test_response_in_a_circle_of_garbage_counts_once() -> None:
     for _ in range(3):
         serve_and_fail()
         gc.collect()
-        pool._lender.supply.renew(FakeClient(), "failure")
         with pool.reserve(), pytest.raises(queue.Empty), pool.reserve():
             pass
-        assert (pool.stats().in_use, pool.stats().idle, len(pool._lender.idle)) == (0, 1, 1)
+        assert (pool.stats().in_use, pool.stats().size) == (0, 1)
 
 
-def test_file_is_closed_whoever_wraps_its_close(pool: ClientPool) -> None:
+def test_file_that_the_server_wrapped_is_what_the_server_gets(pool: ClientPool) -> None:
     file = io.BytesIO(b"chunk")
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        wrapped = environ["wsgi.file_wrapper"](file, 2)
+        assert isinstance(wrapped, environ["wsgi.file_wrapper"])
+        return wrapped
+
     environ = {"wsgi.file_wrapper": FileWrapper}
-    response = request(MemcachedPoolMiddleware(responding(FileWrapper(file)), pool), environ)
-    close = response.close
-    response.close = lambda: close()
+    response = request(MemcachedPoolMiddleware(app, pool), environ)
+    assert environ["wsgi.file_wrapper"] is FileWrapper
+    assert type(response) is FileWrapper
+    assert list(response) == [b"ch", b"un", b"k"]
+    assert pool.stats().in_use == 1
     response.close()
     assert file.closed
-    assert pool.stats().in_use == 0
+    assert (pool.stats().in_use, pool.stats().idle) == (0, 1)
+    response.close()
+
+
+def test_file_inside_another_response_leaves_the_client_alone(pool: ClientPool) -> None:
+    """The app goes on using its client after it has closed the file."""
+    used = []
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        file = environ["wsgi.file_wrapper"](io.BytesIO(b"chunk"))
+        return around(file, environ["mc.client"])
+
+    def around(file: Any, mc: LentClient) -> Iterator[bytes]:
+        yield from file
+        file.close()
+        used.append(mc.set("key", "value"))
+
+    environ = {"wsgi.file_wrapper": FileWrapper}
+    response = request(MemcachedPoolMiddleware(app, pool), environ)
+    assert list(response) == [b"chunk"]
+    response.close()
+    assert used == [True]
+    assert (pool.stats().in_use, pool.stats().idle) == (0, 1)
 
 
 def test_nobody_else_gets_the_client_of_a_generator_that_runs(mc: Client) -> None:
@@ -413,25 +486,21 @@ def test_nobody_else_gets_the_client_of_a_generator_that_runs(mc: Client) -> Non
     assert pool.stats().in_use == 0
 
 
-def test_generator_that_refused_to_be_closed_keeps_its_client(pool: ClientPool) -> None:
-    """It ran when it was asked to, and has come to its next yield when it is looked at."""
-    response = request(MemcachedPoolMiddleware(generating(b"one", b"two"), pool))
+@pytest.mark.parametrize("error", [ValueError("no number"), RuntimeError("app"), SystemExit()])
+def test_generator_that_raises_when_it_is_closed_returns_its_client(
+    pool: ClientPool, error: BaseException
+) -> None:
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        try:
+            yield b"one"
+        finally:
+            raise error
+
+    response = request(MemcachedPoolMiddleware(app, pool))
     next(iter(response))
-
-    class Refusing:
-        gi_frame = response.response.gi_frame
-        gi_running = False
-
-        def close(self) -> None:
-            raise ValueError("generator already executing")
-
-    generator, response.response = response.response, Refusing()
-    with pytest.raises(ValueError, match="already executing"):
+    with pytest.raises(type(error)):
         response.close()
-    assert pool.stats().in_use == 1
-    response.response = generator
-    response.close()
-    assert pool.stats().in_use == 0
+    assert (pool.stats().in_use, pool.stats().idle) == (0, 1)
 
 
 @pytest.mark.parametrize("wrapper", [None, FileWrapper])
@@ -451,23 +520,22 @@ def test_nobody_else_gets_the_client_while_the_app_closes(pool: ClientPool, wrap
     assert pool.stats().in_use == 0
 
 
-def test_early_release_is_final_or_nothing(mc: Client) -> None:
+def test_early_release_of_a_foreign_client_is_final_or_nothing(address: str) -> None:
     """Behind a middleware that drops the response and goes on with its iterator."""
-    pool = ClientPool(mc, 1, timeout=0)
+    pool = BlogPool([pylibmc.Client([address])])
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
         yield b"chunk"
         environ["mc.client.release"]()
         if "mc.client" in environ:
-            with pytest.raises(queue.Empty), pool.reserve():
-                pass
+            assert len(pool) == 0
         yield b"chunk"
 
     def in_front(environ: dict[str, Any]) -> Iterator[bytes]:
         yield from request(MemcachedPoolMiddleware(app, pool), environ)
 
     assert list(in_front({})) == [b"chunk", b"chunk"]
-    assert pool.stats().in_use == 0
+    assert len(pool) == 1
 
 
 def test_response_of_none_is_left_to_the_server(pool: ClientPool) -> None:
@@ -481,12 +549,14 @@ def test_response_of_none_is_left_to_the_server(pool: ClientPool) -> None:
 def test_early_release_is_idempotent_and_final(pool: ClientPool) -> None:
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
         release = environ["mc.client.release"]
+        mc = environ["mc.client"]
         assert pool.stats().in_use == 1
         for _ in range(3):
             release()
             assert (pool.stats().in_use, pool.stats().idle) == (0, 1)
-        with pytest.raises(KeyError):
-            environ["mc.client"]
+        assert environ["mc.client"] is mc
+        with pytest.raises(ClientReleased, match=r"with pool\.reserve"):
+            mc.get("key")
         yield b"streaming"
         release()
 
@@ -497,12 +567,246 @@ def test_early_release_is_idempotent_and_final(pool: ClientPool) -> None:
         assert (pool.stats().in_use, pool.stats().idle) == (1, 0)
 
 
-def test_late_reader_finds_no_client(pool: ClientPool) -> None:
+def test_early_release_takes_a_foreign_client_out_of_the_environ(address: str) -> None:
+    pool = BlogPool([pylibmc.Client([address])])
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        environ["mc.client.release"]()
+        assert "mc.client" not in environ
+        assert len(pool) == 1
+        environ["mc.client.release"]()
+        return []
+
     environ: dict[str, Any] = {}
-    request(MemcachedPoolMiddleware(responding([]), pool), environ).close()
-    assert "mc.client" not in environ
-    environ["mc.client.release"]()
-    assert (pool.stats().in_use, pool.stats().idle) == (0, 1)
+    request(MemcachedPoolMiddleware(app, pool), environ).close()
+    assert environ == {}
+    assert len(pool) == 1
+
+
+def test_client_that_is_kept_past_its_request_refuses_every_command(pool: ClientPool) -> None:
+    kept = []
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        kept.append(environ["mc.client"])
+        kept.append(environ["mc.client"].get)
+        return []
+
+    request(MemcachedPoolMiddleware(app, pool)).close()
+    for command in (lambda: kept[0].get("key"), lambda: kept[1]("key"), lambda: kept[0]["key"]):
+        with pytest.raises(ClientReleased):
+            command()  # type: ignore[no-untyped-call]
+
+
+def test_environ_is_as_it_was_before_the_request(pool: ClientPool) -> None:
+    before = {"PATH_INFO": "/", "wsgi.file_wrapper": FileWrapper}
+    for app in (responding([]), generating(b"one"), wrapping_a_file, responding(None)):
+        environ = dict(before)
+        response = request(MemcachedPoolMiddleware(app, pool), environ)
+        if response is not None:
+            response.close()
+        assert environ == before
+    environ = dict(before)
+    with pytest.raises(RuntimeError):
+        request(MemcachedPoolMiddleware(raising, pool), environ)
+    assert environ == before
+
+
+# -- One environ, several times
+
+
+def test_internal_redirect_whose_first_response_is_closed_late(mc: Client) -> None:
+    pool = ClientPool(mc, 2, timeout=0)
+    clients = []
+
+    class Response(Closable):
+        def __init__(self, environ: dict[str, Any]) -> None:
+            super().__init__()
+            self.environ = environ
+            self.own = environ["mc.client"]
+            clients.append(self.own)
+
+        def close(self) -> None:
+            assert self.environ["mc.client"] is self.own
+            assert self.own.set("key", "value")
+            super().close()
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        return Response(environ)
+
+    middleware = MemcachedPoolMiddleware(app, pool)
+    environ: dict[str, Any] = {}
+    first = request(middleware, environ)
+    second = request(middleware, environ)
+    assert environ["mc.client"] is clients[1]
+    first.close()
+    assert environ["mc.client"] is clients[1]
+    assert clients[1].get("key") == "value"
+    with pytest.raises(ClientReleased):
+        clients[0].get("key")
+    second.close()
+    assert environ == {}
+    assert (pool.stats().in_use, pool.stats().idle) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "order", [[0, 1, 2], [2, 1, 0], [1, 0, 2], [1, 2, 0], [0, 2, 1], [2, 0, 1]]
+)
+def test_requests_with_one_environ_end_in_any_order(mc: Client, order: list[int]) -> None:
+    pool = ClientPool(mc, 3, timeout=0)
+    environ: dict[str, Any] = {"mc.client": "somebody's", "mc.client.release": "too"}
+    seen = []
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        seen.append(environ["mc.client"])
+        return []
+
+    middleware = MemcachedPoolMiddleware(app, pool)
+    responses = {number: request(middleware, environ) for number in range(3)}
+    for number in order:
+        responses.pop(number).close()
+        expected = seen[max(responses)] if responses else "somebody's"
+        assert environ["mc.client"] is expected
+    assert environ == {"mc.client": "somebody's", "mc.client.release": "too"}
+    assert pool.stats().in_use == 0
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_subrequest_from_inside_a_stream(mc: Client, copy: bool) -> None:
+    """Werkzeug's test client copies the environ, other subrequests do not."""
+    pool = ClientPool(mc, 2, timeout=0)
+    environ: dict[str, Any] = {}
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        own = environ["mc.client"]
+        yield b"before"
+        if environ.get("inner") is None:
+            response = request(middleware, {**environ, "inner": True} if copy else inner(environ))
+            assert list(response) == [b"before", b"after"]
+            response.close()
+            environ.pop("inner", None)
+        assert environ["mc.client"] is own
+        assert own.set("key", "value")
+        yield b"after"
+
+    def inner(environ: dict[str, Any]) -> dict[str, Any]:
+        environ["inner"] = True
+        return environ
+
+    middleware = MemcachedPoolMiddleware(app, pool)
+    response = request(middleware, environ)
+    assert list(response) == [b"before", b"after"]
+    response.close()
+    assert environ == {}
+    assert pool.stats().in_use == 0
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_outer_app_uses_its_client_after_the_inner_one_has_ended(
+    mc: Client, foreign: bool
+) -> None:
+    outer_pool: Any = BlogPool([mc.clone()]) if foreign else ClientPool(mc, 1)
+    inner_pool = ClientPool(mc, 1)
+
+    def inner(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        environ["mc.client"].set("key", "inner")
+        return []
+
+    wrapped = MemcachedPoolMiddleware(inner, inner_pool)
+
+    def outer(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        own = environ["mc.client"]
+        request(wrapped, environ).close()
+        assert environ["mc.client"] is own
+        assert own.get("key") == "inner"
+        environ["mc.client.release"]()
+        return []
+
+    environ: dict[str, Any] = {}
+    request(MemcachedPoolMiddleware(outer, outer_pool), environ).close()
+    assert environ == {}
+    assert inner_pool.stats().in_use == 0
+
+
+# -- Real signals
+
+
+class Own:
+    """A response that is its own iterator."""
+
+    def __init__(self) -> None:
+        self.left = 2
+
+    def __iter__(self) -> Own:
+        return self
+
+    def __next__(self) -> bytes:
+        if not self.left:
+            raise StopIteration
+        self.left -= 1
+        return b"chunk"
+
+
+def responding_by_itself(environ: dict[str, Any], start_response: Callable[..., Any]) -> Own:
+    start_response("200 OK", [])
+    return Own()
+
+
+def raising(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+    raise RuntimeError("app")
+
+
+class Interrupted(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize(
+    "app",
+    [responding([b"chunk"]), generating(b"chunk"), wrapping_a_file, responding_by_itself, raising],
+)
+def test_signals_at_random_moments_reach_the_caller(mc: Client, app: Any, lazy: bool) -> None:
+    """SystemExit comes like this when gunicorn's worker times out."""
+    pool = ClientPool(mc, 2)
+    middleware = MemcachedPoolMiddleware(app, pool, lazy=lazy)
+    raised: list[object] = []
+    arrived = reached = 0
+
+    def interrupt(*_: object) -> None:
+        nonlocal arrived
+        arrived += 1
+        raise Interrupted
+
+    dice = random.Random(20090920)
+    hook, sys.unraisablehook = sys.unraisablehook, raised.append
+    handler = signal.signal(signal.SIGALRM, interrupt)
+
+    def serve() -> None:
+        environ = {"wsgi.file_wrapper": FileWrapper, "wsgi.multithread": True}
+        signal.setitimer(signal.ITIMER_REAL, dice.uniform(1e-6, 3e-5))
+        with contextlib.suppress(RuntimeError):
+            response = middleware(environ, lambda *_: None)  # type: ignore[arg-type]
+            try:
+                for _ in response:
+                    pass
+            finally:
+                response.close()  # type: ignore[attr-defined]
+        for _ in range(100):  # it comes here, or it has been swallowed
+            time.sleep(0.001)
+
+    try:
+        for _ in range(ROUNDS):
+            try:
+                serve()
+            except Interrupted:
+                reached += 1
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+        sys.unraisablehook = hook
+    assert reached == arrived == ROUNDS
+    assert raised == []
+    assert (pool.stats().in_use, pool.stats().waiting) == (0, 0)
+    with pool.reserve(block=False), pool.reserve(block=False):
+        assert pool.stats().size == 2
 
 
 # -- Exhaustion

@@ -15,7 +15,14 @@ import pylibmc
 import pytest
 from harness import Connections, eventually, in_thread, in_threads
 
-from mcpool_wsgi import Client, ClientPool, PoolClosed, PoolTimeout, ThreadMappedPool
+from mcpool_wsgi import (
+    Client,
+    ClientPool,
+    ClientReleased,
+    PoolClosed,
+    PoolTimeout,
+    ThreadMappedPool,
+)
 
 
 @pytest.fixture(params=[ClientPool, ThreadMappedPool])
@@ -87,17 +94,32 @@ def test_plain_pylibmc_client_as_master(address: str) -> None:
         assert (pool.stats().in_use, pool.stats().idle) == (0, 1)
 
 
-def test_master_itself_is_never_lent(mc: Client, either_pool: Any) -> None:
-    with either_pool.reserve() as lent:
-        assert lent is not mc
+def test_master_itself_is_never_lent(address: str) -> None:
+    master = pylibmc.Client([address])
+    with ClientPool(master, 1).reserve() as lent:
+        assert lent is not master
 
 
-def test_subclasses_of_client_are_lent(address: str) -> None:
+def test_lent_client_of_a_subclass_has_what_the_subclass_has(address: str) -> None:
     class Mine(Client):
-        pass
+        prefix = "mine-"
 
-    with ClientPool(Mine([address]), 1).reserve() as mc:
-        assert type(mc) is Mine
+        def get(self, key: Any, default: Any = None) -> Any:
+            return super().get(f"{self.prefix}{key}", default)
+
+        def greet(self) -> str:
+            return f"hello {self.get('name')}"
+
+    Client([address]).set("mine-name", "reader")
+    for pool in (ClientPool(Mine([address]), 1), ThreadMappedPool(Mine([address]))):
+        with pool.reserve() as mc:
+            greet = mc.greet  # type: ignore[attr-defined]
+            assert mc.get("name") == "reader"
+            assert (greet(), mc.prefix) == ("hello reader", "mine-")  # type: ignore[attr-defined]
+            with pytest.raises(AttributeError):
+                mc.no_such_thing  # type: ignore[attr-defined]  # noqa: B018
+        with pytest.raises(ClientReleased):
+            greet()
 
 
 def test_pool_with_all_clients_lent_is_true(either_pool: Any) -> None:
@@ -107,21 +129,23 @@ def test_pool_with_all_clients_lent_is_true(either_pool: Any) -> None:
 
 def test_thread_keeps_its_client(mc: Client) -> None:
     pool = ThreadMappedPool(mc)
-    with pool.reserve() as first:
-        pass
-    with pool.reserve() as second:
-        assert second is first
+    for _ in range(3):
+        use(pool)
+    assert pool.stats().clients_made == 1
 
 
 def test_relinquish_gives_up_the_client_of_the_thread(mc: Client) -> None:
     pool = ThreadMappedPool(mc)
     assert pool.relinquish() is None
-    with pool.reserve() as lent:
+    with pool.reserve():
         assert pool.relinquish() is None
-    assert pool.relinquish() is lent
+    given_up = pool.relinquish()
+    assert type(given_up) is Client
+    assert given_up.set("key", "value")
+    assert pool.relinquish() is None
     assert pool.stats().size == 0
-    with pool.reserve() as other:
-        assert other is not lent
+    use(pool)
+    assert pool.stats().clients_made == 2
     assert ClientPool(mc, 1).relinquish() is None
 
 
@@ -172,32 +196,37 @@ def test_nested_reservations_have_different_clients(either_pool: Any) -> None:
     assert (either_pool.stats().in_use, either_pool.stats().idle) == (0, 3)
 
 
-def test_ending_a_lease_twice_returns_once(either_pool: Any) -> None:
-    lease = either_pool.reserve()
-    lease.__enter__()
-    lease.__exit__(None, None, None)
-    lease.__exit__(None, None, None)
+def test_releasing_twice_returns_once(either_pool: Any) -> None:
+    lent = either_pool.reserve()
+    lent.__enter__()
+    lent.release()
+    lent.__exit__(None, None, None)
     assert (either_pool.stats().in_use, either_pool.stats().idle) == (0, 1)
     with either_pool.reserve() as a, either_pool.reserve() as b:
-        lease.__exit__(None, None, None)
-        assert a is not b
+        lent.release()
+        assert a.set("a", 1)
+        assert b.get("a") == 1
+        assert either_pool.stats().in_use == 2
 
 
-def test_ending_a_lease_that_never_began_does_nothing(either_pool: Any) -> None:
-    either_pool.reserve().__exit__(None, None, None)
+def test_releasing_what_was_never_reserved_does_nothing(either_pool: Any) -> None:
+    lent = either_pool.reserve()
+    lent.release()
     assert either_pool.stats().size == 0
+    with pytest.raises(ClientReleased):
+        lent.__enter__()
 
 
-def test_lease_ended_in_another_thread(either_pool: Any) -> None:
-    lease = either_pool.reserve()
-    client = lease.__enter__()
-    in_thread(lambda: lease.__exit__(None, None, None))
+def test_reservation_released_in_another_thread(either_pool: Any) -> None:
+    lent = either_pool.reserve()
+    lent.__enter__()
+    in_thread(lent.release)
     assert (either_pool.stats().in_use, either_pool.stats().idle) == (0, 1)
-    with either_pool.reserve() as again:
-        assert again is client
+    use(either_pool)
+    assert either_pool.stats().clients_made == 1
 
 
-def test_client_of_a_dropped_lease_is_its_holders_alone(mc: Client) -> None:
+def test_client_of_a_dropped_reservation_is_its_holders_alone(mc: Client) -> None:
     """pylibmc's pool lends it to the next one while the first still has it."""
     theirs = pylibmc.ClientPool(mc, 1)
     held = theirs.reserve().__enter__()
@@ -208,7 +237,7 @@ def test_client_of_a_dropped_lease_is_its_holders_alone(mc: Client) -> None:
     gc.collect()
     with pytest.raises(PoolTimeout):
         pool.reserve().__enter__()
-    assert pool.stats().in_use == 1
+    assert held.set("key", "value")
     del held
     assert pool.stats().in_use == 0
     use(pool)
@@ -328,8 +357,8 @@ def test_one_request_at_a_time_needs_one_connection(
     assert connections.count() == 1
 
 
-def test_clients_are_made_on_demand_and_lent_last_in_first_out(mc: Client) -> None:
-    pool = ClientPool(mc, 12)
+def test_clients_are_made_on_demand_and_lent_last_in_first_out(address: str) -> None:
+    pool = ClientPool(pylibmc.Client([address]), 12)  # these are lent as they are
     assert pool.stats().size == 0
     with pool.reserve() as first:
         with pool.reserve() as second:
@@ -361,11 +390,11 @@ def test_client_goes_with_its_thread(address: str, connections: Connections) -> 
 
 def test_client_lent_beyond_the_end_of_its_thread(mc: Client) -> None:
     pool = ThreadMappedPool(mc)
-    lease = pool.reserve()
-    in_thread(lease.__enter__)
+    lent = pool.reserve()
+    in_thread(lent.__enter__)
     assert pool.stats().in_use == 1
-    lease.__exit__(None, None, None)
-    del lease
+    lent.release()
+    del lent
     assert pool.stats().size == 0
 
 
@@ -466,8 +495,7 @@ mc.get("a")
 pool = {pool}
 with pool.reserve() as a, pool.reserve() as b:
     a.get("a"), b.get("b")
-lease = pool.reserve()
-lent = lease.__enter__()
+lent = pool.reserve().__enter__()
 lent.get("a")
 threading.Thread(target=lambda: pool.reserve().__enter__().get("a")).start()
 """
@@ -475,17 +503,14 @@ threading.Thread(target=lambda: pool.reserve().__enter__().get("a")).start()
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
-def test_closed_pool_makes_nothing_for_those_that_it_refuses(
-    mc: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mcpool_wsgi.lending.FINALISERS_TAKE", 0)
+def test_closed_pool_makes_nothing_for_those_that_it_refuses(mc: Client) -> None:
     pool = ClientPool(mc, 2)
+    use(pool)
     pool.close()
-    ended = len(pool._lender.supply.ended)
     for _ in range(3):
         with pytest.raises(PoolClosed):
             pool.reserve(block=False).__enter__()
-    assert len(pool._lender.supply.ended) == ended
+    assert pool.stats().clients_made == 1
 
 
 def test_timeouts_are_logged_once_a_burst(mc: Client, caplog: pytest.LogCaptureFixture) -> None:

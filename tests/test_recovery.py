@@ -31,7 +31,7 @@ def clients_connected(pool: Any, number: int) -> None:
 
 def aged(pool: Any) -> Any:
     """*pool*, as if its clients' generation had been there for an hour."""
-    pool._lender.supply.generation.born -= 3600
+    pool._generations.current.born -= 3600
     return pool
 
 
@@ -214,7 +214,7 @@ def test_chaos(mortal: Mortal, record_property: Any) -> None:
     assert counts["reads"] > 1000
     stats = pool.stats()
     assert (stats.in_use, stats.waiting, stats.timeouts) == (0, 0, counts["timeouts"])
-    assert stats.slots == 4 == len(pool._lender.idle)
+    assert stats.slots == 4 == len(pool._queue.idle)
     in_threads([lambda: clients_connected(pool, 1)] * 4)
 
 

@@ -1,0 +1,10 @@
+"""
+One connection to memcached: the commands, the keys, the door that all commands pass, what an
+error means, and the defaults.
+"""
+
+from .behaviors import DEFAULT_BEHAVIORS as DEFAULT_BEHAVIORS
+from .behaviors import SEVERAL_SERVERS_BEHAVIORS as SEVERAL_SERVERS_BEHAVIORS
+from .borrowed import BorrowedCommands as BorrowedCommands
+from .client import Client as Client
+from .connection import opened_here as opened_here

@@ -1,0 +1,100 @@
+"""
+Arguments
+=========
+
+The C code of pylibmc cuts a number that is too large, takes a negative one for a large
+one, and fails late on a server's address that is none. So each is checked before it gets
+there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import pylibmc
+from pylibmc.client import translate_server_spec
+
+from ..errors import shown
+
+#: The largest number of seconds, and the latest Unix time, that memcached knows.
+LARGEST_TIME = 2**31 - 1
+#: The largest delta that pylibmc passes on.
+LARGEST_DELTA = 2**31 - 1
+#: The largest cas that pylibmc passes on.
+LARGEST_CAS = 2**63 - 1
+#: The largest ``min_compress_len``, in bytes.
+LARGEST_LENGTH = 2**31 - 1
+
+_SERVER = "'host', 'host:port', '[IPv6]:port' or '/path/to/socket', with a port of 1 to 65535"
+
+
+def checked_number(
+    name: str, number: Any, largest: int, *, key: object = None, least: int = 0
+) -> int:
+    """*number*, the argument of this *name*, as an exact int from *least* to *largest*.
+
+    :param key: the memcached key that it is for.
+    :raises TypeError: it is no int.
+    :raises ValueError: it is out of range.
+    """
+    where = "" if key is None else f", for memcached key {shown(key)}"
+    if not isinstance(number, int):
+        raise TypeError(f"{name} must be an int, not {type(number).__name__}{where}")
+    exact = int.__int__(number)
+    if not least <= exact <= largest:
+        # A very long number has no decimal form.
+        given = exact if -(2**65) < exact < 2**65 else f"{hex(exact)[:20]}..."
+        raise ValueError(f"{name} must be {least} to {largest}, not {given}{where}")
+    return exact
+
+
+def checked_seconds(name: str, seconds: Any) -> float:
+    """*seconds*, the argument of this *name*, as a positive and finite number.
+
+    :raises TypeError: it is no number.
+    :raises ValueError: it is not positive, or not finite.
+    """
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {seconds!r}")
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"{name} must be a positive number of seconds, not {seconds!r}")
+    return float(seconds)
+
+
+def checked_servers(servers: Iterable[str]) -> list[str]:
+    """*servers* as a list of addresses that libmemcached understands.
+
+    :raises TypeError: it is a single string, or an address is no str.
+    :raises ValueError: there is none, or one is no address.
+    """
+    if isinstance(servers, (str, bytes)):
+        raise TypeError(f"servers is a list of addresses, not the single {servers!r}")
+    checked = list(servers)
+    if not checked:
+        raise ValueError(f"servers is empty: give at least one, like {_SERVER}")
+    return [_checked_server(server) for server in checked]
+
+
+def _checked_server(server: Any) -> str:
+    weight = 1
+    if isinstance(server, tuple) and list(map(type, server)) == [int, str, int]:
+        kind, host, port = server  # in the form that pylibmc gives to its C code
+    elif isinstance(server, str):
+        server = str.__str__(server)
+        try:
+            kind, host, port, weight = translate_server_spec(server)
+        except ValueError:
+            kind = host = port = None
+    else:
+        raise TypeError(f"a server is a str like {_SERVER}, not {server!r}")
+    if kind == pylibmc.server_type_unix:
+        is_address = host.startswith("/") and port == 0 and "\0" not in host
+    else:
+        is_address = kind in (pylibmc.server_type_tcp, pylibmc.server_type_udp)
+        is_address = is_address and bool(host) and host.isprintable() and " " not in host
+        is_address = is_address and 1 <= port <= 65535
+    if not is_address or not 1 <= weight <= 65535:
+        raise ValueError(f"a server is like {_SERVER}, not {server!r}")
+    return server  # type: ignore[no-any-return]

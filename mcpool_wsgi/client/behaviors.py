@@ -1,0 +1,96 @@
+"""
+Behaviors
+=========
+
+The options of libmemcached for which :class:`~mcpool_wsgi.Client` has other defaults than
+pylibmc. What the caller names in ``behaviors`` comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pickle import HIGHEST_PROTOCOL
+from typing import Any
+
+import pylibmc
+
+from .keys import encoded
+
+#: What a :class:`Client` sets unless its caller says otherwise (pylibmc's own default in
+#: brackets), and why.
+DEFAULT_BEHAVIORS: Mapping[str, Any] = {
+    # Milliseconds to wait for a connection [4000]. A cache that takes longer than half a second
+    # to answer costs more than it saves.
+    "connect_timeout": 500,
+    # Milliseconds to wait for the next bytes of an answer [5000].
+    "_poll_timeout": 500,
+    # Microseconds that one receive or send on the socket may take [no limit].
+    "receive_timeout": 500_000,
+    "send_timeout": 500_000,
+    # Send small requests at once instead of waiting for more to send [False].
+    "tcp_nodelay": True,
+    # Seconds for which a server that failed is not tried again [2]: commands fail in microseconds
+    # meanwhile. A pool renews its clients at most this often, or once per dead_timeout if that is
+    # longer.
+    "retry_timeout": 1,
+}
+
+#: What a client of several servers sets in addition. A server that fails is left out. Its keys go
+#: to the others, all other keys stay where they are, and the server is tried again later.
+#: pylibmc's documentation calls this the most robust configuration.
+SEVERAL_SERVERS_BEHAVIORS: Mapping[str, Any] = {
+    # Consistent hashing, as clients in other languages have it [False].
+    "ketama": True,
+    # Failures in a row after which a server is left out [never].
+    "remove_failed": 1,
+    # Seconds until a server that was left out is tried again [0, which with remove_failed is
+    # never]. Each try costs every client two errors, or two misses with fail_soft.
+    "dead_timeout": 10,
+}
+
+_LARGEST = 2**31 - 1  # libmemcached keeps most of them in a C int
+_NAMED = {
+    "hash": pylibmc.hashers,
+    "ketama_hash": pylibmc.hashers,
+    "distribution": pylibmc.distributions,
+}
+_KNOWN = {*pylibmc.all_behaviors, "namespace"}
+
+
+def completed(behaviors: Mapping[str, Any], servers: int) -> dict[str, Any]:
+    """*behaviors* for this number of *servers*, with the defaults for what they leave out."""
+    several = SEVERAL_SERVERS_BEHAVIORS if servers > 1 else {}
+    return {**DEFAULT_BEHAVIORS, **several, **behaviors}
+
+
+def normalized(behaviors: Mapping[str, Any]) -> dict[str, Any]:
+    """*behaviors* as pylibmc understands them, under the names of today.
+
+    :raises InvalidKey: the ``namespace`` cannot be encoded.
+    :raises TypeError: a value is no int.
+    :raises ValueError: a name is unknown, or a value is out of range.
+    """
+    normal = dict(behaviors)
+    if "_retry_timeout" in normal:
+        normal["retry_timeout"] = normal.pop("_retry_timeout")
+    namespace = normal.pop("namespace", None)
+    for name, value in normal.items():
+        if name not in _KNOWN:
+            raise ValueError(f"unknown behavior names: {name}")
+        _check(name, value)
+    if namespace is not None:
+        normal["namespace"] = encoded(namespace)  # of all but bytes the C code reads other memory
+    return normal
+
+
+def _check(name: str, value: Any) -> None:
+    choices = _NAMED.get(name)
+    if choices is not None and isinstance(value, str):
+        if value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+        return
+    if not isinstance(value, int):
+        raise TypeError(f"behavior {name} must be int, not {type(value).__name__}")
+    least, most = (-1, HIGHEST_PROTOCOL) if name == "pickle_protocol" else (0, _LARGEST)
+    if not least <= value <= most:
+        raise ValueError(f"behavior {name} must be {least} to {most}, not {value!r}")

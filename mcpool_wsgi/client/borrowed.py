@@ -1,0 +1,102 @@
+"""
+Borrowed commands
+=================
+
+The commands of a :class:`~mcpool_wsgi.Client` for an object that has no connection of its
+own. It says which client to use, and each command is run on that one. A subclass of
+:class:`~mcpool_wsgi.Client` keeps what it overrides.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Callable
+
+from pylibmc.consts import BehaviorDict
+
+from .client import Client
+
+#: The methods that are run on a client.
+COMMANDS = (
+    "get",
+    "gets",
+    "set",
+    "add",
+    "replace",
+    "append",
+    "prepend",
+    "cas",
+    "incr",
+    "decr",
+    "touch",
+    "delete",
+    "get_multi",
+    "set_multi",
+    "add_multi",
+    "incr_multi",
+    "delete_multi",
+    "flush_all",
+    "get_stats",
+    "disconnect_all",
+    "hash",
+    "serialize",
+    "deserialize",
+    "clone",
+    "__getitem__",
+    "__setitem__",
+    "__delitem__",
+    "__contains__",
+)
+
+if TYPE_CHECKING:
+    _Interface = Client  # its signatures and its documentation
+else:
+    _Interface = object
+
+
+class BorrowedCommands(_Interface):
+    """The methods of :class:`~mcpool_wsgi.Client`, run on a client that :meth:`_run` chooses."""
+
+    __slots__ = ()
+
+    def _run(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the method *name* of a client."""
+        raise NotImplementedError
+
+    @property
+    def addresses(self) -> list[str]:  # type: ignore[override]
+        """The servers."""
+        return list(self._run("__getattribute__", ("addresses",), {}))
+
+    @property
+    def binary(self) -> bool:  # type: ignore[override]
+        """Whether the binary protocol is spoken."""
+        return bool(self._run("__getattribute__", ("binary",), {}))
+
+    def get_behaviors(self) -> dict[str, Any]:
+        """See :attr:`behaviors`."""
+        return BehaviorDict(self, self._run("get_behaviors", (), {}))  # type: ignore[no-any-return]
+
+    @property
+    def behaviors(self) -> dict[str, Any]:
+        """The options of libmemcached, as pylibmc names them."""
+        return self.get_behaviors()
+
+    @behaviors.setter
+    def behaviors(self, behaviors: Mapping[str, Any]) -> None:
+        self.set_behaviors(behaviors)
+
+
+def _run_on_a_client(name: str) -> Callable[..., Any]:
+    original = getattr(Client, name)
+
+    @functools.wraps(original, assigned=("__name__", "__doc__", "__annotations__"))
+    def method(self: BorrowedCommands, *args: Any, **kwargs: Any) -> Any:
+        return self._run(name, args, kwargs)
+
+    return method
+
+
+for _name in COMMANDS:
+    setattr(BorrowedCommands, _name, _run_on_a_client(_name))

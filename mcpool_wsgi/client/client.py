@@ -1,0 +1,189 @@
+"""
+Client
+======
+
+:class:`Client` is a :class:`pylibmc.Client` that cannot be made to lie. Wherever a
+:class:`pylibmc.Client` stands, this one can stand in its place.
+
+.. code-block:: python
+
+    from mcpool_wsgi import Client
+
+    mc = Client(["10.0.1.1", "10.0.1.2:11212"])
+    mc.set("greeting", "hello", time=60)
+    mc.get("greeting")
+
+What it adds:
+
+-   **Arguments are checked before the wire** (:mod:`mcpool_wsgi.client.commands`). A key
+    that would be a command of its own is :exc:`~mcpool_wsgi.InvalidKey`.
+-   **No answer reaches another command** (:mod:`mcpool_wsgi.client.connection`). After an
+    error that may leave an answer on its way, the connection is closed, and the next
+    command opens another.
+-   **Threads take turns.** A client that threads share by mistake is slow, and right.
+-   **Every command ends** within ``command_timeout``.
+-   **A fork is harmless.** In a child process the client works on a connection of the
+    child's own and leaves the parent's alone.
+-   **Pickle is optional** (:mod:`mcpool_wsgi.client.values`).
+
+With ``fail_soft`` an outage of memcached is a miss:
+
+=====================================  ==================================================
+what happens                           what the caller gets with ``fail_soft=True``
+=====================================  ==================================================
+no connection, or it broke             reads are misses; writes return False
+a time-out, or ``command_timeout``     the same
+``SERVER_ERROR``, out of memory too    the same
+connection limit, system errors        the same
+``NotFound`` of ``incr``               raises
+``ClientError``, ``TooBig``            raises
+:exc:`~mcpool_wsgi.InvalidKey`         raises
+wrong types, numbers out of range      raises
+a value that pickle refuses            raises
+=====================================  ==================================================
+
+A miss is ``None`` or the default for ``get``, ``(None, None)`` for ``gets``, ``{}`` for
+``get_multi``, ``[]`` for ``get_stats``, and all keys for ``set_multi``. The pool counts and
+logs what was forgiven.
+
+What it does not promise: a server that breaks the protocol can crash the C code, a value
+that inflates to a gigabyte takes a gigabyte, and a name that is looked up takes as long as
+the resolver does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import pylibmc.client
+from pylibmc.consts import BehaviorDict
+
+from .arguments import checked_seconds, checked_servers
+from .behaviors import completed, normalized
+from .commands import Commands
+from .keys import KeyRule
+from .values import Serializer, reads_pickle, without_pickle
+
+_Self = TypeVar("_Self", bound="Client")
+
+
+class Client(Commands):
+    """A :class:`pylibmc.Client` that cannot be made to lie, crash or hang.
+
+    :param servers: ``["host", "host:port", "/path/to/socket", ...]``
+    :param behaviors: as pylibmc's. :mod:`mcpool_wsgi.client.behaviors` has the defaults.
+    :param binary: speak memcached's binary protocol.
+    :param username: for SASL, which needs the binary protocol.
+    :param password: for SASL.
+    :param fail_soft: what memcached cannot do is a miss, as with pymemcache's
+        ``ignore_exc``. What the caller did wrong still raises.
+    :param allow_pickle: store values of any type. Without it, values are ``str``,
+        ``bytes``, ``int``, ``bool`` and ``float``, and nothing is ever unpickled.
+    :param serializer: an object with ``dumps`` and ``loads`` for values of other types,
+        in place of pickle. :mod:`json` is one.
+    :param command_timeout: seconds that a command may take, whatever the server does.
+    :raises TypeError: *servers* is a single string, or there are credentials without *binary*.
+    :raises ValueError: a behavior is unknown or out of range, or a server is no address.
+    :raises InvalidKey: from every command, for a key that must not reach the wire; and at once,
+        for such a ``namespace``.
+    :raises PickleForbidden: from every command, for a value that needs pickle.
+    :raises pylibmc.Error: from every command, if memcached cannot do it.
+    """
+
+    _serializer: Serializer | None = None
+
+    def __init__(
+        self,
+        servers: Iterable[str],
+        behaviors: Mapping[str, Any] | None = None,
+        binary: bool = False,
+        username: str | None = None,
+        password: str | None = None,
+        *,
+        fail_soft: bool = False,
+        allow_pickle: bool = True,
+        serializer: Serializer | None = None,
+        command_timeout: float = 1.0,
+    ) -> None:
+        servers = checked_servers(servers)
+        self._prepare(checked_seconds("command_timeout", command_timeout))
+        # Kept here, because to ask libmemcached for its behaviors would open a connection.
+        self._chosen: Mapping[str, Any] = normalized(behaviors or {})
+        self._credentials: tuple[str | None, str | None] = (username, password)
+        self._fail_soft = fail_soft
+        self._rule = KeyRule(binary, self._chosen.get("namespace") or b"")
+        if serializer is not None:
+            for name in ("dumps", "loads"):
+                if not callable(getattr(serializer, name, None)):
+                    raise TypeError(f"serializer must have {name}(), and {serializer!r} has none")
+            self._serializer = serializer
+        if serializer is not None or not allow_pickle:
+            self.__class__ = without_pickle(type(self))  # before the C code looks at its class
+        super().__init__(
+            servers, completed(self._chosen, len(servers)), binary, username, password
+        )
+
+    def _clone(self: _Self) -> _Self:
+        clone = super()._clone()
+        clone._chosen = self._chosen
+        clone._credentials = self._credentials
+        clone._serializer = self._serializer
+        return clone
+
+    def with_servers(self: _Self, servers: Iterable[str]) -> _Self:
+        """A client for other *servers*, with the options of this one."""
+        return type(self)(
+            servers,
+            self._chosen,
+            self.binary,
+            *self._credentials,
+            fail_soft=self._fail_soft,
+            allow_pickle=reads_pickle(self),
+            serializer=self._serializer,
+            command_timeout=self._command_timeout,
+        )
+
+    @property
+    def renewal_interval(self) -> float:
+        """Seconds until libmemcached tries a server that failed again.
+
+        A pool does not renew its clients more often: each new client would wait for a
+        server that is down again.
+        """
+        behaviors = completed(self._chosen, len(self.addresses))
+        return float(max(behaviors["retry_timeout"], behaviors.get("dead_timeout", 0)))
+
+    @property
+    def _has_cas(self) -> bool:
+        return bool(self._chosen.get("cas"))
+
+    def get_behaviors(self) -> dict[str, Any]:
+        """See :attr:`behaviors`."""
+        here = self._here()
+        # Asked of a client without a connection: libmemcached would open one, with Python's lock
+        # held, to ask the system for the sizes of its buffers.
+        unconnected = pylibmc.client.Client(
+            ["/"], completed(here._chosen, len(here.addresses)), here.binary
+        )
+        return BehaviorDict(self, unconnected.get_behaviors())  # type: ignore[no-any-return]
+
+    def set_behaviors(self, behaviors: Mapping[str, Any]) -> None:
+        """See :attr:`behaviors`."""
+        behaviors = normalized(behaviors)
+        here = self._here()
+        chosen = {**here._chosen, **behaviors}
+        rule = KeyRule(self.binary, chosen.get("namespace") or b"")
+        with here._turn:
+            super(Client, here).set_behaviors(behaviors)
+            here._rule, here._chosen = rule, chosen  # once it has been taken
+        self._rule, self._chosen = rule, chosen  # in a child the two are not the same
+
+    @property
+    def behaviors(self) -> dict[str, Any]:
+        """The options of libmemcached, as pylibmc names them."""
+        return self.get_behaviors()
+
+    @behaviors.setter
+    def behaviors(self, behaviors: Mapping[str, Any]) -> None:
+        self.set_behaviors(behaviors)

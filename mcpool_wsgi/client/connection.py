@@ -1,0 +1,227 @@
+"""
+Connection
+==========
+
+The one door that all commands of a :class:`~mcpool_wsgi.Client` pass.
+
+-   **Forks.** No command goes out on a connection that another process opened.
+-   **Turns.** One command at a time is on a connection. Commands of other threads wait
+    for their turn. The fork is noticed first: in a child, another thread of the parent
+    may have held the lock for ever.
+-   **Time.** A command that lasts longer than ``command_timeout`` is ended
+    (:mod:`mcpool_wsgi.client.watchdog`).
+-   **In sync.** While a command runs, the connection counts as out of sync. Only a command
+    that ends well, or fails in a way that is known to be harmless, changes that. So an
+    interrupt at any point leaves the connection out of sync. A connection that is out of
+    sync is closed before the next command.
+-   **Failures.** A server that cannot be reached is noticed. With ``fail_soft`` it is a
+    miss.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from collections.abc import Iterable, Mapping
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
+
+import _pylibmc
+import pylibmc.client
+
+from .. import forks
+from . import failures, sockets
+from .keys import Key
+from .watchdog import watchdog
+
+_Self = TypeVar("_Self", bound="Connection")
+
+if TYPE_CHECKING:
+
+    class _Base:
+        """What pylibmc, which has no types, would say of its client."""
+
+        addresses: list[str]
+        binary: bool
+
+        def __init__(
+            self,
+            servers: Iterable[str],
+            behaviors: Mapping[str, Any] | None,
+            binary: bool,
+            username: str | None,
+            password: str | None,
+        ) -> None: ...
+        def __getitem__(self, key: Key) -> Any: ...
+        def __delitem__(self, key: Key) -> None: ...
+        def __contains__(self, key: object) -> bool: ...
+        def clone(self) -> Any: ...
+        def set_behaviors(self, behaviors: Mapping[str, Any]) -> None: ...
+        def hash(self, key: Key) -> int: ...
+else:
+    # Not pylibmc.Client: an agent may have put something there that is no class.
+    _Base = pylibmc.client.Client
+
+#: What the C code does. Agents replace methods of the classes above it, and never these.
+native: Any = _pylibmc.client
+
+
+class Connection(_Base):
+    """A :class:`pylibmc.Client` whose commands pass one door."""
+
+    # What every command looks at: to read and set a slot takes a third of the time.
+    __slots__ = ("_command_timeout", "_out_of_sync", "_process", "_turn", "deadline", "expired")
+
+    _process: forks.Process  # the one that the connection belongs to
+    _turn: threading.RLock  # reentrant, for signal handlers that use the client
+    _out_of_sync: bool
+    _command_timeout: float  # seconds
+    deadline: float  # when the running command must have ended, in monotonic() time
+    expired: bool  # whether the watchdog has ended the running command
+
+    #: Called without arguments when a command could not reach memcached.
+    on_connection_failure: Callable[[], None] | None = None
+
+    _on_failure: Callable[[], None] | None = None  # the pool's
+    _fail_soft: bool = False
+    _rests_until: float = 0.0
+    _child_client: Any = None
+
+    @property
+    def renewal_interval(self) -> float:
+        """Seconds until a server that failed is tried again."""
+        raise NotImplementedError
+
+    def _prepare(self, command_timeout: float) -> None:
+        """What a new client and a new clone need."""
+        self._process = forks.current
+        self._turn = threading.RLock()
+        self._out_of_sync = False
+        self._command_timeout = command_timeout
+        self.deadline = math.inf
+        self.expired = False
+        watchdog.watch(self)
+        opened_here.add(self)
+
+    def _command(self, command: Callable[..., Any], *args: Any) -> Any:
+        """Run *command*, a function of a client and *args*."""
+        if not forks.same_process:
+            forks.enter_child()
+        if self._process is not forks.current:
+            return self._here()._command(command, *args)
+        with self._turn:
+            outer_deadline = self.deadline  # of the command that a signal handler interrupted
+            self.expired = False
+            self.deadline = deadline = monotonic() + self._command_timeout
+            if deadline < watchdog.wakes_at:
+                watchdog.wake()
+            try:
+                if self._out_of_sync:
+                    self._resynchronize()
+                self._out_of_sync = True
+                result = command(self, *args)
+                self.deadline = outer_deadline  # before the look at expired: see the watchdog
+                if self.expired:
+                    raise self._expiry(command.__name__)
+                self._out_of_sync = False
+            except Exception as error:
+                if self.expired and not isinstance(error, failures.CommandExpired):
+                    error = self._expiry(command.__name__, error)
+                if not self._forgives(error):
+                    raise error
+                result = failures.miss(command.__name__, args)
+            except BaseException:
+                self._out_of_sync = True  # a signal handler may have changed it
+                raise
+            finally:
+                self.deadline = outer_deadline
+        return result
+
+    def _resynchronize(self) -> None:
+        if monotonic() < self._rests_until:
+            raise failures.ServerResting(
+                f"{self.addresses[0]} failed less than {self.renewal_interval:g} s ago"
+            )
+        native.disconnect_all(self)
+
+    def _expiry(self, command: str, cause: Exception | None = None) -> failures.CommandExpired:
+        expiry = failures.CommandExpired(
+            f"{command} was ended after command_timeout, {self._command_timeout:g} s, without an"
+            f" answer from {', '.join(map(str, self.addresses))}"
+        )
+        expiry.__cause__ = cause
+        return expiry
+
+    def _forgives(self, error: Exception) -> bool:
+        """Note the *error* of a command; whether its caller gets a miss instead of it."""
+        self.expired = False
+        self._out_of_sync = not failures.leaves_sync(error, len(self.addresses))
+        if not failures.is_unavailable(error):
+            return False
+        if isinstance(error, failures.ServerResting):
+            self._out_of_sync = True
+        elif failures.is_time_out(error) and len(self.addresses) == 1:
+            # libmemcached lets a server that failed rest, and forgets that when it disconnects.
+            self._rests_until = monotonic() + self.renewal_interval
+        for notice in (self._on_failure, self.on_connection_failure):
+            if notice is not None:
+                notice()
+        return self._fail_soft
+
+    def _clone(self: _Self) -> _Self:
+        # Copies options and addresses only: neither reads nor writes a socket.
+        clone: _Self = super().clone()
+        clone._prepare(self._command_timeout)
+        clone._fail_soft = self._fail_soft
+        clone.on_connection_failure = self.on_connection_failure
+        return clone
+
+    def clone(self: _Self) -> _Self:
+        """A client with the same servers and options, and no connection yet."""
+        child_client: _Self | None = self._child_client
+        if child_client is not None and child_client._process is forks.current:
+            return child_client._clone()  # with the behaviors that were set in this child
+        return self._clone()
+
+    def _here(self: _Self) -> _Self:
+        """This client or, in a forked child, the child's client in its place."""
+        if not forks.is_foreign(self._process):
+            return self
+        child_client: _Self | None = self._child_client
+        if child_client is None or child_client._process is not forks.current:
+            self._child_client = self._clone()  # for what a subclass's clone() asks of this one
+            child_client = self._child_client = self.clone()
+        return child_client
+
+    def __del__(self, keep_if_foreign: Callable[..., bool] = forks.keep_if_foreign) -> None:
+        try:
+            process = self._process
+        except AttributeError:  # interrupted while it was made
+            return
+        keep_if_foreign(self, process)
+
+
+class _OpenedHere:
+    """The clients of this process. A child closes what it inherits of their connections."""
+
+    def __init__(self) -> None:
+        self._clients: dict[int, weakref.ref[Any]] = {}  # by id: clients may be equal
+        forks.reset_in_child(self)
+
+    def add(self, client: Any) -> None:
+        """Remember *client*, if it is pylibmc's."""
+        if isinstance(client, native):
+            number, clients = id(client), self._clients
+            clients[number] = weakref.ref(client, lambda _: clients.pop(number, None))
+
+    def _reset_in_child(self) -> None:
+        inherited, self._clients = self._clients, {}
+        for find in inherited.copy().values():
+            client = find()
+            if client is not None:
+                sockets.close_inherited(client)
+
+
+#: Every client that may have a connection, of this package or of pylibmc.
+opened_here: _OpenedHere = _OpenedHere()

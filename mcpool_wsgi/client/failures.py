@@ -1,0 +1,105 @@
+"""
+Failures
+========
+
+What an error of pylibmc means: whether memcached could not do what it was asked, or the
+caller asked for something wrong; and whether the connection is in sync afterwards. In
+sync means that the next answer on it belongs to the next command.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pylibmc
+
+
+class CommandExpired(pylibmc.Error):  # type: ignore[misc]
+    """A command took longer than ``command_timeout``."""
+
+
+class ServerResting(pylibmc.ServerDown):  # type: ignore[misc]
+    """The server failed less than ``retry_timeout`` ago, so the command did not try it."""
+
+
+#: The server refused, or was never asked. The connection is in sync.
+_IN_SYNC = (
+    pylibmc.NotFound,
+    pylibmc.DataExists,
+    pylibmc.BadKeyProvided,
+    pylibmc.TooBig,
+    pylibmc.CacheMiss,
+)
+#: There is no connection. libmemcached could not make one, or closed it. It now fails at
+#: once until retry_timeout has passed; disconnect_all() would make it forget that.
+_CLOSED = (
+    pylibmc.ConnectionError,
+    pylibmc.HostLookupError,
+    pylibmc.ServerDead,
+    pylibmc.ServerDown,
+)
+#: The caller asked for something wrong.
+_CALLERS = (
+    *_IN_SYNC,
+    pylibmc.ClientError,
+    pylibmc.DataDoesNotExist,
+    pylibmc.InvalidHostProtocolError,
+    pylibmc.NoServers,
+    pylibmc.NotSupportedError,
+    pylibmc.UnknownStatKey,
+)
+#: What pylibmc says, as a RuntimeError, of an answer that did not end.
+_ENDLESS = {"fetch not done", "unknown error occured", "error == MEMCACHED_SUCCESS"}
+#: What pylibmc says of a stored value that it cannot read; the server did its part.
+_UNREADABLE = ("Failed to decompress value", "unknown memcached key flags")
+
+
+def is_unavailable(error: Exception) -> bool:
+    """Whether *error* means that memcached could not do it, and the caller did nothing wrong."""
+    if not isinstance(error, pylibmc.Error):
+        return _is_endless(error)
+    return not isinstance(error, _CALLERS) and not str(error).startswith(_UNREADABLE)
+
+
+def is_time_out(error: Exception) -> bool:
+    """Whether *error* means that the server did not answer in time."""
+    if type(error) is CommandExpired:
+        return True
+    # pylibmc has no class for it, and of incr and decr it does not even give the cause.
+    text = str(error)
+    return type(error) is pylibmc.Error and ("TIMEOUT" in text or text.endswith("keys failed"))
+
+
+def leaves_sync(error: Exception, servers: int) -> bool:
+    """Whether the connections of a client are in sync after *error*.
+
+    :param servers: the number of the client's servers. If one of several is gone,
+        answers of the others may still be on their way.
+    """
+    if isinstance(error, pylibmc.Error):
+        return (
+            isinstance(error, _IN_SYNC)
+            or (servers == 1 and isinstance(error, _CLOSED))
+            or str(error).startswith(_UNREADABLE)
+        )
+    # It comes from pickle or from wrong arguments, before or after the exchange.
+    return not _is_endless(error)
+
+
+def _is_endless(error: Exception) -> bool:
+    return type(error) is RuntimeError and str(error) in _ENDLESS
+
+
+def miss(command: str, args: tuple[Any, ...]) -> Any:
+    """What the *command* of this name returns if memcached has nothing and takes nothing."""
+    if command == "get":
+        return args[1]
+    if command == "gets":
+        return (None, None)
+    if command == "get_multi":
+        return {}
+    if command in ("set_multi", "add_multi"):
+        return list(args[0])
+    if command == "get_stats":
+        return []
+    return False

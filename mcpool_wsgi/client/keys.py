@@ -1,0 +1,107 @@
+"""
+Keys
+====
+
+Which keys may reach memcached, and as which bytes. In memcached's text protocol the key
+is a word of the command. A space or a line break in a key would make another command of
+the rest.
+
+The C code of pylibmc reads some keys after it has freed its own copy of them. So it gets
+``bytes`` that Python holds, never a ``str`` and never a subclass.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Union
+
+from ..errors import InvalidKey
+
+Key = Union[str, bytes]
+
+_forbidden_byte = re.compile(rb"[\x00-\x20\x7f]").search
+
+
+class KeyRule:
+    """What the keys of a client must be like.
+
+    :param binary: the client speaks the binary protocol, where only the length counts.
+    :param namespace: what libmemcached puts before every key.
+    """
+
+    __slots__ = ("_binary", "_longest")
+
+    def __init__(self, binary: bool, namespace: Key = b"") -> None:
+        self._binary = binary
+        self._longest = 250
+        if namespace:
+            self._longest -= len(self.encoded(namespace))
+
+    def encoded(self, key: Key, prefix: bytes = b"") -> bytes:
+        """*prefix* and *key* as the bytes that go over the wire.
+
+        :raises InvalidKey: the key is empty, longer than 250 bytes, or has a byte that the
+            text protocol gives a meaning (0x00 to 0x20, and 0x7f).
+        :raises TypeError: it is neither str nor bytes.
+        """
+        # Nearly all keys are like this, and the check runs on every command.
+        if (
+            type(key) is str
+            and not prefix
+            and key.isascii()
+            and key.isprintable()
+            and " " not in key
+            and 0 < len(key) <= self._longest
+        ):
+            return key.encode()
+        raw = prefix + encoded(key)
+        if not raw:
+            raise InvalidKey(key, "is empty")
+        if len(raw) > self._longest:
+            raise InvalidKey(
+                key,
+                f"has {len(raw)} bytes where {self._longest} are allowed: send a hash of it,"
+                " hashlib.sha256(key).hexdigest() for one",
+            )
+        if not self._binary:
+            bad = _forbidden_byte(raw)
+            if bad:
+                raise InvalidKey(
+                    key,
+                    f"has the byte {bad[0]!r} in it, which ends a key: quote the key, with"
+                    " urllib.parse.quote() for one, or send a hash of it",
+                )
+        return raw
+
+    def are_plain(self, keys: list[Any]) -> bool:
+        """Whether all *keys* are exact str that may go over the wire as they are.
+
+        It asks once for all keys, because asking for each costs more than the command.
+        """
+        if set(map(type, keys)) != {str}:
+            return False
+        text = " ".join(keys)
+        return (
+            text.isascii()
+            and text.isprintable()
+            and text.count(" ") == len(keys) - 1
+            and "" not in keys
+            and (len(text) <= self._longest or max(map(len, keys)) <= self._longest)
+        )
+
+
+def encoded(key: Key) -> bytes:
+    """*key* as UTF-8.
+
+    :raises InvalidKey: it has half a surrogate pair, which is no text.
+    :raises TypeError: it is neither str nor bytes.
+    """
+    if isinstance(key, str):
+        try:
+            return str.encode(key)
+        except UnicodeEncodeError:
+            raise InvalidKey(key, "cannot be encoded as UTF-8") from None
+    if isinstance(key, bytes):
+        # A slice of a subclass is exact bytes, whatever the subclass says of itself.
+        return bytes.__getitem__(key, slice(None))
+    raise TypeError(f"a memcached key is str or bytes, not {type(key).__name__}")

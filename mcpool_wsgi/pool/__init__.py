@@ -1,0 +1,12 @@
+"""
+Who has which client: the two pools, the reservation, the slots and their queue, generations of
+clients, and statistics.
+"""
+
+from .client_pool import ClientPool as ClientPool
+from .pool import Pool as Pool
+from .reservation import LazyClient as LazyClient
+from .reservation import LentClient as LentClient
+from .reservation import Reservation as Reservation
+from .statistics import PoolStats as PoolStats
+from .thread_mapped_pool import ThreadMappedPool as ThreadMappedPool

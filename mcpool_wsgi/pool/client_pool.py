@@ -1,0 +1,70 @@
+"""
+Client pool
+===========
+
+A pool with a fixed number of slots. There are as many clients as were ever needed at once,
+and never more than slots. If no slot is idle, the caller waits, and waiters are served in
+the order in which they came.
+
+.. code-block:: python
+
+    from mcpool_wsgi import Client, ClientPool
+
+    pool = ClientPool(Client(["127.0.0.1"]), 12)
+
+    with pool.reserve() as mc:
+        mc.set("greeting", "hello")
+
+The last client released is the first to be reserved again, so a quiet process has few
+connections.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import forks
+from .pool import Pool, checked_number, checked_timeout, master_of
+from .slot_queue import SlotQueue
+from .statistics import PoolStats
+
+
+class ClientPool(Pool):
+    """A pool of at most *n_slots* clients, in place of :class:`pylibmc.ClientPool`.
+
+    :param mc: the client to clone. It is not lent itself.
+    :param n_slots: how many clients there may be at once. Best is the number of threads that
+        serve requests. A slot that was never used costs nothing.
+    :param timeout: seconds that a reservation waits for a client.
+    :raises TypeError: *mc* is no client, or a number is none.
+    :raises ValueError: *n_slots* is not positive, or *timeout* negative or not finite.
+
+    Without *mc* the pool is empty until :meth:`fill`.
+    """
+
+    def __init__(self, mc: Any = None, n_slots: int = 0, *, timeout: float = 5.0) -> None:
+        self.timeout: float = checked_timeout(timeout)
+        master = None if mc is None else master_of(mc)
+        size = 0 if mc is None else checked_number(n_slots)
+        self._renew(master, size, closed=False)
+        forks.reset_in_child(self)
+
+    def _renew(self, master: Any, size: float, closed: bool) -> None:
+        self._start(master)
+        queue = SlotQueue(self._generations, self._statistics, size)
+        if closed:
+            queue.close()
+        self._queue = queue
+
+    def fill(self, mc: Any, n_slots: int) -> None:
+        n_slots = checked_number(n_slots)
+        self._refill(mc)
+        self._queue.grow(n_slots)
+
+    def stats(self) -> PoolStats:
+        forks.check_process()
+        return self._stats(int(self._queue.size))
+
+    def _reset_in_child(self) -> None:
+        # The parent's queue stays in the reservations that the child has inherited.
+        self._renew(self._generations.current.master, self._queue.size, self._queue.closed)

@@ -1,0 +1,75 @@
+"""
+Generations
+===========
+
+What the clients of a pool are made from, and when they are made anew.
+
+The clients of one :class:`~mcpool_wsgi.pool.slots.Generation` are clones of one master. If
+the connection of one fails, memcached has probably been restarted, and the other
+connections are dead as well. So a new generation begins: each slot gets a fresh clone when
+it is next reserved. That happens at most once per retry interval. A fresh clone does not
+know that a server is down and waits for it in full length, so more fresh clones would wait
+again and again.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from contextlib import AbstractContextManager
+from time import monotonic
+from typing import Any
+
+from .. import forks
+from ..client import Client, opened_here
+from .slots import NO_GENERATION, Generation, Slot
+from .statistics import Statistics
+
+logger: logging.Logger = logging.getLogger("mcpool_wsgi.pool")
+
+
+class Generations:
+    """Makes the clients of one pool.
+
+    :param master: the client to clone.
+    """
+
+    def __init__(self, master: Any, statistics: Statistics) -> None:
+        self.current: Generation = Generation(master, "")
+        self._statistics = statistics
+        # Reentrant, for signal handlers that use the pool.
+        self._lock: AbstractContextManager[Any] = threading.RLock()
+
+    def begin(self, master: Any, reason: str) -> None:
+        """Begin a new generation: every slot gets a new client when it is next reserved."""
+        with self._lock:
+            self.current.current = False
+            self.current = Generation(master, reason)
+
+    def fill(self, slot: Slot) -> None:
+        """Give *slot* a client of the current generation. ``clone()`` opens no connection."""
+        generation = self.current
+        client = generation.master.clone()
+        if isinstance(client, Client):
+            client._on_failure = functools.partial(self._client_failed, generation)
+        else:
+            opened_here.add(client)
+        is_renewed = slot.generation is not NO_GENERATION
+        slot.process = forks.current
+        slot.client = client
+        slot.generation = generation
+        self._statistics.note_client(generation.reason if is_renewed else None)
+
+    def _client_failed(self, generation: Generation) -> None:
+        """A client of *generation* could not reach its server."""
+        is_first = self._statistics.note_failure()
+        with self._lock:
+            age = monotonic() - generation.born
+            is_over = generation is self.current and age >= generation.renewal_interval
+            if is_over:
+                self.begin(generation.master, "failure")
+        if is_first:
+            logger.warning("cannot reach memcached: %r", generation.master)
+        if is_over:
+            logger.info("renewing all clients of %r", generation.master)

@@ -1,0 +1,197 @@
+"""
+Pool
+====
+
+What both pools have in common. One pool can take the other's place in one line:
+
+.. code-block:: python
+
+    pool = ClientPool(Client(["127.0.0.1"]), 12)
+    pool = ThreadMappedPool(Client(["127.0.0.1"]))
+
+pylibmc's pools lack what these have: waits that end, and are served in order; clients made
+on demand; connections that no forked child shares; new clients for all when memcached has
+been restarted; a thread's client that ends with the thread; :meth:`~Pool.stats` and
+:meth:`~Pool.close`.
+
+A :class:`mcpool_wsgi.Client` is the client to give to a pool. A plain
+:class:`pylibmc.Client` works, too. But nobody checks its arguments or notices its failures,
+and what is lent is the client itself.
+"""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, TypeVar
+
+from .. import forks
+from ..client import Client
+from .generations import Generations
+from .reservation import LentClient, reservation_classes
+from .slot_queue import SlotQueue
+from .statistics import PoolStats, Statistics
+
+_Self = TypeVar("_Self", bound="Pool")
+
+
+class Pool:
+    """The interface of both pools."""
+
+    timeout: float
+    _generations: Generations
+    _statistics: Statistics
+    _lent_class: type[LentClient]
+    _lazy_class: type[LentClient] | None
+    _queue: Any  # the SlotQueue to go to: the pool's, or the calling thread's
+
+    def reserve(
+        self, block: bool = True, timeout: float | None = None, *, lazy: bool = False
+    ) -> LentClient:
+        """Reserve a client for the length of a ``with`` block.
+
+        :param block: wait if no client is idle.
+        :param timeout: seconds to wait at most, in place of the pool's ``timeout``.
+        :param lazy: reserve it at its first command, without a ``with`` block. Whoever calls
+            this calls ``release()``.
+        :return: a :class:`LentClient`. If the pool's clients are not
+            :class:`mcpool_wsgi.Client`, entering it gives the client itself.
+        :raises PoolTimeout: no client came free in time; on entering the block.
+        :raises PoolClosed: likewise, if the pool is closed.
+        :raises TypeError: *timeout* is no number; at once.
+        :raises ValueError: *timeout* is negative or not finite; at once.
+        """
+        if block and timeout is None and not lazy:
+            return self._lent_class(self, self.timeout)
+        limit = self.timeout if timeout is None else checked_timeout(timeout)
+        chosen = self._lazy_class if lazy else self._lent_class
+        if chosen is None:
+            raise TypeError("lazy reservations need clients that are mcpool_wsgi.Client")
+        return chosen(self, limit if block else 0)
+
+    def _start(self, master: Any) -> None:
+        """Start with no client, for clones of *master*."""
+        self._statistics = Statistics()
+        self._generations = Generations(master, self._statistics)
+        self._lent_class, self._lazy_class = reservation_classes(master)
+
+    def _refill(self, mc: Any) -> None:
+        forks.check_process()
+        self._generations.begin(master_of(mc), "fill")
+        self._lent_class, self._lazy_class = reservation_classes(mc)
+
+    def relinquish(self) -> Any:
+        """Give up the calling thread's idle client, if it has one of its own.
+
+        There is no need to: the client is closed when the thread ends.
+
+        :return: that client, or None.
+        """
+        return None
+
+    def fill(self, mc: Any, n_slots: int) -> None:
+        """Allow *n_slots* more clients, and make all of them clones of *mc*.
+
+        :raises TypeError: *mc* is no client.
+        :raises ValueError: *n_slots* is not positive.
+        """
+        raise NotImplementedError
+
+    def set_servers(self, servers: Iterable[str]) -> None:
+        """Use other *servers* from now on, with the options of the client so far.
+
+        Idle clients are closed at once. Reserved ones are replaced when they are next reserved.
+
+        :raises TypeError: the pool's clients are not :class:`mcpool_wsgi.Client`.
+        """
+        forks.check_process()
+        master = self._generations.current.master
+        if not isinstance(master, Client):
+            raise TypeError(
+                f"set_servers() needs clients that are mcpool_wsgi.Client, not {master!r}"
+            )
+        self._generations.begin(master.with_servers(servers), "servers")
+        for queue in self._queues():
+            queue.drop_old_clients()
+
+    def close(self) -> None:
+        """Close the idle connections now and the reserved ones at their release.
+
+        Each waiter gets a :exc:`PoolClosed`, as does every later reservation. Closing again
+        does nothing.
+        """
+        forks.check_process()
+        for queue in self._queues():
+            queue.close()
+
+    def stats(self) -> PoolStats:
+        """How the pool is doing."""
+        raise NotImplementedError
+
+    def _queues(self) -> list[SlotQueue]:
+        return [self._queue]
+
+    def _stats(self, slots: int | None) -> PoolStats:
+        queues = self._queues()
+        idle_slots = [slot for queue in queues for slot in queue.idle.copy()]
+        all_slots = [slot for queue in queues for slot in queue.slots()]
+        idle = sum(slot.client is not None for slot in idle_slots)
+        in_use = len(all_slots) - len(idle_slots)
+        return PoolStats(
+            slots=slots,
+            size=idle + in_use,
+            idle=idle,
+            in_use=in_use,
+            waiting=sum(len(queue.waiters) for queue in queues),
+            **self._statistics.counts(slot.reservations for slot in all_slots),
+        )
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._generations.current.master!r}>"
+
+
+def master_of(mc: Any) -> Any:
+    """A client like *mc* that nobody uses while it is cloned.
+
+    :raises TypeError: *mc* is no client.
+    """
+    if not callable(getattr(mc, "clone", None)):
+        raise TypeError(f"a pool is filled with clones of a client, and {mc!r} is none")
+    return mc.clone()
+
+
+def checked_number(n_slots: int) -> int:
+    """*n_slots*.
+
+    :raises TypeError: it is no number.
+    :raises ValueError: it is not positive.
+    """
+    if operator.index(n_slots) < 1:
+        raise ValueError(f"n_slots must be a positive number, not {n_slots}")
+    return operator.index(n_slots)
+
+
+def checked_timeout(timeout: float) -> float:
+    """*timeout*, in seconds.
+
+    :raises TypeError: it is no number.
+    :raises ValueError: it is negative or not finite.
+    """
+    if not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout is a number of seconds, not {timeout!r}")
+    if not 0 <= timeout <= threading.TIMEOUT_MAX:
+        raise ValueError(f"timeout must be a finite number of seconds, 0 or more, not {timeout}")
+    return timeout

@@ -1,0 +1,310 @@
+"""
+Reservation
+===========
+
+What ``pool.reserve()`` returns. A :class:`LentClient` is the reservation and the client in
+one: it has the commands of :class:`~mcpool_wsgi.Client`, and it stands for a connection of
+the pool from the moment at which it is reserved to the moment at which it is released.
+
+.. code-block:: python
+
+    with pool.reserve() as mc:
+        mc.set("greeting", "hello")
+
+    mc.get("greeting")  # ClientReleased
+
+HikariCP and SQLAlchemy lend a thin object of the same kind, which knows when it is over.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Callable, NoReturn, Protocol, TypeVar
+
+from ..client import BorrowedCommands, Client
+from ..errors import ClientReleased
+from ..forks import enter_child, same_process
+from .slot_queue import SlotQueue
+from .slots import NO_GENERATION, Slot
+
+_Self = TypeVar("_Self", bound="LentClient")
+
+
+class Pool(Protocol):
+    """What a reservation needs of a pool."""
+
+    timeout: float
+
+    @property
+    def _queue(self) -> SlotQueue: ...
+
+
+class _NoClient:
+    """In the place of a client when there is none: whatever is asked of it raises."""
+
+    def __init__(self, error: type[RuntimeError], text: str) -> None:
+        object.__setattr__(self, "error", error(text))
+
+    def __getattribute__(self, name: str) -> NoReturn:
+        error = object.__getattribute__(self, "error")
+        raise type(error)(*error.args)
+
+
+NOT_RESERVED: Any = _NoClient(
+    RuntimeError, "this client is not reserved yet: use it inside with pool.reserve() as mc"
+)
+RELEASED: Any = _NoClient(
+    ClientReleased,
+    "this client went back to its pool when its request or its with block ended: reserve another"
+    " one, with pool.reserve() as mc, where you need it",
+)
+
+
+class Reservation:
+    """One reservation, which lends the client in the slot itself.
+
+    Pools of clients that are not :class:`~mcpool_wsgi.Client` reserve with it. It ends
+    once, however often and from whichever thread it is released.
+    """
+
+    __slots__ = ("_client", "_pool", "_queue", "_slot", "timeout")
+
+    _is_client = False  # whether the reservation is the client, too
+    _queue: SlotQueue  # the one that the slot goes back to
+    _slot: Slot  # from the reservation to the release
+
+    def __init__(self, pool: Pool, timeout: float) -> None:
+        self._pool = pool
+        #: Seconds to wait for a slot.
+        self.timeout: float = timeout
+        self._client: Any = NOT_RESERVED
+
+    def __enter__(self) -> Any:
+        if not same_process:
+            enter_child()
+        if self._client is not NOT_RESERVED:
+            self._raise_not_again()
+        self._queue = queue = self._pool._queue
+        try:
+            slot = None
+            if not queue.waiters:
+                try:  # noqa: SIM105  every request comes here
+                    slot = self._slot = queue.idle.pop()
+                except IndexError:
+                    pass
+            if slot is None:
+                slot = self._slot = queue.wait_for_slot(self.timeout)
+            while not slot.generation.current:
+                if not slot.replaced:
+                    queue.generations.fill(slot)
+                else:  # another slot has its number
+                    del self._slot, slot
+                    slot = self._slot = queue.wait_for_slot(self.timeout)
+            slot.reservations += 1.0
+            self._client = slot.client
+        except BaseException:
+            self._client = NOT_RESERVED
+            self._put_slot_back()
+            raise
+        return self if self._is_client else self._client
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        try:
+            slot = self._slot
+            del self._slot  # succeeds once
+        except AttributeError:
+            self._client = RELEASED
+            return
+        # Now, before another reservation can have the slot's client.
+        self._client = RELEASED
+        queue = self._queue
+        try:
+            queue.idle.append(slot)
+            if queue.waiters:
+                queue.serve_waiters()
+        except BaseException:
+            queue.serve_waiters()  # whatever came between: nobody waits while a slot is idle
+            raise
+
+    def release(self) -> None:
+        """Return the client to its pool. More than once does no harm."""
+        self.__exit__()
+
+    def _put_slot_back(self) -> None:
+        try:
+            slot = self._slot
+            del self._slot
+        except AttributeError:
+            return
+        self._queue.release(slot)
+
+    def _raise_not_again(self) -> None:
+        if self._client is RELEASED:
+            self._client.clone()  # raises
+        raise RuntimeError("this client is reserved already: call pool.reserve() once more")
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(
+            f"a {type(self).__name__} is one reservation in one process, so it is neither copied"
+            " nor pickled"
+        )
+
+    def __repr__(self) -> str:
+        state = "reserved"
+        if self._client is NOT_RESERVED:
+            state = "not reserved yet"
+        elif self._client is RELEASED:
+            state = "released"
+        return f"<{type(self).__name__} of {self._pool!r}, {state}>"
+
+
+class LentClient(BorrowedCommands, Reservation):
+    """A client of a pool, for the length of one reservation.
+
+    It is reserved when it is entered. From its release on, every command raises
+    :exc:`~mcpool_wsgi.ClientReleased`. What is set on it (behaviors, attributes) is gone
+    with it.
+
+    :raises PoolTimeout: when it is reserved: no client came free in time.
+    :raises PoolClosed: when it is reserved: the pool is closed.
+    """
+
+    __slots__ = ("__dict__", "__weakref__")
+
+    _is_client = True
+
+    # Here once more, and not inherited, for the type: it is the client, too.
+    def __init__(self, pool: Pool, timeout: float) -> None:
+        self._pool = pool
+        self.timeout = timeout
+        self._client = NOT_RESERVED
+
+    if TYPE_CHECKING:
+
+        def __enter__(self: _Self) -> _Self: ...
+
+    def _run(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return getattr(self._client, name)(*args, **kwargs)
+
+    def set_behaviors(self, behaviors: Mapping[str, Any]) -> None:
+        """Change options for the rest of this reservation. It opens a connection of its own."""
+        self._own_client().set_behaviors(behaviors)
+
+    @property
+    def on_connection_failure(self) -> Callable[[], None] | None:
+        """Called without arguments when a command could not reach memcached."""
+        found: Callable[[], None] | None = self._run(
+            "__getattribute__", ("on_connection_failure",), {}
+        )
+        return found
+
+    @on_connection_failure.setter
+    def on_connection_failure(self, notice: Callable[[], None] | None) -> None:
+        self._own_client().on_connection_failure = notice
+
+    def _own_client(self) -> Any:
+        """A client of this reservation alone, in the place of the slot's."""
+        client = self._client
+        own = client.clone()
+        own._on_failure = client._on_failure
+        try:
+            slot = self._slot
+        except AttributeError:
+            return self._client.clone()  # raises
+        if slot.client is not client:
+            return client  # it is one already
+        # The next reservation of the slot makes a new client, even if this one ends just now.
+        slot.generation = NO_GENERATION
+        slot.client = None
+        self._client = own
+        if not hasattr(self, "_slot"):
+            self._client = RELEASED
+        return own
+
+
+class LazyClient(LentClient):
+    """A lent client that is reserved at its first command, and not when it is entered."""
+
+    __slots__ = ("_reserving",)
+
+    def __init__(self, pool: Pool, timeout: float) -> None:
+        super().__init__(pool, timeout)
+        # Several threads of one request have one slot, and none of them has one after the release.
+        self._reserving = threading.RLock()
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        with self._reserving:
+            super().__exit__()
+
+    @property
+    def was_reserved(self) -> bool:
+        """Whether a command has reserved it."""
+        return self._client is not NOT_RESERVED
+
+    def _run(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._reserve()
+        return getattr(self._client, name)(*args, **kwargs)
+
+    def _reserve(self) -> None:
+        if self._client is NOT_RESERVED:
+            with self._reserving:
+                if self._client is NOT_RESERVED:
+                    super().__enter__()
+
+    def _own_client(self) -> Any:
+        self._reserve()
+        return super()._own_client()
+
+
+class _Extras:
+    """What a subclass of :class:`~mcpool_wsgi.Client` has of its own, for its lent clients."""
+
+    __slots__ = ()
+
+    _run: Callable[..., Any]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        value = self._run("__getattribute__", (name,), {})
+        if not callable(value):
+            return value
+
+        @functools.wraps(value)
+        def method(*args: Any, **kwargs: Any) -> Any:  # asks again who has the client
+            return self._run(name, args, kwargs)
+
+        return method
+
+
+class _LentSubclass(_Extras, LentClient):
+    __slots__ = ()
+
+
+class _LazySubclass(_Extras, LazyClient):
+    __slots__ = ()
+
+
+def reservation_classes(master: Any) -> tuple[type[Any], type[Any] | None]:
+    """The class of reservations of clones of *master*, and the one of lazy reservations."""
+    if master is None or type(master) is Client:
+        return LentClient, LazyClient
+    if isinstance(master, Client):
+        return _LentSubclass, _LazySubclass
+    return Reservation, None

@@ -1,0 +1,91 @@
+"""
+Slots
+=====
+
+A slot is room for one client. The clients of one :class:`Generation` are clones of one
+master. They are replaced together.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from time import monotonic
+from typing import Any, Callable, Protocol
+
+from .. import forks
+
+
+class Generation:
+    """The clients made from one master since one moment."""
+
+    __slots__ = ("born", "current", "master", "reason", "renewal_interval")
+
+    def __init__(self, master: Any, reason: str) -> None:
+        self.master: Any = master
+        self.reason: str = reason  # why it replaced the one before
+        self.born: float = monotonic()
+        self.current: bool = True
+        # Seconds that pass before a failure replaces it.
+        self.renewal_interval: float = getattr(master, "renewal_interval", 0.0)
+
+
+#: The generation of a slot that has no client.
+NO_GENERATION: Generation = Generation(None, "")
+NO_GENERATION.current = False
+
+
+class SlotOwner(Protocol):
+    """What a slot needs of its queue."""
+
+    def replace_slot(self, number: int, lost: Slot | None = None) -> None: ...
+
+
+class Slot:
+    """Room for one client, and the client once somebody needed it.
+
+    :param number: the slot's number in its queue.
+    :param find_owner: a weak reference to the queue, so that a pool that nobody uses any
+        more is freed at once.
+    :param ended: takes the number of reservations in the end.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_ended",
+        "_find_owner",
+        "client",
+        "generation",
+        "number",
+        "process",
+        "replaced",
+        "reservations",
+    )
+
+    def __init__(
+        self, number: int, find_owner: Callable[[], SlotOwner | None], ended: deque[float]
+    ) -> None:
+        self.number = number
+        self.process: forks.Process = forks.current  # the one that made the client
+        self.client: Any = None
+        self.generation: Generation = NO_GENERATION
+        # Only the holder counts, so no count is lost. A float, because adding to one is faster.
+        self.reservations: float = 0.0
+        # Garbage in a circle is finalised in any order. So a slot that has been replaced may still
+        # be released; whoever takes it then sees this, and takes another one.
+        self.replaced: bool = False
+        self._ended = ended
+        self._find_owner = find_owner
+
+    def __del__(self, keep_if_foreign: Callable[..., bool] = forks.keep_if_foreign) -> None:
+        """Replace a lost slot: an interrupt came, or a reservation was dropped."""
+        try:
+            find_owner = self._find_owner
+        except AttributeError:  # interrupted while it was made
+            return
+        self.replaced = True
+        self.generation = NO_GENERATION
+        if not keep_if_foreign(self.client, self.process):
+            self._ended.append(self.reservations)
+            owner = find_owner()
+            if owner is not None:
+                owner.replace_slot(self.number, self)

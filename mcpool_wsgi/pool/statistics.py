@@ -1,0 +1,137 @@
+"""
+Statistics
+==========
+
+What ``pool.stats()`` returns, and the counts that it is made from.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+
+@dataclass(frozen=True)
+class PoolStats:
+    """A pool at one moment, and what has happened since it was made or the process forked.
+
+    Exact while nobody reserves or releases.
+    """
+
+    #: The most clients that there may be at once; None where there is no limit.
+    slots: int | None
+    #: Clients that there are.
+    size: int
+    #: Clients that nobody has reserved.
+    idle: int
+    #: Clients that are reserved.
+    in_use: int
+    #: Threads that wait for a client.
+    waiting: int
+    #: Reservations that got a client.
+    reservations: int
+    #: Reservations that had to wait for one, those that timed out included.
+    waits: int
+    #: Seconds that all of them waited together.
+    seconds_waited: float
+    #: Seconds that the longest of them waited.
+    longest_wait: float
+    #: Reservations that ended in a :exc:`~mcpool_wsgi.PoolTimeout`.
+    timeouts: int
+    #: Commands that failed because memcached could not do them, with ``fail_soft`` as well.
+    #: The first read after a connection broke is not among them: libmemcached calls it a miss.
+    failures: int
+    #: Clients that were made, as replacements or as the first of their slot.
+    clients_made: int
+    #: How many of them replaced another, by reason: ``failure`` of its generation, other
+    #: ``servers``, or another master from ``fill``.
+    clients_renewed: Mapping[str, int]
+
+
+class Burst:
+    """Tells the first of many events from those that follow it, so that one line is logged."""
+
+    QUIET = 10.0  # seconds without an event, after which the next one is a first one again
+
+    def __init__(self) -> None:
+        self._last = float("-inf")
+
+    def begins(self) -> bool:
+        """Note one event. Whether it is the first."""
+        now = monotonic()
+        first = now - self._last >= self.QUIET
+        self._last = now
+        return first
+
+
+class Statistics:
+    """The counts of one pool."""
+
+    def __init__(self) -> None:
+        #: The reservations of slots that are gone. A finaliser may append here at any moment.
+        self.ended: deque[float] = deque()
+        # Reentrant, for signal handlers that use the pool. Nothing is logged while it is held: a
+        # thread that holds a lock of logging's may run a finaliser that wants this one.
+        self._lock: AbstractContextManager[Any] = threading.RLock()
+        self._ended_reservations = 0.0
+        self._failures = 0
+        self._failure_burst = Burst()
+        self._timeout_burst = Burst()
+        self._waits = 0
+        self._timeouts = 0
+        self._seconds_waited = 0.0
+        self._longest_wait = 0.0
+        self._clients_made = 0
+        self._clients_renewed: Counter[str] = Counter()
+
+    def note_client(self, replaced_because: str | None) -> None:
+        """A client was made, perhaps in the place of another one."""
+        with self._lock:
+            self._add_up()
+            self._clients_made += 1
+            if replaced_because is not None:
+                self._clients_renewed[replaced_because] += 1
+
+    def note_failure(self) -> bool:
+        """A command failed. Whether it is the first after a quiet time."""
+        with self._lock:
+            self._failures += 1
+            return self._failure_burst.begins()
+
+    def note_wait(self, seconds: float, timed_out: bool) -> bool:
+        """A reservation waited. Whether it is the first in vain after a quiet time."""
+        with self._lock:
+            self._waits += 1
+            self._seconds_waited += seconds
+            self._longest_wait = max(self._longest_wait, seconds)
+            if not timed_out:
+                return False
+            self._timeouts += 1
+            return self._timeout_burst.begins()
+
+    def _add_up(self) -> None:
+        while self.ended:
+            self._ended_reservations += self.ended.popleft()
+
+    def counts(self, reservations: Iterable[float]) -> dict[str, Any]:
+        """The counts in :class:`PoolStats`.
+
+        :param reservations: those of the slots that there are.
+        """
+        with self._lock:
+            self._add_up()
+            return {
+                "reservations": int(self._ended_reservations + sum(reservations)),
+                "waits": self._waits,
+                "seconds_waited": self._seconds_waited,
+                "longest_wait": self._longest_wait,
+                "timeouts": self._timeouts,
+                "failures": self._failures,
+                "clients_made": self._clients_made,
+                "clients_renewed": dict(self._clients_renewed),
+            }

@@ -1,0 +1,98 @@
+"""
+Thread-mapped pool
+==================
+
+A client for every thread that ever needed one, so nobody waits.
+
+.. code-block:: python
+
+    from mcpool_wsgi import Client, ThreadMappedPool
+
+    pool = ThreadMappedPool(Client(["127.0.0.1"]))
+
+A thread that reserves a second client inside the first reservation gets a second one. The
+clients of a thread are closed when the thread ends.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import Any
+
+from .. import forks
+from .generations import Generations
+from .pool import Pool, checked_number, master_of
+from .slot_queue import SlotQueue
+from .slots import NO_GENERATION
+from .statistics import PoolStats, Statistics
+
+
+class ThreadMappedPool(Pool):
+    """A client for each thread, in place of :class:`pylibmc.ThreadMappedPool`.
+
+    :param mc: the client to clone. It is not lent itself.
+    :raises TypeError: *mc* is no client.
+    """
+
+    timeout: float = 0.0
+
+    def __init__(self, mc: Any) -> None:
+        self._renew(master_of(mc), closed=False)
+        forks.reset_in_child(self)
+
+    def _renew(self, master: Any, closed: bool) -> None:
+        self._start(master)
+        self._threads = _Threads(self._generations, self._statistics, _Shared(closed))
+
+    def fill(self, mc: Any, n_slots: int = 1) -> None:
+        """Make all clients clones of *mc*. The number is checked, and that is all."""
+        checked_number(n_slots)
+        self._refill(mc)
+
+    def relinquish(self) -> Any:
+        forks.check_process()
+        client = None
+        for slot in self._queue.idle.copy():
+            client, slot.client = slot.client, None
+            slot.generation = NO_GENERATION
+        return client
+
+    def close(self) -> None:
+        forks.check_process()
+        self._threads.shared.closed = True
+        super().close()
+
+    def stats(self) -> PoolStats:
+        forks.check_process()
+        return self._stats(None)
+
+    @property
+    def _queue(self) -> SlotQueue:
+        return self._threads.queue
+
+    def _queues(self) -> list[SlotQueue]:
+        queues = [find() for find in self._threads.shared.queues.copy()]
+        return [queue for queue in queues if queue is not None]
+
+    def _reset_in_child(self) -> None:
+        self._renew(self._generations.current.master, self._threads.shared.closed)
+
+
+class _Shared:
+    """What the threads of one pool share."""
+
+    def __init__(self, closed: bool) -> None:
+        self.closed = closed
+        self.queues: set[weakref.ref[SlotQueue]] = set()
+
+
+class _Threads(threading.local):
+    """The queue of the thread that asks, made when it first does (see threading.local)."""
+
+    def __init__(self, generations: Generations, statistics: Statistics, shared: _Shared) -> None:
+        self.shared = shared
+        self.queue = SlotQueue(generations, statistics)
+        shared.queues.add(weakref.ref(self.queue, shared.queues.discard))
+        if shared.closed:
+            self.queue.close()

@@ -1,0 +1,497 @@
+"""mcpool_wsgi.client.sockets: which sockets a client has open, and how they are ended."""
+
+from __future__ import annotations
+
+import _socket
+import ctypes
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any, Callable
+from unittest.mock import Mock
+
+import _pylibmc
+import pylibmc
+import pytest
+from forking import FORKS, succeeds
+from harness import eventually, in_threads
+from mortal import Mortal
+
+from mcpool_wsgi.client import sockets
+from mcpool_wsgi.devserver import memcached
+
+LONG = {"connect_timeout": 20_000, "_poll_timeout": 20_000}  # milliseconds
+SOON = 5.0  # seconds, much less than LONG, and enough for a machine under load
+
+
+@contextmanager
+def listener(backlog: int = 50) -> Iterator[tuple[socket.socket, str]]:
+    """A server that accepts connections and never answers, and its address."""
+    with socket.create_server(("127.0.0.1", 0), backlog=backlog) as server:
+        yield server, "{}:{}".format(*server.getsockname())
+
+
+def connected(address: str) -> Any:
+    """A client that has a connection, and has sent nothing."""
+    client = pylibmc.Client([address], behaviors=LONG)
+    client.get_behaviors()
+    return client
+
+
+def peer(descriptor: int) -> Any:
+    with socket.socket(fileno=os.dup(descriptor)) as connection:
+        return connection.getpeername()
+
+
+def is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def test_sockets_are_found_with_this_pylibmc() -> None:
+    assert sockets.is_available()
+
+
+def test_client_without_connection_has_no_sockets(address: str) -> None:
+    assert sockets.open_sockets(pylibmc.Client([address])) == []
+    assert sockets.open_sockets(pylibmc.Client.__new__(pylibmc.Client)) == []
+
+
+def test_socket_of_a_client(address: str) -> None:
+    client = pylibmc.Client([address])
+    client.set("key", 1)
+    (descriptor,) = sockets.open_sockets(client)
+    assert "{}:{}".format(*peer(descriptor)) == address
+    client.disconnect_all()
+    assert sockets.open_sockets(client) == []
+
+
+def test_sockets_of_a_client_of_several_servers() -> None:
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(listener()) for _ in range(5)]
+        addresses = [address for _, address in listeners]
+        client = pylibmc.Client(addresses, behaviors={"_noreply": True})
+        client.set_multi({str(number): number for number in range(1000)})
+        peers = [peer(descriptor) for descriptor in sockets.open_sockets(client)]
+        assert peers == [server.getsockname() for server, _ in listeners]
+
+
+def test_unix_socket_of_a_client(tmp_path: Path) -> None:
+    path = str(tmp_path / "memcached.sock")
+    with memcached(unix_socket=path) as server:
+        client = pylibmc.Client([server.address])
+        client.set("key", 1)
+        (descriptor,) = sockets.open_sockets(client)
+        assert peer(descriptor) == path
+
+
+class Slotted(pylibmc.Client):  # type: ignore[misc]
+    __slots__ = ("extra", "more")
+
+
+@pytest.mark.parametrize("kind", [_pylibmc.client, pylibmc.Client, Slotted])
+@pytest.mark.parametrize("binary", [False, True])
+def test_sockets_of_subclasses_and_clones(kind: Any, binary: bool) -> None:
+    with listener() as (server, address):
+        host, port = server.getsockname()
+        servers = [address] if kind is not _pylibmc.client else [(1, host, port)]
+        client = kind(servers, binary=binary)
+        for each in (client, client.clone()):
+            assert sockets.open_sockets(each) == []
+            each.get_behaviors()
+            (descriptor,) = sockets.open_sockets(each)
+            assert peer(descriptor) == server.getsockname()
+
+
+def test_objects_of_other_types_have_no_sockets() -> None:
+    for thing in (None, object(), "client", Mock(spec=pylibmc.Client), pylibmc.Client):
+        assert sockets.open_sockets(thing) == []
+        assert sockets.abort(thing) == 0
+        sockets.close_inherited(thing)
+
+
+def test_other_files_are_no_sockets() -> None:
+    with listener() as (_, address):
+        client = connected(address)
+        (descriptor,) = sockets.open_sockets(client)
+        with open(os.devnull) as other:
+            os.dup2(other.fileno(), descriptor)
+            assert sockets.open_sockets(client) == []
+            assert sockets.abort(client) == 0
+            assert is_open(descriptor)
+        os.close(descriptor)
+        assert sockets.open_sockets(client) == []
+        assert sockets.abort(client) == 0
+
+
+# abort()
+
+
+class Running:
+    """A command that runs in a thread."""
+
+    def __init__(self, command: Callable[[], object]) -> None:
+        self._command = command
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.error: Exception | None = None
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._command()
+        except pylibmc.Error as error:
+            self.error = error
+
+    def is_running(self) -> bool:
+        return self._thread.is_alive()
+
+
+def ends_when_aborted(client: Any, command: Callable[[], object]) -> None:
+    running = Running(command)
+    shut_down = 0
+
+    def ended() -> bool:
+        nonlocal shut_down
+        shut_down += sockets.abort(client)
+        return not running.is_running()
+
+    try:
+        eventually(lambda: sockets.open_sockets(client))
+        time.sleep(0.05)
+        assert running.is_running()
+        eventually(ended, deadline=SOON)
+        assert shut_down
+    finally:
+        eventually(lambda: not running.is_running(), "the command hangs", deadline=60)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("command", ["get", "delete", "get_stats"])
+def test_abort_ends_a_command_that_waits_for_an_answer(command: str, binary: bool) -> None:
+    with listener() as (_, address):
+        client = pylibmc.Client([address], behaviors=LONG, binary=binary)
+        arguments = [] if command == "get_stats" else ["key"]
+        ends_when_aborted(client, lambda: getattr(client, command)(*arguments))
+
+
+def test_abort_ends_a_command_that_sends() -> None:
+    with listener() as (_, address):
+        client = pylibmc.Client([address], behaviors=LONG)
+        value = os.urandom(1_000_000) * 40  # more than the buffers of the sockets take
+        ends_when_aborted(client, lambda: client.set("key", value))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="fills the backlog of a listener as on Linux")
+def test_abort_ends_a_command_that_connects() -> None:
+    with listener(backlog=0) as (server, address), ExitStack() as stack:
+        for _ in range(4):  # more than fit
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(server.getsockname())
+        client = pylibmc.Client([address], behaviors=LONG)
+        ends_when_aborted(client, lambda: client.get("key"))
+
+
+def test_abort_when_too_many_files_are_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dup(descriptor: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "dup", dup)
+    with listener() as (_, address):
+        client = pylibmc.Client([address], behaviors=LONG)
+        ends_when_aborted(client, lambda: client.get("key"))
+
+
+def test_abort_of_a_client_without_connection(address: str) -> None:
+    assert sockets.abort(pylibmc.Client([address])) == 0
+
+
+def test_abort_says_how_many_sockets_were_shut_down() -> None:
+    with listener() as (_, one), listener() as (_, other):
+        client = pylibmc.Client([one, other], behaviors={"_noreply": True})
+        client.set_multi({str(number): number for number in range(100)})
+        assert sockets.abort(client) == 2
+
+
+def test_abort_between_commands_gives_no_wrong_value(address: str) -> None:
+    client = pylibmc.Client([address])
+    client.set_multi({f"key-{number}": number for number in range(20)})
+    for number in range(20):
+        assert sockets.abort(client) == 1
+        with suppress(pylibmc.Error):
+            assert client.get(f"key-{number}") in (None, number)
+        client.disconnect_all()
+        assert client.get(f"key-{number}") == number
+
+
+def test_abort_asks_before_it_shuts_a_socket_down(address: str) -> None:
+    client = pylibmc.Client([address])
+    client.set("key", 1)
+    assert sockets.abort(client, lambda: False) == 0
+    assert client.get("key") == 1
+
+
+def test_abort_spares_a_socket_that_the_client_has_closed_meanwhile(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = pylibmc.Client([address])
+    client.set("key", 1)
+    (descriptor,) = sockets.open_sockets(client)
+    with connection_to(address) as other:
+
+        def close(microseconds: int) -> None:
+            client.disconnect_all()
+            os.dup2(other.fileno(), descriptor)  # the number is in use again
+
+        monkeypatch.setattr(sockets._library, "usleep", close)
+        assert sockets.abort(client) == 0
+        os.close(descriptor)
+        answers(other)
+
+
+@contextmanager
+def connection_to(address: str) -> Iterator[socket.socket]:
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        yield connection
+
+
+def answers(connection: socket.socket) -> None:
+    """The connection to a memcached works."""
+    connection.sendall(b"version\r\n")
+    assert connection.recv(100).startswith(b"VERSION")
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+def test_no_descriptor_is_left_open(address: str) -> None:
+    client = pylibmc.Client([address])
+    client.set("key", 1)
+    sockets.is_available()
+    before = os.listdir("/proc/self/fd")
+    for _ in range(10):
+        sockets.abort(client)
+        sockets.open_sockets(client)
+    assert os.listdir("/proc/self/fd") == before
+
+
+# close_inherited()
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_child_closes_what_it_inherited(fork: Callable[..., int], mortal: Mortal) -> None:
+    client = pylibmc.Client([mortal.address])
+    client.set("key", "value")
+    descriptors = sockets.open_sockets(client)
+
+    def work() -> None:
+        sockets.close_inherited(client)
+        assert not any(map(is_open, descriptors))
+        assert sockets.open_sockets(client) == []
+
+    succeeds(fork(work))
+    assert client.get("key") == "value"
+    assert sockets.open_sockets(client) == descriptors
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_memcached_notices_that_the_parent_disconnects(fork: Callable[..., int]) -> None:
+    with listener() as (server, address):
+        client = connected(address)
+        accepted, _ = server.accept()
+        ready, is_ready = os.pipe()
+        go_on, may_go_on = os.pipe()
+
+        def work() -> None:
+            sockets.close_inherited(client)
+            os.write(is_ready, b".")
+            os.read(go_on, 1)
+
+        child = fork(work)
+        os.read(ready, 1)
+        with closing(accepted):
+            accepted.settimeout(10)
+            client.disconnect_all()
+            while accepted.recv(100):
+                pass
+        os.write(may_go_on, b".")
+        succeeds(child)
+        for descriptor in (ready, is_ready, go_on, may_go_on):
+            os.close(descriptor)
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_what_has_the_same_number_later_stays_open(fork: Callable[..., int], address: str) -> None:
+    client = pylibmc.Client([address])
+    client.set("key", 1)
+    (descriptor,) = sockets.open_sockets(client)
+
+    def work() -> None:
+        sockets.close_inherited(client)
+        with connection_to(address) as connection:
+            if connection.fileno() != descriptor:
+                os.dup2(connection.fileno(), descriptor)
+            sockets.close_inherited(client)
+            sockets.abort(client)
+            answers(connection)
+
+    succeeds(fork(work))
+
+
+def test_child_leaves_other_files_open(address: str) -> None:
+    client = pylibmc.Client([address])
+    client.set("key", 1)
+    (descriptor,) = sockets.open_sockets(client)
+
+    def work() -> None:
+        with open(os.devnull) as other:
+            os.dup2(other.fileno(), descriptor)
+        sockets.close_inherited(client)
+        assert is_open(descriptor)
+
+    succeeds(FORKS[0](work))
+
+
+# Calibration
+
+
+@pytest.fixture
+def uncalibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "_is_calibrated", False)
+    monkeypatch.setattr(sockets, "_library", None)
+    monkeypatch.setattr(sockets, "_warnings", [])
+
+
+def fails(*args: object, **kwargs: object) -> Any:
+    raise OSError("not here")
+
+
+BREAKAGES: dict[str, tuple[Any, str, object]] = {
+    "another offset": (sockets, "FD_OFFSET", 24),
+    "another peer": (sockets, "_peer", lambda descriptor: ("127.0.0.1", 1)),
+    "no library": (ctypes, "PyDLL", fails),
+    "no function": (ctypes, "PyDLL", lambda name: object()),
+    "another struct": (sockets, "POINTER_SIZE", 16),
+    "no loopback": (_socket, "socket", fails),
+}
+
+
+@pytest.mark.usefixtures("uncalibrated")
+@pytest.mark.parametrize("breakage", BREAKAGES.values(), ids=BREAKAGES.keys())
+def test_no_sockets_are_found_after_a_calibration_that_failed(
+    breakage: tuple[Any, str, object],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with listener() as (_, address):
+        client = connected(address)
+        with monkeypatch.context() as broken:
+            broken.setattr(*breakage)
+            sockets.abort(client)
+        assert caplog.records == []  # the watchdog's thread must not log
+        for _ in range(3):
+            assert not sockets.is_available()
+            assert sockets.open_sockets(client) == []
+            assert sockets.abort(client) == 0
+            sockets.close_inherited(client)
+        (record,) = caplog.records
+        assert (record.levelno, record.name) == (logging.WARNING, sockets.logger.name)
+        assert "best effort" in record.getMessage()
+
+
+@pytest.mark.usefixtures("uncalibrated")
+def test_interrupted_calibration_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(self: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(sockets._Library, "calibrate", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            sockets.is_available()
+    assert sockets.is_available()
+
+
+@pytest.mark.usefixtures("uncalibrated")
+def test_calibration_in_a_signal_handler_during_a_calibration(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calibrate = sockets._Library.calibrate
+    results: list[str] = []
+
+    def interrupted(self: Any) -> None:
+        if not results:
+            results.append("begun")
+            signal.raise_signal(signal.SIGUSR1)
+        calibrate(self)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        results.append(str(sockets.is_available()))
+
+    monkeypatch.setattr(sockets._Library, "calibrate", interrupted)
+    previous = signal.signal(signal.SIGUSR1, handle)
+    try:
+        assert sockets.is_available()
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    assert results == ["begun", "True"]
+
+
+@pytest.mark.usefixtures("uncalibrated")
+def test_calibration_by_many_threads_at_once() -> None:
+    barrier = threading.Barrier(8)
+
+    def work() -> None:
+        barrier.wait()
+        assert sockets.is_available()
+
+    in_threads([work] * 8)
+
+
+@pytest.mark.usefixtures("uncalibrated")
+@pytest.mark.parametrize("fork", FORKS)
+def test_calibration_in_a_child(fork: Callable[..., int], address: str) -> None:
+    client = pylibmc.Client([address])
+    client.set("key", 1)
+
+    def work() -> None:
+        sockets.close_inherited(client)
+        assert sockets.is_available()
+        assert sockets.open_sockets(client) == []
+
+    succeeds(fork(work))
+    assert client.get("key") == 1
+
+
+@pytest.mark.usefixtures("uncalibrated")
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+def test_calibration_leaves_nothing_behind() -> None:
+    before = os.listdir("/proc/self/fd"), threading.active_count()
+    assert sockets.is_available()
+    assert (os.listdir("/proc/self/fd"), threading.active_count()) == before
+
+
+@pytest.mark.usefixtures("uncalibrated")
+def test_calibration_with_a_default_timeout() -> None:
+    socket.setdefaulttimeout(0.001)
+    try:
+        assert sockets.is_available()
+    finally:
+        socket.setdefaulttimeout(None)
+
+
+@pytest.mark.usefixtures("uncalibrated")
+def test_calibration_takes_little_time() -> None:
+    start = time.monotonic()
+    assert sockets.is_available()
+    assert time.monotonic() - start < 1

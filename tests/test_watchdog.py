@@ -1,0 +1,814 @@
+"""mcpool_wsgi.client.watchdog: no command lasts longer than its limit."""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import ctypes
+import gc
+import importlib.util
+import logging
+import math
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from time import monotonic
+from typing import Any, Callable
+
+import pylibmc
+import pytest
+from forking import FORKS, in_child, succeeds
+from harness import eventually, in_thread, in_threads, missing
+from mortal import Mortal
+
+from mcpool_wsgi import forks
+from mcpool_wsgi.client import sockets
+from mcpool_wsgi.client import watchdog as module
+from mcpool_wsgi.client.watchdog import Watchdog, watchdog
+
+pytestmark = pytest.mark.servers
+
+LONG = {"connect_timeout": 20_000, "_poll_timeout": 20_000}  # milliseconds
+LIMIT = 0.2  # seconds
+SOON = 5.0  # seconds, much less than LONG, and enough for a machine under load
+
+
+class LimitedClient(pylibmc.Client):  # type: ignore[misc]
+    """A client whose commands are watched, and which disconnects when one has expired."""
+
+    __slots__ = ("deadline", "dog", "expired", "limit")
+
+    def __init__(
+        self,
+        addresses: list[str],
+        *,
+        limit: float = LIMIT,
+        dog: Watchdog = watchdog,
+        binary: bool = False,
+        **behaviors: object,
+    ) -> None:
+        super().__init__(addresses, behaviors={**LONG, **behaviors}, binary=binary)
+        self.limit = limit
+        self.dog = dog
+        self.deadline = math.inf
+        self.expired = False
+        dog.watch(self)
+
+    def run(self, command: str, *args: Any) -> Any:
+        self.expired = False
+        self.deadline = deadline = monotonic() + self.limit
+        if deadline < self.dog.wakes_at:
+            self.dog.wake()
+        try:
+            return getattr(self, command)(*args)
+        finally:
+            self.deadline = math.inf
+            if self.expired:
+                self.disconnect_all()
+
+
+class Dripping:
+    """A server that answers each connection at once and never comes to an end.
+
+    :param begin: bytes that it sends first.
+    :param filler: bytes that it sends after each pause, for ever. Nothing, if empty.
+    """
+
+    def __init__(self, begin: bytes = b"", filler: bytes = b"", pause: float = 0.1) -> None:
+        self._begin, self._filler, self._pause = begin, filler, pause
+        self._ended = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=50)
+        self.address = "{}:{}".format(*self._listener.getsockname())
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            if self._ended.is_set():
+                connection.close()
+                return
+            thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            if connection.recv(10_000):
+                connection.sendall(self._begin)
+                while not self._ended.wait(self._pause):
+                    connection.sendall(self._filler)
+
+    def __enter__(self) -> Dripping:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._ended.set()
+        host, _, port = self.address.rpartition(":")
+        socket.create_connection((host, int(port))).close()
+        for thread in self._threads:
+            thread.join(10)
+        self._listener.close()
+
+
+def silent() -> Dripping:
+    return Dripping()
+
+
+# What a server of the text protocol sends, which never ends.
+ENDLESS_LINE = (b"", b"V")
+ENDLESS_VALUE = (b"VALUE key 16 100000\r\n", b"v")
+VALUE_WITH_CAS = (b"VALUE key 16 100000 1\r\n", b"v")
+ENDLESS_STATS = (b"", b"STAT name value\r\n")
+
+
+@contextlib.contextmanager
+def limited_time(least: float = 0.0, most: float = SOON) -> Iterator[None]:
+    start = monotonic()
+    yield
+    assert least <= monotonic() - start < most
+
+
+def expires(client: LimitedClient, command: str, *args: Any) -> None:
+    """The watchdog ends the command. Whether it then raises depends on libmemcached."""
+    with limited_time(least=client.limit * 0.9), contextlib.suppress(pylibmc.Error):
+        client.run(command, *args)
+    assert client.expired
+
+
+@pytest.mark.parametrize(
+    ("answer", "command", "args"),
+    [
+        (ENDLESS_LINE, "get", ["key"]),
+        (ENDLESS_VALUE, "get", ["key"]),
+        (ENDLESS_VALUE, "get_multi", [["key", "other"]]),
+        (VALUE_WITH_CAS, "gets", ["key"]),
+        (ENDLESS_LINE, "set", ["key", 1]),
+        (ENDLESS_LINE, "set_multi", [{str(number): number for number in range(1000)}]),
+        (ENDLESS_LINE, "add", ["key", 1]),
+        (ENDLESS_LINE, "delete", ["key"]),
+        (ENDLESS_LINE, "delete_multi", [[str(number) for number in range(1000)]]),
+        (ENDLESS_LINE, "incr", ["key"]),
+        (ENDLESS_LINE, "touch", ["key", 1]),
+        (ENDLESS_LINE, "flush_all", []),
+        (ENDLESS_STATS, "get_stats", []),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_answer_that_never_ends(answer: tuple[bytes, bytes], command: str, args: Any) -> None:
+    with Dripping(*answer) as server:
+        client = LimitedClient([server.address], cas=command == "gets")
+        expires(client, command, *args)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("command", ["get", "get_multi", "set", "incr", "touch"])
+def test_server_that_does_not_answer(command: str, binary: bool) -> None:
+    arguments: dict[str, list[Any]] = {
+        "get_multi": [["key"]],
+        "set": ["key", 1],
+        "touch": ["key", 1],
+    }
+    with silent() as server:
+        client = LimitedClient([server.address], binary=binary)
+        expires(client, command, *arguments.get(command, ["key"]))
+
+
+def test_server_that_does_not_read() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = LimitedClient(["{}:{}".format(*server.getsockname())])
+        expires(client, "set", "key", os.urandom(1_000_000) * 40)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="fills the backlog of a listener as on Linux")
+def test_server_that_does_not_accept() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, ExitStack() as stack:
+        for _ in range(4):  # more than fit
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(server.getsockname())
+        client = LimitedClient(["{}:{}".format(*server.getsockname())])
+        expires(client, "get", "key")
+
+
+def test_memcached_that_is_stopped(mortal: Mortal) -> None:
+    client = LimitedClient([mortal.address], retry_timeout=1)
+    client.run("set", "key", "value")
+    mortal.stop()
+    try:
+        expires(client, "get", "key")
+    finally:
+        mortal.go_on()
+    eventually(lambda: works(client))
+
+
+def works(client: LimitedClient) -> bool:
+    try:
+        return bool(client.run("get", "key") == "value")
+    except pylibmc.Error:
+        return False
+
+
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("command", ["get_stats", "flush_all", "get_multi", "set_multi"])
+def test_servers_that_hang_one_after_the_other(command: str, binary: bool) -> None:
+    keys = [str(number) for number in range(200)]
+    arguments: dict[str, list[Any]] = {
+        "get_multi": [keys],
+        "set_multi": [dict.fromkeys(keys, 1)],
+    }
+    with ExitStack() as stack:
+        servers = [stack.enter_context(silent()) for _ in range(20)]
+        client = LimitedClient([server.address for server in servers], binary=binary)
+        expires(client, command, *arguments.get(command, []))
+
+
+def test_many_commands_that_expire_at_once() -> None:
+    with silent() as server:
+        clients = [LimitedClient([server.address]) for _ in range(30)]
+        with limited_time():
+            in_threads([partial(expires, client, "get", "key") for client in clients])
+
+
+def test_other_commands_go_on_while_one_expires(address: str) -> None:
+    with silent() as server:
+        healthy = LimitedClient([address], limit=60)
+        healthy.run("set", "key", "value")
+        ended = threading.Event()
+
+        def work() -> None:
+            while not ended.is_set():
+                assert healthy.run("get", "key") == "value"
+                assert not healthy.expired
+
+        def expire() -> None:
+            try:
+                for _ in range(3):
+                    expires(LimitedClient([server.address]), "get", "key")
+            finally:
+                ended.set()
+
+        in_threads([work, expire])
+
+
+def test_command_with_a_shorter_limit_than_the_one_before() -> None:
+    with silent() as server:
+        slow = LimitedClient([server.address], limit=1.5)
+        in_background = threading.Thread(target=expires, args=(slow, "get", "key"))
+        in_background.start()
+        eventually(lambda: watchdog.wakes_at < math.inf)
+        expires(LimitedClient([server.address], limit=0.1), "get", "key")
+        assert in_background.is_alive()
+        in_background.join()
+        assert slow.expired
+
+
+def test_next_command_of_a_client_has_its_whole_time(address: str) -> None:
+    client = LimitedClient([address], limit=0.3)
+    client.run("set", "key", "value")
+    end = monotonic() + 1
+    while monotonic() < end:
+        assert client.run("get", "key") == "value"
+        assert not client.expired
+        time.sleep(0.01)
+
+
+def test_commands_that_end_at_their_deadline_read_no_wrong_value() -> None:
+    answers = {"late": 0, "in time": 0}
+
+    def work() -> None:
+        client = LimitedClient([server.address], limit=0.01)
+        end = monotonic() + 1
+        while monotonic() < end:
+            value = None
+            with contextlib.suppress(pylibmc.Error):
+                value = client.run("get", "key")
+            if value is None:
+                answers["late"] += 1
+            else:
+                assert value == "v"
+                answers["in time"] += 1
+
+    with AtTheDeadline() as server:
+        in_threads([work] * 4)
+    assert all(answers.values())
+
+
+class AtTheDeadline(Dripping):
+    """A server that answers each get after some 10 ms."""
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            for number, line in enumerate(connection.makefile("rb")):
+                if line.startswith(b"get"):
+                    time.sleep(0.008 + number % 5 * 0.001)
+                    connection.sendall(b"VALUE key 16 1\r\nv\r\nEND\r\n")
+
+
+# The order of its steps
+
+
+class BeginsWhileLookedAt:
+    """A client whose command begins right after its deadline was read."""
+
+    expired = False
+
+    def __init__(self, dog: Watchdog) -> None:
+        self._dog = dog
+        self._deadline = math.inf
+        self.wakes: list[bool] = []
+
+    @property
+    def deadline(self) -> float:
+        deadline, self._deadline = self._deadline, monotonic() + 1000
+        self.wakes.append(self._deadline < self._dog.wakes_at)
+        return deadline
+
+    @deadline.setter
+    def deadline(self, deadline: float) -> None:
+        raise NotImplementedError
+
+
+def test_command_that_begins_while_deadlines_are_read_wakes_it() -> None:
+    dog = Watchdog()
+    client = BeginsWhileLookedAt(dog)
+    dog.watch(client)
+    dog.wakes_at = 0.0  # as if it had slept until now
+    dog._look()
+    assert client.wakes == [True]
+
+
+def test_earliest_deadline_of_all_clients_is_when_it_wakes() -> None:
+    dog = Watchdog()
+    clients = [LimitedClient(["127.0.0.1:1"], dog=dog) for _ in range(3)]
+    now = monotonic()
+    for client, deadline in zip(clients, [now + 200, now + 100, math.inf]):
+        client.deadline = deadline
+    assert dog._look() == dog.wakes_at == now + 100
+    assert not any(client.expired for client in clients)
+
+
+def test_client_knows_that_it_has_expired_before_it_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = LimitedClient(["127.0.0.1:1"], dog=Watchdog())
+    client.deadline = monotonic()
+    known: list[bool] = []
+    monkeypatch.setattr(sockets, "abort", lambda client, is_due: known.append(client.expired))
+    client.dog._look()
+    assert known == [True]
+
+
+def test_command_that_has_begun_since_is_not_ended(address: str) -> None:
+    client = LimitedClient([address], dog=Watchdog())
+    client.run("set", "key", "value")
+    client.deadline = monotonic() + 1000
+    client.dog._expire(client, client.deadline - 1)
+    assert not client.expired
+    assert client.get("key") == "value"
+
+
+def test_command_that_begins_during_the_pause_is_not_ended(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = LimitedClient([address], dog=Watchdog())
+    client.run("set", "key", "value")
+
+    def begin(microseconds: int) -> None:
+        client.deadline = monotonic() + 1000
+
+    monkeypatch.setattr(sockets._library, "usleep", begin)
+    client.deadline = monotonic()
+    client.dog._look()
+    assert client.get("key") == "value"
+
+
+# How often it looks
+
+
+class Counting(Watchdog):
+    """A watchdog that counts how often it looks."""
+
+    looks = 0
+
+    def _look(self) -> float:
+        self.looks += 1
+        return super()._look()
+
+
+@pytest.fixture
+def counting() -> Iterator[Counting]:
+    dog = Counting()
+    yield dog
+    dog._alarm, alarm = None, dog._alarm  # ends its thread
+    if alarm is not None:
+        with contextlib.suppress(RuntimeError):
+            alarm.release()
+
+
+def test_idle_clients_do_not_wake_it(address: str, counting: Counting) -> None:
+    clients = [LimitedClient([address], dog=counting) for _ in range(1000)]
+    clients[0].run("set", "key", 1)
+    eventually(lambda: counting.looks and counting.wakes_at == math.inf)
+    time.sleep(LIMIT)  # a look that was due may still come
+    looks = counting.looks
+    time.sleep(3 * LIMIT)
+    assert counting.looks == looks
+
+
+def test_steady_load_wakes_it_seldom(address: str, counting: Counting) -> None:
+    client = LimitedClient([address], dog=counting)
+    client.run("set", "key", 1)
+    commands = 0
+    end = monotonic() + 5 * LIMIT
+    while monotonic() < end:
+        client.run("get", "key")
+        commands += 1
+    assert commands > 100
+    assert counting.looks < 50
+
+
+def test_deadline_that_an_interrupt_left_behind_wakes_it_ever_more_rarely(
+    address: str, counting: Counting
+) -> None:
+    client = LimitedClient([address], dog=counting)
+    client.run("set", "key", "value")
+    client.deadline = monotonic() - 100
+    counting.wake()
+    time.sleep(0.5)
+    assert counting.looks < 50
+    client.disconnect_all()
+    assert client.run("get", "key") == "value"
+
+
+def test_clients_that_are_gone_are_forgotten(address: str, counting: Counting) -> None:
+    client = LimitedClient([address], dog=counting)
+    client.run("set", "key", 1)
+    assert len(counting._clients) == 1
+    del client
+    gc.collect()
+    assert not counting._clients
+
+
+# Its thread
+
+
+def test_one_thread_is_started_by_many(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    def start(function: Any, args: Any) -> int:
+        started.append(function)
+        time.sleep(0.1)
+        return int(_thread.start_new_thread(function, args))
+
+    replace_original(monkeypatch, "start_new_thread", start)
+    in_threads([counting.wake] * 8)
+    assert len(started) == 1
+
+
+def replace_original(monkeypatch: pytest.MonkeyPatch, name: str, replacement: object) -> None:
+    original = module._original
+    monkeypatch.setattr(
+        module, "_original", lambda wanted: replacement if wanted == name else original(wanted)
+    )
+
+
+def test_commands_have_no_limit_when_no_thread_can_be_started(
+    address: str,
+    counting: Counting,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def start(function: Any, args: Any) -> int:
+        raise RuntimeError("can't start new thread")
+
+    replace_original(monkeypatch, "start_new_thread", start)
+    client = LimitedClient([address], dog=counting)
+    for _ in range(3):
+        client.run("set", "key", 1)
+        assert client.run("get", "key") == 1
+    assert counting.looks == 0
+    (record,) = caplog.records
+    assert (record.levelno, record.name) == (logging.WARNING, module.logger.name)
+    assert "can't start new thread" in record.getMessage()
+
+
+def test_no_thread_is_started_when_no_sockets_can_be_found(
+    address: str, counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "_library", None)
+    client = LimitedClient([address], dog=counting)
+    client.run("set", "key", 1)
+    assert client.run("get", "key") == 1
+    assert counting.looks == 0
+    assert counting._alarm is None
+
+
+def test_interrupted_start_is_done_again(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(function: Any, args: Any) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted:
+        replace_original(interrupted, "start_new_thread", start)
+        with pytest.raises(KeyboardInterrupt):
+            counting.wake()
+    with silent() as server:
+        expires(LimitedClient([server.address], dog=counting), "get", "key")
+
+
+class Broken:
+    expired = False
+
+    @property
+    def deadline(self) -> float:
+        raise ZeroDivisionError
+
+
+def test_thread_that_ends_with_an_error_is_replaced(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", errors.append)
+    broken: Any = Broken()
+    counting.watch(broken)
+    counting.wake()
+    eventually(lambda: errors and counting._alarm is None)
+    del broken
+    errors.clear()
+    gc.collect()
+    with silent() as server:
+        expires(LimitedClient([server.address], dog=counting), "get", "key")
+
+
+def test_deadline_far_away(counting: Counting) -> None:
+    client = LimitedClient(["127.0.0.1:1"], dog=counting)
+    client.deadline = 1e300
+    counting.wake()
+    eventually(lambda: counting.wakes_at == 1e300)
+    time.sleep(0.05)
+    assert counting.looks < 3
+
+
+# Forks
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_child_has_a_watchdog_of_its_own(fork: Callable[..., int]) -> None:
+    # in_child_by_c() itself is for parents only: CPython crashes when a child that was forked in
+    # C has started a thread, and then looks at the frames of all threads.
+    fork_again = os.fork if fork is in_child else ctypes.PyDLL(None).fork
+    with silent() as server:
+        expires(LimitedClient([server.address]), "get", "key")
+
+        def work() -> None:
+            expires(LimitedClient([server.address]), "get", "key")
+            eventually(lambda: watchdog.wakes_at == math.inf)
+            time.sleep(0.05)  # until its thread sleeps, too
+            succeeds(in_child(work_again, fork_again))
+
+        def work_again() -> None:
+            expires(LimitedClient([server.address]), "get", "key")
+
+        child = fork(work)
+        expires(LimitedClient([server.address]), "get", "key")
+        succeeds(child)
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_fork_while_a_command_runs(fork: Callable[..., int]) -> None:
+    with silent() as server:
+        slow = LimitedClient([server.address], limit=1)
+        thread = threading.Thread(target=expires, args=(slow, "get", "key"))
+        thread.start()
+        eventually(lambda: watchdog.wakes_at < math.inf)
+        child = fork(lambda: expires(LimitedClient([server.address]), "get", "key"))
+        succeeds(child)
+        thread.join()
+        assert slow.expired
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_child_does_not_end_a_command_of_its_parent(
+    fork: Callable[..., int], address: str
+) -> None:
+    client = LimitedClient([address])
+    client.run("set", "key", "value")
+    eventually(lambda: watchdog.wakes_at == math.inf)
+    # As if another thread of the parent were in a command. It is not there in the child.
+    client.deadline = monotonic() + 60
+
+    def work() -> None:
+        client.deadline = monotonic()
+        with silent() as server:
+            expires(LimitedClient([server.address]), "get", "key")
+        assert not client.expired
+
+    child = fork(work)
+    succeeds(child)
+    client.deadline = math.inf
+    assert client.get("key") == "value"
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_fork_while_the_thread_is_started(
+    fork: Callable[..., int], counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_starting, may_go_on = threading.Event(), threading.Event()
+
+    def start(function: Any, args: Any) -> int:
+        is_starting.set()
+        may_go_on.wait(30)
+        return int(_thread.start_new_thread(function, args))
+
+    with silent() as server:
+        with monkeypatch.context() as slow:
+            replace_original(slow, "start_new_thread", start)
+            starter = threading.Thread(target=counting.wake)
+            starter.start()
+            is_starting.wait(10)
+
+            def work() -> None:
+                may_go_on.set()
+                expires(LimitedClient([server.address], dog=counting), "get", "key")
+
+            child = fork(work)
+            may_go_on.set()
+            starter.join()
+        succeeds(child)
+        expires(LimitedClient([server.address], dog=counting), "get", "key")
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_clients_made_while_a_child_is_entered_are_watched(fork: Callable[..., int]) -> None:
+    made: list[LimitedClient] = []
+
+    class Pool:
+        """What makes its clients when it is reset, in any order."""
+
+        def _reset_in_child(self) -> None:
+            made.append(LimitedClient([server.address]))
+
+    pools = [Pool() for _ in range(20)]
+    for pool in pools:
+        forks.reset_in_child(pool)
+    with silent() as server:
+
+        def work() -> None:
+            forks.check_process()
+            assert len(made) == 20
+            in_threads([partial(expires, client, "get", "key") for client in made])
+
+        succeeds(fork(work))
+    made.clear()
+
+
+# Where functions are patched, and where the interpreter ends
+
+PRELUDE = """
+import contextlib, math, socket, sys, threading, time
+
+def limited(limit=0.3, command="get"):
+    client.expired = False
+    client.deadline = deadline = time.monotonic() + limit
+    if deadline < watchdog.wakes_at:
+        watchdog.wake()
+    try:
+        with contextlib.suppress(pylibmc.Error):
+            getattr(client, command)("key")
+    finally:
+        client.deadline = math.inf
+
+listener = socket.socket()
+listener.bind(("127.0.0.1", 0))
+listener.listen(20)
+
+import pylibmc
+from mcpool_wsgi.client.watchdog import watchdog
+
+class Client(pylibmc.Client):
+    deadline, expired = math.inf, False
+
+client = Client(
+    ["127.0.0.1:%d" % listener.getsockname()[1]],
+    behaviors={"_poll_timeout": 20_000, "connect_timeout": 20_000},
+)
+watchdog.watch(client)
+"""
+
+
+def program(*parts: str) -> subprocess.CompletedProcess[str]:
+    """A program that ends well and prints nothing."""
+    source = "\n".join(textwrap.dedent(part) for part in parts)
+    process = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "ignore", "-c", source],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
+    return process
+
+
+PATCHES = {
+    "gevent": "from gevent import monkey; monkey.patch_all()",
+    "eventlet": "import eventlet; eventlet.monkey_patch()",
+}
+EXPIRES = """
+start = time.monotonic()
+limited()
+assert client.expired
+assert time.monotonic() - start < 5
+"""
+
+
+@pytest.mark.parametrize("library", ["gevent", "eventlet"])
+@pytest.mark.parametrize("order", ["patched first", "imported first"])
+def test_commands_expire_under(library: str, order: str) -> None:
+    if importlib.util.find_spec(library) is None:
+        if library == "gevent":
+            missing(library)
+        pytest.skip("eventlet is not installed")
+    parts = [PATCHES[library], PRELUDE]
+    if order == "imported first":
+        parts.reverse()
+    program(*parts, EXPIRES)
+
+
+def test_exit_after_commands() -> None:
+    with limited_time(most=10):
+        program(PRELUDE, EXPIRES)
+
+
+def test_exit_while_a_command_runs() -> None:
+    with limited_time(most=10):
+        program(
+            PRELUDE,
+            """
+            threading.Thread(target=limited, args=(60,), daemon=True).start()
+            time.sleep(0.2)
+            """,
+        )
+
+
+def test_exit_while_a_command_expires() -> None:
+    with limited_time(most=10):
+        program(
+            PRELUDE,
+            """
+            def work():
+                while True:
+                    limited(0.001)
+                    client.disconnect_all()
+            threading.Thread(target=work, daemon=True).start()
+            time.sleep(0.3)
+            """,
+        )
+
+
+def test_exit_right_after_the_first_command() -> None:
+    for _ in range(5):
+        with limited_time(most=10):
+            program(PRELUDE, "watchdog.wake()")
+
+
+def test_first_command_at_exit() -> None:
+    with limited_time(most=10):
+        program(
+            PRELUDE,
+            """
+            import atexit
+            atexit.register(client.disconnect_all)
+            atexit.register(watchdog.wake)
+            """,
+        )
+
+
+def test_command_in_a_finaliser_at_exit() -> None:
+    with limited_time(most=10):
+        program(
+            PRELUDE,
+            EXPIRES,
+            """
+            class Finalised:
+                def __del__(self, wake=watchdog.wake):
+                    wake()
+            sys.finalised = Finalised()
+            """,
+        )
+
+
+def test_command_in_a_thread_of_its_own() -> None:
+    with silent() as server:
+        client = LimitedClient([server.address])
+        in_thread(lambda: expires(client, "get", "key"))
