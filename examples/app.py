@@ -1,4 +1,4 @@
-"""The Werkzeug app of the blog post "Pooling with pylibmc" (2009): shows what memcached has.
+"""The Werkzeug app of the blog post "Pooling with pylibmc" (2009). It shows the value of a key.
 
 $ python examples/app.py
 $ curl http://127.0.0.1:5050/greeting
@@ -10,14 +10,14 @@ from serving import run
 from werkzeug.exceptions import BadRequest, NotFound
 from werkzeug.wrappers import Request, Response
 
-from mcpool_wsgi import Client, ClientPool, InvalidKey, MemcachedPoolMiddleware
+from mcpool_wsgi import Client, ClientPool, InvalidKey, MemcachedPoolMiddleware, get_client
 
 MISSING = object()
 
 
 @Request.application
 def my_app(request):
-    mc = request.environ["mc.client"]
+    mc = get_client(request.environ)
     key = request.path[1:]
     try:
         value = mc.get(key, MISSING)
@@ -29,7 +29,7 @@ def my_app(request):
 
 
 def make_app(servers):
-    mc = Client(servers)
+    mc = Client(servers, fail_soft=True)
     mc.set_multi({"greeting": "Hello from memcached!", "answer": 42, "nothing": 0})
     return MemcachedPoolMiddleware(my_app, ClientPool(mc, 12))
 

@@ -4,7 +4,7 @@ $ pip install django
 $ python examples/django_app.py
 $ curl http://127.0.0.1:5050/
 
-In a project of your own, ``make_app`` is what ``wsgi.py`` does.
+In your project, ``wsgi.py`` does what ``make_app`` does here.
 """
 
 from datetime import datetime
@@ -15,19 +15,19 @@ from django.http import HttpResponse
 from django.urls import path
 from serving import run
 
-from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
+from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware, get_client
 
 settings.configure(ROOT_URLCONF=__name__)
 
 
 def index(request):
-    mc = request.environ["mc.client"]
+    mc = get_client(request.environ)
     news = mc.get("news")
     if news is None:
-        news = f"the news of {datetime.now():%H:%M:%S}"  # as if this took long
+        news = f"the news of {datetime.now():%H:%M:%S}"  # pretend that this takes long
         mc.set("news", news, time=10)
     mc.add("visits", 0)
-    visits = mc.incr("visits")
+    visits = mc.incr("visits") or "?"  # False during an outage
     return HttpResponse(f"Visit {visits}: {news}\n", content_type="text/plain; charset=utf-8")
 
 
@@ -35,7 +35,7 @@ urlpatterns = [path("", index)]
 
 
 def make_app(servers):
-    pool = ClientPool(Client(servers), 12)
+    pool = ClientPool(Client(servers, fail_soft=True), 12)
     return MemcachedPoolMiddleware(get_wsgi_application(), pool)
 
 

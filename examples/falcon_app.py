@@ -10,18 +10,18 @@ from datetime import datetime
 import falcon
 from serving import run
 
-from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
+from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware, get_client
 
 
 class Index:
     def on_get(self, req, resp):
-        mc = req.env["mc.client"]
+        mc = get_client(req.env)
         news = mc.get("news")
         if news is None:
-            news = f"the news of {datetime.now():%H:%M:%S}"  # as if this took long
+            news = f"the news of {datetime.now():%H:%M:%S}"  # pretend that this takes long
             mc.set("news", news, time=10)
         mc.add("visits", 0)
-        visits = mc.incr("visits")
+        visits = mc.incr("visits") or "?"  # False during an outage
         resp.content_type = falcon.MEDIA_TEXT
         resp.text = f"Visit {visits}: {news}\n"
 
@@ -29,7 +29,7 @@ class Index:
 def make_app(servers):
     app = falcon.App()
     app.add_route("/", Index())
-    pool = ClientPool(Client(servers), 12)
+    pool = ClientPool(Client(servers, fail_soft=True), 12)
     return MemcachedPoolMiddleware(app, pool)
 
 

@@ -1,4 +1,4 @@
-"""Plain WSGI that streams: the client goes back to its pool before the slow part begins.
+"""Plain WSGI that streams: it releases its client before the slow part begins.
 
 $ python examples/plain_streaming.py
 $ curl -N http://127.0.0.1:5050/
@@ -16,11 +16,11 @@ def app(environ, start_response):
     mc = environ["mc.client"]
     news = mc.get("news")
     if news is None:
-        news = f"the news of {datetime.now():%H:%M:%S}"  # as if this took long
+        news = f"the news of {datetime.now():%H:%M:%S}"  # pretend that this takes long
         mc.set("news", news, time=10)
     mc.add("visits", 0)
-    visits = mc.incr("visits")
-    # From here on the client may be another request's, however long this one streams.
+    visits = mc.incr("visits") or "?"  # False during an outage
+    # From here on another request may use the client, while this one streams.
     environ["mc.client.release"]()
     start_response("200 OK", [("Content-Type", "text/plain; charset=utf-8")])
     return stream(f"Visit {visits}: {news}\n")
@@ -34,7 +34,7 @@ def stream(greeting):
 
 
 def make_app(servers):
-    pool = ClientPool(Client(servers), 12)
+    pool = ClientPool(Client(servers, fail_soft=True), 12)
     return MemcachedPoolMiddleware(app, pool)
 
 

@@ -4,7 +4,7 @@ $ pip install pyramid
 $ python examples/pyramid_app.py
 $ curl http://127.0.0.1:5050/
 
-With ``pserve`` and no code at all for the middleware, see pyramid.ini.
+``pserve examples/pyramid.ini`` needs no code for the middleware.
 """
 
 from datetime import datetime
@@ -12,27 +12,26 @@ from datetime import datetime
 from pyramid.config import Configurator
 from serving import run
 
-from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
+from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware, get_client
 
 
 def mc(request):
-    return request.environ["mc.client"]
+    return get_client(request.environ)
 
 
 def index(request):
     news = request.mc.get("news")
     if news is None:
-        news = f"the news of {datetime.now():%H:%M:%S}"  # as if this took long
+        news = f"the news of {datetime.now():%H:%M:%S}"  # pretend that this takes long
         request.mc.set("news", news, time=10)
     request.mc.add("visits", 0)
-    visits = request.mc.incr("visits")
+    visits = request.mc.incr("visits") or "?"  # False during an outage
     return f"Visit {visits}: {news}\n"
 
 
 def main(global_config, **settings):
-    """The app alone, as pyramid.ini wants it."""
+    """The app alone, for pyramid.ini."""
     with Configurator(settings=settings) as config:
-        # Not reify=True, which would remember a client that has been handed back early.
         config.add_request_method(mc, property=True)
         config.add_route("index", "/")
         config.add_view(index, route_name="index", renderer="string")
@@ -40,7 +39,7 @@ def main(global_config, **settings):
 
 
 def make_app(servers):
-    pool = ClientPool(Client(servers), 12)
+    pool = ClientPool(Client(servers, fail_soft=True), 12)
     return MemcachedPoolMiddleware(main({}), pool)
 
 

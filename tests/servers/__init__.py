@@ -1,1 +1,1 @@
-"""The middleware on real WSGI servers; catalogue.py says which."""
+"""The middleware on real WSGI servers. catalogue.py lists them."""

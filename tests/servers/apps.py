@@ -1,15 +1,15 @@
-"""What the servers serve: every app bare and behind the middleware, and the pools' own stats.
+"""The apps that the servers serve, bare and behind the middleware, and the stats of the pools.
 
 =====================  ==================================================================
 ``/bare/<app>``        the app alone
-``/wrapped/<app>``     behind the middleware, on a pool with plenty of time
-``/busy/<app>``        the same, on a pool of its own
-``/hurried/<app>``     on a pool whose waits are short
-``/narrow/<app>``      on a pool with one slot
-``/-/stats``           the pools' stats and what the server put into environ
+``/wrapped/<app>``     behind the middleware, with a pool of several slots
+``/busy/<app>``        the same, with another pool
+``/hurried/<app>``     with a pool whose timeout is short
+``/narrow/<app>``      with a pool of one slot
+``/-/stats``           the stats of the pools, and some of the environ
 =====================  ==================================================================
 
-A 503 on busy, hurried and narrow says in a header how long it took.
+A 503 of busy, hurried and narrow has a header with the seconds that it took.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any, Callable
 from urllib.parse import parse_qs
 from wsgiref.util import FileWrapper
 
-from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
+from mcpool_wsgi import Client, ClientPool, ClientReleased, MemcachedPoolMiddleware
 
 from .catalogue import HOLD, HURRIED_TIMEOUT, SLOTS, TIMEOUT
 
@@ -45,7 +45,7 @@ def app(function: App) -> App:
 
 
 def greet(environ: Environ) -> bytes:
-    """Use the client, if there is one: bare apps have none."""
+    """Use the client. A bare app has none."""
     mc = environ.get("mc.client")
     if mc is not None:
         mc.get("greeting")
@@ -219,17 +219,50 @@ def generator_using_its_client_at_close(environ: Environ, start_response: StartR
         use_at_close(environ)
 
 
+def release(environ: Environ) -> None:
+    """Release the client early. From then on its commands raise. A bare app has none."""
+    mc = environ.get("mc.client")
+    if mc is not None:
+        environ["mc.client.release"]()
+        assert environ["mc.client"] is mc
+        try:
+            mc.get("greeting")
+        except ClientReleased:
+            return
+        raise AssertionError("a released client must not work")
+
+
 @app
-def stream(environ: Environ, start_response: StartResponse) -> Any:
-    """More than any socket buffer takes, so that it ends only when the client goes away."""
+def early_release(environ: Environ, start_response: StartResponse) -> Any:
     start_response("200 OK", [PLAIN])
-    greet(environ)
+    body = greet(environ)
+    release(environ)
+    return [body]
+
+
+def endless() -> Iterator[bytes]:
+    """More bytes than any socket buffer takes. It ends only when the HTTP client goes away."""
     return (b"x" * 65536 for _ in range(4000))
 
 
 @app
+def stream(environ: Environ, start_response: StartResponse) -> Any:
+    start_response("200 OK", [PLAIN])
+    greet(environ)
+    return endless()
+
+
+@app
+def stream_after_release(environ: Environ, start_response: StartResponse) -> Any:
+    start_response("200 OK", [PLAIN])
+    greet(environ)
+    release(environ)
+    return endless()
+
+
+@app
 def remember(environ: Environ, start_response: StartResponse) -> Any:
-    """Store the value under the key, and answer with what memcached then has there."""
+    """Store the value under the key, and answer with the value that memcached then has."""
     query = parse_qs(environ["QUERY_STRING"])
     mc = environ["mc.client"]
     mc.set(query["key"][0], query["value"][0])
@@ -262,8 +295,8 @@ ROADS.update(
 )
 
 
-def telling_how_long(start_response: StartResponse) -> StartResponse:
-    """Add to a 503 how many seconds it took."""
+def with_duration(start_response: StartResponse) -> StartResponse:
+    """Add the seconds that it took to a 503."""
     began = time.monotonic()
 
     def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
@@ -280,6 +313,7 @@ def stats(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         "multithread": bool(environ["wsgi.multithread"]),
         "multiprocess": bool(environ["wsgi.multiprocess"]),
         "pid": os.getpid(),
+        "leftovers": sorted(LEFTOVERS),
     }
     body = json.dumps(report).encode()
     start_response(
@@ -288,10 +322,16 @@ def stats(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     return [body]
 
 
+#: The middleware's keys that an environ had at the beginning of a request. Some servers use an
+#: environ for several requests.
+LEFTOVERS: set[str] = set()
+
+
 def application(environ: Environ, start_response: StartResponse) -> Any:
+    LEFTOVERS.update(key for key in environ if key.startswith("mc."))
     _, road, name = environ["PATH_INFO"].split("/")
     if road == "-":
         return stats(environ, start_response)
     if road not in ("bare", "wrapped"):
-        start_response = telling_how_long(start_response)
+        start_response = with_duration(start_response)
     return ROADS[road][name](environ, start_response)

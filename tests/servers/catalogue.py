@@ -1,15 +1,15 @@
-"""The servers, how their users start them, and what is known to be different on them."""
+"""The servers, how users start them, and the known differences."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import metadata
 
-SLOTS = 8  # of all pools but one
-TIMEOUT = 5.0  # seconds that their waits last
-HURRIED_TIMEOUT = 0.1  # of the one that is there to be exhausted
-HOLD = 0.25  # seconds for which an app that holds its client does so
-THREADS = 16  # of the servers that have threads: more than slots, so that some must wait
+SLOTS = 8  # in all pools but one
+TIMEOUT = 5.0  # in seconds, of most pools
+HURRIED_TIMEOUT = 0.1  # in seconds, of the pool that gets exhausted
+HOLD = 0.25  # seconds that the app "hold" sleeps with its client
+THREADS = 16  # of a server with threads; more than the slots, so that some must wait
 
 
 @dataclass(frozen=True)
@@ -17,26 +17,26 @@ class Server:
     """One WSGI server in one of its modes."""
 
     name: str
-    #: What it comes from, any of them; nothing if it is in the standard library.
+    #: The distributions that have it; one is enough. Empty for the standard library.
     distributions: tuple[str, ...]
-    #: How to start it. ``{python}``, ``{scripts}``, ``{port}`` and ``{threads}`` are filled in.
+    #: The command that starts it, with placeholders like ``{python}`` and ``{port}``.
     command: str
-    #: What runs requests side by side: threads, greenlets, a loop (only responses), or nothing.
+    #: What runs requests concurrently: threads, greenlets, a loop (only responses), or nothing.
     concurrency: str
-    #: What it puts into environ.
+    #: The values that it puts into the environ.
     multithread: bool
     multiprocess: bool
-    #: Whether its chunks are the app's; if not, their borders depend on how fast it is.
+    #: Whether its chunks are those of the app. If not, they depend on how fast the app is.
     keeps_chunks: bool = True
-    #: How many connect at once in the tests: it may have a short queue, and the kernel lets those
-    #: that find no room try again only after seconds.
+    #: The number of concurrent connections in the tests. If the queue of the server is short, the
+    #: kernel retries the others only after seconds.
     connections: int = 64
-    #: Whether it sends files with sendfile(), and not only what their read() returns.
+    #: Whether it sends files with sendfile().
     sendfile: bool = False
 
     @property
     def waits(self) -> bool:
-        """Whether a request can wait for a client without keeping another from giving it back."""
+        """Whether another request can release its client while one waits."""
         return self.concurrency in ("threads", "greenlets")
 
     def is_installed(self) -> bool:
@@ -170,7 +170,7 @@ SERVERS = [
         " --python-path {tests} --application-type module servers.apps",
         concurrency="threads",
         multithread=True,
-        multiprocess=True,  # it says so of one process, too, if that is asked for
+        multiprocess=True,  # also with --processes 1
         keeps_chunks=False,
     ),
 ]
@@ -180,10 +180,10 @@ _UWSGI = "{scripts}/uwsgi --http-socket 127.0.0.1:{port} --module servers.preloa
 _UWSGI += " --die-on-term --enable-threads --processes 3 "
 _MODULE = " servers.preloaded:application"
 
-#: The server, its command, and whether its parent serves nothing and can go on with its threads.
+#: The server, its command, and whether the parent serves no requests and can keep a thread.
 PREFORK = {
     "gunicorn sync": ("gunicorn sync", _GUNICORN + "sync --workers 3" + _MODULE, True),
-    # Workers come and go all the time: their ends must not end the others' connections.
+    # Workers end and start all the time. The end of one must not harm the connections of others.
     "gunicorn sync, workers end": (
         "gunicorn sync",
         _GUNICORN + "sync --workers 3 --max-requests 20" + _MODULE,
@@ -196,19 +196,22 @@ PREFORK = {
     ),
     "uWSGI": ("uWSGI", _UWSGI + "--master", False),
     "uWSGI with threads": ("uWSGI", _UWSGI + "--master --threads 4", False),
-    # Here the first worker is the process that imported the app and opened the connections.
+    # The first worker is the process that imported the app and opened the connections.
     "uWSGI without a master": ("uWSGI", _UWSGI, False),
 }
 
-#: What is not as on the bare server, by server and by app, and its effect. The tests demand
-#: exactly these: a difference that has gone must go from here, too.
+#: The differences from the bare server, by server and by app. The tests demand exactly these. If
+#: one disappears, remove it here.
 DIFFERENCES: dict[str, dict[str, str]] = {
     "granian": dict.fromkeys(
-        ["one_item", "two_items", "no_item", "empty_item", "start_response_never_called"],
-        "It joins a list and counts its bytes, but no other sequence: chunked instead.",
+        [
+            *("one_item", "two_items", "no_item", "empty_item"),
+            *("early_release", "start_response_never_called"),
+        ],
+        "A bare list gets a Content-Length. With the middleware it is chunked.",
     ),
     "bjoern": {
-        "file": "It ends a file of unknown length too early if that is bare, and rightly if not.",
-        "sendfile": "Its file wrapper lets nobody know when it is closed: files are read instead.",
+        "file": "A bare file of unknown length ends too early. With the middleware it does not.",
+        "sendfile": "Files are read: its file wrapper does not close a file after a reset.",
     },
 }

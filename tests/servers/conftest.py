@@ -1,4 +1,4 @@
-"""Every test that asks for ``server`` runs once for each; each is started once."""
+"""Every test that asks for ``server`` runs once for each server. Each server starts once."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .launch import Running, running
 
 
 def demand(server: Server) -> None:
-    """Do without the test where *server* is not installed."""
+    """Skip the test if *server* is not installed."""
     if not server.is_installed():
         missing(f"{server.name} ({' or '.join(server.distributions)})")
 
 
 @pytest.fixture(scope="session")
 def cache(embedded: bool | None) -> Iterator[Connections]:
-    """A memcached for the servers, and how many connections it has."""
+    """A memcached for the servers, and the number of its connections."""
     with memcached(embedded=embedded) as found:
         yield Connections(found.address)
 

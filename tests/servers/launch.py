@@ -1,4 +1,4 @@
-"""Starts a server, waits until it answers, and ends it."""
+"""Starts a server, waits until it answers, and stops it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Running:
     file: Path
 
     def stats(self, pool: str) -> dict[str, Any]:
-        """The stats of *pool*, from itself."""
+        """The stats of *pool*, as the server reports them."""
         return self.report()["pools"][pool]  # type: ignore[no-any-return]
 
     def report(self) -> dict[str, Any]:
@@ -46,7 +46,7 @@ class Running:
 
 @contextlib.contextmanager
 def running(server: Server, memcached: str, *, command: str | None = None) -> Iterator[Running]:
-    """*server*, for the length of a ``with`` block."""
+    """Run *server* for the length of a ``with`` block."""
     with tempfile.TemporaryDirectory(prefix="server-") as name:
         directory = Path(name)
         directory.chmod(0o777)  # Apache may run under another user
@@ -70,7 +70,7 @@ def running(server: Server, memcached: str, *, command: str | None = None) -> It
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # a process group of its own, to be ended as one
+                start_new_session=True,  # so that stop() ends the whole process group
             )
         try:
             wait_for(process, port, log)
@@ -80,7 +80,7 @@ def running(server: Server, memcached: str, *, command: str | None = None) -> It
 
 
 def unprivileged(server: Server) -> list[str]:
-    """Apache does not serve as root; it may still read wherever root has put its Python."""
+    """A prefix for the command: Apache does not serve as root, but it must read root's Python."""
     if server.name != "mod_wsgi" or os.geteuid() != 0:
         return []
     capability = "+dac_read_search"
@@ -104,7 +104,7 @@ def wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End the server's process group: the server, what it has started, and what traces it."""
+    """End the process group of the server, with its children and its tracer."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""Starts the servers that have no command line of their own: ``launchers.py NAME PORT``."""
+"""Starts the servers that have no command line: ``launchers.py NAME PORT``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""An app that uses the cache before its server forks, and whose parent goes on using it.
+"""An app that uses the cache before its server forks. The parent continues to use it.
 
-``/-/read`` reads values and says how many were right; ``/-/parent`` says it of the process that
-imported this module.
+``/-/read`` reads values and counts how many were right. ``/-/parent`` gives the counts of the
+process that imported this module.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import Any
 from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
 
 KEYS = 200
-READS = 50  # by one request
+READS = 50  # per request
 
 pool = ClientPool(Client([os.environ["TEST_MEMCACHED"]]), 4)
 counts = struct.Struct("@QQ")
-shared = mmap.mmap(-1, mmap.PAGESIZE)  # what the parent counts, the children see
+shared = mmap.mmap(-1, mmap.PAGESIZE)  # children see the counts of the parent
 
 
 def read(mc: Any, times: int) -> tuple[int, int]:
-    """How many values were right, and how many were not."""
+    """The number of right values and the number of wrong ones."""
     right = wrong = 0
     for key in random.choices(range(KEYS), k=times):
         try:
@@ -39,7 +39,7 @@ def read(mc: Any, times: int) -> tuple[int, int]:
     return right, wrong
 
 
-def go_on_reading() -> None:
+def read_forever() -> None:
     while True:
         with pool.reserve() as mc:
             right, wrong = counts.unpack_from(shared)
@@ -55,7 +55,7 @@ with pool.reserve() as first, pool.reserve() as second:
 
 parent = os.getpid()
 if os.environ.get("TEST_PARENT_READS"):
-    threading.Thread(target=go_on_reading, daemon=True).start()
+    threading.Thread(target=read_forever, daemon=True).start()
 
 
 def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:

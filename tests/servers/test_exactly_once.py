@@ -1,4 +1,4 @@
-"""Whatever becomes of a request, its client is back in the pool soon; no connection is lost."""
+"""Every request releases its client, however it ends. No connection is lost."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .wire import Connection, get
 
 pytestmark = pytest.mark.servers
 
-TIMES = 12  # each way: more often than there are slots, and over 200 in all
+TIMES = 12  # of each request; more than the slots, and over 200 in total
 
 
 def whole(port: int, app: str, method: str = "GET") -> None:
-    """A request whose response is read to the end."""
+    """A request whose response is read to its end."""
     get(port, f"/wrapped/{app}", method)
 
 
 def reset_in_the_middle(port: int) -> None:
-    """The client goes away while the server is still sending."""
+    """The HTTP client resets the connection while the server sends."""
     connection = Connection(port)
     connection.send("/wrapped/stream")
     connection.receive()
@@ -31,7 +31,7 @@ def reset_in_the_middle(port: int) -> None:
 
 
 def reset_at_once(port: int) -> None:
-    """The client goes away before the response has begun, perhaps before the app has."""
+    """The HTTP client resets the connection before the response begins."""
     connection = Connection(port)
     connection.send("/wrapped/file_with_length")
     connection.reset()
@@ -52,6 +52,7 @@ WAYS: dict[str, Callable[[int], None]] = {
     "an error in the first chunk": lambda port: whole(port, "raises_at_first_chunk"),
     "an error in a later chunk": lambda port: whole(port, "raises_at_later_chunk"),
     "an error in close()": lambda port: whole(port, "raises_in_close"),
+    "an early release": lambda port: whole(port, "early_release"),
     "start_response never called": lambda port: whole(port, "start_response_never_called"),
     "None": lambda port: whole(port, "none"),
     "HEAD of a list": lambda port: whole(port, "one_item", "HEAD"),
@@ -62,18 +63,18 @@ WAYS: dict[str, Callable[[int], None]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_client_is_back_in_its_pool(server: Running, way: str) -> None:
+def test_client_is_released(server: Running, way: str) -> None:
     before = server.stats("wrapped")
     for _ in range(TIMES):
         WAYS[way](server.port)
-    eventually(lambda: server.stats("wrapped")["in_use"] == 0, f"back after {way}")
+    eventually(lambda: server.stats("wrapped")["in_use"] == 0, f"released after {way}")
     after = server.stats("wrapped")
     assert after["reservations"] == before["reservations"] + TIMES
     assert after["timeouts"] == before["timeouts"]
     assert after["clients_renewed"] == before["clients_renewed"]
 
 
-def test_client_that_goes_away_at_once_loses_none(server: Running) -> None:
+def test_reset_at_once_loses_no_client(server: Running) -> None:
     for _ in range(TIMES):
         with contextlib.suppress(ConnectionError):
             reset_at_once(server.port)
@@ -81,13 +82,18 @@ def test_client_that_goes_away_at_once_loses_none(server: Running) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "generator"])
-def test_app_has_its_client_until_it_is_closed(
-    server: Running, cache: Connections, kind: str
-) -> None:
+def test_app_can_use_its_client_in_close(server: Running, cache: Connections, kind: str) -> None:
     for number in range(3):
         get(server.port, f"/wrapped/{kind}_using_its_client_at_close?{kind}{number}")
         eventually(lambda: cache.mc.get("closed") == f"{kind}{number}")  # noqa: B023
     eventually(lambda: server.stats("wrapped")["in_use"] == 0)
+
+
+def test_requests_leave_nothing_in_the_environ(server: Running) -> None:
+    for _ in range(2):
+        for way in WAYS:
+            WAYS[way](server.port)
+    assert server.report()["leftovers"] == []
 
 
 def test_connections_to_memcached_do_not_grow(server: Running, cache: Connections) -> None:
@@ -98,5 +104,5 @@ def test_connections_to_memcached_do_not_grow(server: Running, cache: Connection
     assert server.stats("wrapped")["size"] <= SLOTS
     eventually(
         lambda: cache.count() <= sum(pool["size"] for pool in server.report()["pools"].values()),
-        "no more connections than there are clients",
+        "no more connections than clients",
     )

@@ -1,4 +1,4 @@
-"""Waiting for a client never keeps the one from going on who has it."""
+"""A request that waits for a client never blocks the request that has it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.servers
 
 @pytest.fixture
 def holder(server: Running) -> Iterator[Connection]:
-    """A response on its way, and nobody reads on: it has the only client of its pool."""
+    """A response that nobody reads further. It has the only client of its pool."""
     with Connection(server.port) as connection:
         connection.send("/narrow/stream")
         connection.receive()
@@ -26,38 +26,51 @@ def holder(server: Running) -> Iterator[Connection]:
     eventually(lambda: server.stats("narrow")["in_use"] == 0)
 
 
-def those_with(*concurrency: str) -> pytest.MarkDecorator:
+def servers_with(*concurrency: str) -> pytest.MarkDecorator:
     chosen = [server for server in SERVERS if server.concurrency in concurrency]
     return pytest.mark.parametrize(
         "server", chosen, ids=lambda server: server.name, indirect=True, scope="session"
     )
 
 
-def test_server_says_whether_it_has_threads(server: Running) -> None:
+def test_environ_says_whether_the_server_has_threads(server: Running) -> None:
     report = server.report()
     assert report["multithread"] == server.server.multithread
     assert report["multiprocess"] == server.server.multiprocess
 
 
-@those_with("loop")
-def test_no_wait_where_it_would_stop_everything(server: Running, holder: Connection) -> None:
+@servers_with("loop")
+def test_request_does_not_wait_if_that_blocks_all_others(
+    server: Running, holder: Connection
+) -> None:
     began = time.monotonic()
     assert get(server.port, "/narrow/one_item").status == 503
     assert time.monotonic() - began < TIMEOUT / 5
-    assert holder.receive(), "the response that has the client goes on"
+    assert holder.receive(), "the response that has the client continues"
 
 
-@those_with("threads", "greenlets")
-def test_wait_where_others_go_on(server: Running, holder: Connection) -> None:
+@servers_with("threads", "greenlets")
+def test_request_waits_if_others_continue(server: Running, holder: Connection) -> None:
     responses: list[Response] = []
 
     def wait() -> None:
         responses.append(get(server.port, "/narrow/one_item", patience=TIMEOUT))
 
-    def free() -> None:
+    def end() -> None:
         eventually(lambda: server.stats("narrow")["waiting"] == 1)
         holder.reset()
 
-    in_threads([wait, free])
+    in_threads([wait, end])
     assert responses[0].status == 200
     assert responses[0].payload == b"hello"
+
+
+@servers_with("threads", "greenlets", "loop")
+def test_client_released_early_serves_another_request(server: Running) -> None:
+    with Connection(server.port) as connection:
+        connection.send("/narrow/stream_after_release")
+        assert connection.receive()
+        eventually(lambda: server.stats("narrow")["in_use"] == 0)
+        response = get(server.port, "/narrow/one_item")
+        assert (response.status, response.payload) == (200, b"hello")
+        assert connection.receive(), "the stream continues"

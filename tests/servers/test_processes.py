@@ -1,4 +1,4 @@
-"""The cache is used before the server forks, and then by all its processes at once."""
+"""The app uses the cache before the server forks. Then all processes use it at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BY_NAME = {server.name: server for server in SERVERS}
 
 
 @pytest.mark.parametrize("name", PREFORK)
-def test_nobody_reads_what_another_process_asked_for(
+def test_no_process_reads_the_answer_for_another(
     name: str, cache: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, command, parent_reads = PREFORK[name]
@@ -40,7 +40,7 @@ def test_nobody_reads_what_another_process_asked_for(
 
 
 def read_everywhere(port: int) -> list[dict[str, int]]:
-    """What many clients at once are told, until there have been enough reads."""
+    """The answers that concurrent HTTP clients get, until there are enough reads."""
     answers: list[dict[str, int]] = []
 
     def ask() -> None:

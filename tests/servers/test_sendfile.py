@@ -1,4 +1,4 @@
-"""What goes through sendfile() on the bare server goes through it with the middleware, too."""
+"""A server that uses sendfile() for a bare app uses it with the middleware, too."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def strace_works() -> bool:
     return subprocess.run(["strace", "-o", "/dev/null", "true"], check=False).returncode == 0
 
 
-@pytest.mark.skipif("not strace_works()", reason="needs strace, and to be allowed to trace")
+@pytest.mark.skipif("not strace_works()", reason="needs strace, and the right to trace")
 @pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.name)
 def test_file_is_sent_with_sendfile_as_by_the_bare_app(server: Server, cache: Connections) -> None:
     demand(server)
@@ -33,7 +33,7 @@ def test_file_is_sent_with_sendfile_as_by_the_bare_app(server: Server, cache: Co
         for road in ("bare", "wrapped"):
             before = calls.read_text()
             response = get(found.port, f"/{road}/file_with_length")
-            get(found.port, "/-/stats")  # by now the server has gone on, so the call is noted
+            get(found.port, "/-/stats")  # strace has written the call by now
             assert response.body == found.file.read_bytes()
             used.append("sendfile(" in calls.read_text()[len(before) :])
     bare, wrapped = used

@@ -1,4 +1,4 @@
-"""With the middleware in front, the bytes on the wire are those of the bare app."""
+"""With the middleware, the bytes on the wire are those of the bare app."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ APPS = [
     "start_response_never_called",
     "none",
     "raises_in_close",
+    "early_release",
 ]
 
 
@@ -51,6 +52,6 @@ def test_bytes_are_those_of_the_bare_app(server: Running, app: str) -> None:
         if wrapped != bare:
             differences.append((request, bare, wrapped))
     if app in DIFFERENCES.get(server.server.name, {}):
-        assert differences, "there is no difference any more"
+        assert differences, "the difference has disappeared"
     else:
         assert not differences

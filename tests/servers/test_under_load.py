@@ -1,4 +1,4 @@
-"""Many connections on few clients: everybody gets his own value, or is told to come again."""
+"""Many connections and few clients. Each request gets its own value or a 503."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .wire import Connection, Response
 pytestmark = pytest.mark.servers
 
 SECONDS = 2.0
-PATIENCE = 15.0  # seconds without a byte from a server that has others to serve
+PATIENCE = 15.0  # seconds to wait for a byte, because the server has others to serve
 
 
 class Load:
-    """What many connections got that asked for values of their own."""
+    """The responses to concurrent connections that ask for values of their own."""
 
     def __init__(self, port: int, path: str, connections: int) -> None:
         self.port, self.path = port, path
@@ -41,7 +41,7 @@ class Load:
                     connection.send(f"{self.path}?key={key}&value={value}")
                     response = connection.response()
                     if not (response.head or fresh):
-                        break  # the server has closed a connection that it had kept open
+                        break  # the server closed a connection that was idle
                     fresh = False
                     if response.status == 200 and response.payload == repr(value).encode():
                         self.right += 1
@@ -51,18 +51,18 @@ class Load:
                         break
 
 
-def test_everybody_gets_his_own_value(server: Running) -> None:
+def test_each_request_gets_its_own_value(server: Running) -> None:
     load = Load(server.port, "/busy/remember", server.server.connections)
     assert not load.wrong
     assert load.right >= server.server.connections
-    if server.server.concurrency != "loop":  # nobody has to wait as long as the pool allows
+    if server.server.concurrency != "loop":  # no wait reaches the timeout
         assert not load.refused
     eventually(lambda: server.stats("busy")["in_use"] == 0)
 
 
-def test_503_comes_when_the_timeout_has_passed(server: Running) -> None:
+def test_503_comes_after_the_timeout(server: Running) -> None:
     before = server.stats("hurried")
-    one_by_one = int(SECONDS / HOLD)  # more would not be served in time
+    one_by_one = int(SECONDS / HOLD)  # the most that the server can serve
     connections = server.server.connections
     if not server.server.waits:
         connections = min(connections, one_by_one)
@@ -79,5 +79,5 @@ def test_503_comes_when_the_timeout_has_passed(server: Running) -> None:
         else:
             assert waited < HURRIED_TIMEOUT / 2
     if server.server.waits:
-        assert load.refused, "there are more threads than clients"
+        assert load.refused, "there are more threads than slots"
     eventually(lambda: server.stats("hurried")["in_use"] == 0)

@@ -1,4 +1,4 @@
-"""An HTTP client that keeps every byte as it came, and sees how a connection ends."""
+"""An HTTP client that keeps every byte, and sees how a connection ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-SILENCE = 2.0  # seconds without a byte after which a response counts as hung
+SILENCE = 2.0  # a response without a byte for these seconds is hung
 QUIET = 0.5  # the same for a response that does not say where it ends
 
 
@@ -19,9 +19,9 @@ class Response:
     """One response, as bytes."""
 
     head: bytes
-    body: bytes  # with the framing of its chunks
-    #: What came after it: ``open`` (another response could follow), ``closed``, ``reset``,
-    #: ``hung`` (nothing, although there is more to come) or ``?``, when nobody looked.
+    body: bytes  # with the chunk headers
+    #: What follows: ``open`` (another response is possible), ``closed``, ``reset``, ``hung`` (the
+    #: response is not complete, but nothing comes) or ``?`` (unknown).
     ending: str = "?"
 
     @property
@@ -39,7 +39,7 @@ class Response:
 
     @property
     def is_endless(self) -> bool:
-        """Whether there is a body, and no telling where it ends."""
+        """Whether it has a body and does not say where that ends."""
         return (
             self.status != 204
             and not self.is_chunked
@@ -49,7 +49,7 @@ class Response:
 
     @property
     def keeps_open(self) -> bool:
-        """Whether it says that its connection takes another request."""
+        """Whether it says that the connection takes another request."""
         connection = (self.header("Connection") or "").lower()
         return connection == "keep-alive" or (
             connection != "close" and self.head.startswith(b"HTTP/1.1")
@@ -60,7 +60,7 @@ class Response:
 
     @property
     def payload(self) -> bytes:
-        """The body without the framing of its chunks."""
+        """The body without the chunk headers."""
         if not self.is_chunked:
             return self.body
         chunks: list[bytes] = []
@@ -68,7 +68,7 @@ class Response:
         while True:
             size, _, rest = rest.partition(b"\r\n")
             length = int(size, 16) if size else 0
-            if not length:  # the last one, or the end of a body that was cut off
+            if not length:  # the last chunk, or the end of an incomplete body
                 return b"".join(chunks)
             chunks.append(rest[:length])
             rest = rest[length + 2 :]
@@ -94,7 +94,7 @@ class Connection:
         self.socket.close()
 
     def reset(self) -> None:
-        """Go away without a goodbye."""
+        """Reset the connection."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 
@@ -103,13 +103,13 @@ class Connection:
         self.socket.sendall("\r\n".join(lines).encode())
 
     def receive(self) -> bool:
-        """Wait for some more bytes; False at the end."""
+        """Wait for more bytes. False at the end of the connection."""
         data = self.socket.recv(65536)
         self.buffer += data
         return bool(data)
 
     def response(self) -> Response:
-        """Read one response, as long as it says that it is."""
+        """Read one response, up to the end that it names."""
         head = b""
         try:
             while b"\r\n\r\n" not in self.buffer:
@@ -137,7 +137,7 @@ class Connection:
             return Response(head, self.take(), "hung")
 
     def chunks(self) -> int | None:
-        """How long the chunked body in the buffer is, or None as long as there is more to come."""
+        """The length of the chunked body in the buffer, or None if it is not complete."""
         start = 0
         while True:
             end = self.buffer.find(b"\r\n", start)
@@ -151,7 +151,7 @@ class Connection:
                 return start
 
     def rest(self) -> Response:
-        """Everything that comes until the connection ends."""
+        """Read all bytes until the connection ends."""
         try:
             while self.receive():
                 pass
@@ -170,7 +170,7 @@ class Connection:
 
 
 def get(port: int, path: str, method: str = "GET", patience: float = SILENCE) -> Response:
-    """One request on a connection of its own."""
+    """Send one request on a new connection."""
     with Connection(port, patience) as connection:
         connection.send(path, method, "1.1", "Connection: close")
         return connection.rest()
@@ -181,7 +181,7 @@ def get_json(port: int, path: str) -> Any:
 
 
 def exchange(port: int, path: str, method: str, version: str, *headers: str) -> Response:
-    """One request, and whether the connection then takes another one."""
+    """Send one request, and find out whether the connection then takes another one."""
     with Connection(port) as connection:
         connection.send(path, method, version, *headers)
         close = "Connection: close" in headers
@@ -194,11 +194,11 @@ def exchange(port: int, path: str, method: str, version: str, *headers: str) -> 
 
 
 def following(connection: Connection, response: Response) -> tuple[bytes, str]:
-    """What comes on *connection* after the end of *response*, and how it ends."""
+    """The bytes on *connection* after the end of *response*, and how it ends."""
     if (response.header("Connection") or "").lower() == "close":
-        rest = connection.rest()  # one more request would hold werkzeug up
+        rest = connection.rest()  # another request would delay werkzeug
         return rest.head + rest.body, rest.ending
-    if response.is_endless:  # gevent means it; granian closes in the end, whatever it said
+    if response.is_endless:  # gevent keeps it open; granian says so but closes it
         connection.socket.settimeout(QUIET)
         rest = connection.rest()
         connection.socket.settimeout(SILENCE)
