@@ -131,7 +131,7 @@ class MemcachedPoolMiddleware:
         if not isinstance(reservation, Reservation):
             reservation = ForeignReservation(reservation)
         elif not environ.get("wsgi.multithread", True) and not _others_run_during_a_wait():
-            reservation.timeout = 0  # nobody could release a client meanwhile
+            reservation.wait_at_most(0)  # nobody could release a client meanwhile
         release = reservation.release
         try:
             try:
@@ -168,7 +168,11 @@ class MemcachedPoolMiddleware:
 
     def end(self, environ: WSGIEnvironment, reservation: Any, release: Any) -> None:
         """End a request: release its client, and leave *environ* as it was before it."""
-        reservation.__exit__()
+        try:
+            reservation.__exit__()
+        except BaseException:
+            reservation.__exit__()  # an interrupt came, and something may be left to do
+            raise
         latest = environ.get(self._release_key)
         if type(release) is EarlyRelease:
             release.leave(environ, latest)
@@ -363,18 +367,13 @@ class Response:
             raise
         finally:
             if is_closed:
-                self.end()
+                self._middleware.end(self.environ, self._reservation, self._release)
             else:
                 self._response = response
 
     def end(self) -> None:
         """End the request."""
-        try:
-            self._middleware.end(self.environ, self._reservation, self._release)
-        except BaseException:
-            # An interrupt came. The client is not left to the garbage collector.
-            self._middleware.end(self.environ, self._reservation, self._release)
-            raise
+        self._middleware.end(self.environ, self._reservation, self._release)
 
 
 class SizedResponse(Response):

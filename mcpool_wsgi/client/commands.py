@@ -151,10 +151,15 @@ class Commands(Connection):
 
         :raises ValueError: the behavior ``cas`` is off.
         """
+        raw = self._rule.encoded(key)
         cas = checked_number("cas", cas, LARGEST_CAS, key=key)
-        self._rule.encoded(key)
+        time = checked_number("time", time, LARGEST_TIME, key=key)
         self._check_cas("cas")
-        return self._store(native.cas, key, val, time, cas=cas)
+        try:
+            stored: bool = self._command(native.cas, raw, storable(val), cas, time)
+        except (PickleForbidden, pylibmc.TooBig) as error:
+            raise _with_key(error, key) from None
+        return stored
 
     def _store(
         self,
@@ -162,9 +167,8 @@ class Commands(Connection):
         key: Key,
         val: Any,
         time: int,
-        min_compress_len: int = 0,
-        compress_level: int = -1,
-        cas: int | None = None,
+        min_compress_len: int,
+        compress_level: int,
     ) -> bool:
         raw = self._rule.encoded(key)
         if type(val) not in PLAIN:
@@ -173,16 +177,11 @@ class Commands(Connection):
             time = checked_number("time", time, LARGEST_TIME, key=key)
         if min_compress_len or compress_level != -1:
             _check_compression(key, val, min_compress_len, compress_level)
-        options = (time, min_compress_len, compress_level) if cas is None else (cas, time)
         try:
-            return bool(self._command(command, raw, val, *options))
-        except PickleForbidden as error:
-            raise PickleForbidden(error.why, key) from None
-        except pylibmc.TooBig:
-            raise pylibmc.TooBig(
-                f"the value of memcached key {shown(key)} is larger than the server stores:"
-                " 1 MiB, unless memcached runs with another -I"
-            ) from None
+            stored: bool = self._command(command, raw, val, time, min_compress_len, compress_level)
+        except (PickleForbidden, pylibmc.TooBig) as error:
+            raise _with_key(error, key) from None
+        return stored
 
     def incr(self, key: Key, delta: int = 1) -> int:
         """Add *delta* to the number under *key* and return the sum.
@@ -229,12 +228,20 @@ class Commands(Connection):
 
     def get_multi(self, keys: Iterable[Key], key_prefix: Key | None = None) -> dict[Key, Any]:
         """``{key: value}`` for those of *keys* that there are."""
+        if isinstance(keys, (str, bytes)):
+            raise _single_key(keys)
+        wanted = list(keys)
         command = _get_multi_of_several if len(self.addresses) > 1 else _get_multi
-        wanted = list(_not_a_string(keys))
         try:
             if key_prefix is None and self._rule.are_plain(wanted):
-                answer: dict[Key, Any] = self._command(command, wanted)
-                return answer
+                try:
+                    answer: dict[Key, Any] = self._command(command, wanted)
+                except PickleForbidden:
+                    raise
+                except (pylibmc.BadKeyProvided, ValueError):
+                    pass  # one is too long, and what follows says which
+                else:
+                    return answer
             named = self._prefixed(wanted, key_prefix)
             found = self._command(command, list(named))
             return {named[raw]: value for raw, value in found.items()}
@@ -326,8 +333,10 @@ class Commands(Connection):
 
     def _prefixed(self, keys: Iterable[Key], key_prefix: Key | None) -> dict[bytes, Key]:
         """The keys as they go over the wire, each with the caller's name for it."""
+        if isinstance(keys, (str, bytes)):
+            raise _single_key(keys)
         prefix = b"" if key_prefix is None else encoded(key_prefix)
-        return {self._rule.encoded(key, prefix): key for key in _not_a_string(keys)}
+        return {self._rule.encoded(key, prefix): key for key in keys}
 
     # -- No key
 
@@ -355,6 +364,15 @@ class Commands(Connection):
             raise ValueError(f"{command} needs the behavior cas: behaviors={{'cas': True}}")
 
 
+def _with_key(error: Exception, key: Key) -> Exception:
+    if isinstance(error, PickleForbidden):
+        return PickleForbidden(error.why, key)
+    return pylibmc.TooBig(  # type: ignore[no-any-return]
+        f"the value of memcached key {shown(key)} is larger than the server stores: 1 MiB, unless"
+        " memcached runs with another -I"
+    )
+
+
 def _check_compression(key: Key, val: Any, min_compress_len: int, compress_level: int) -> None:
     checked_number("min_compress_len", min_compress_len, LARGEST_LENGTH, key=key)
     checked_number("compress_level", compress_level, 9, least=-1, key=key)
@@ -365,10 +383,8 @@ def _check_compression(key: Key, val: Any, min_compress_len: int, compress_level
         )
 
 
-def _not_a_string(keys: Iterable[Key]) -> Iterable[Key]:
-    if isinstance(keys, (str, bytes)):
-        raise TypeError(f"keys is a sequence of keys, not the single {keys!r}")
-    return keys
+def _single_key(key: Key) -> TypeError:
+    return TypeError(f"keys is a sequence of keys, not the single {key!r}")
 
 
 def _get_multi(client: Commands, keys: list[Key]) -> dict[Key, Any]:
@@ -376,7 +392,7 @@ def _get_multi(client: Commands, keys: list[Key]) -> dict[Key, Any]:
 
     :raises pylibmc.ProtocolError: it has a key that was not asked for.
     """
-    found: dict[Key, Any] = native.get_multi(client, keys)
+    found: dict[Key, Any] = _native_get_multi(client, keys)
     try:
         "".join(found)  # type: ignore[arg-type]  # a key that was not asked for is bytes
     except TypeError:
@@ -401,4 +417,5 @@ def _get_multi_of_several(client: Commands, keys: list[Key]) -> dict[Key, Any]:
     return found
 
 
+_native_get_multi: Any = native.get_multi
 _get_multi.__name__ = _get_multi_of_several.__name__ = native.get_multi.__name__

@@ -31,6 +31,7 @@ import _pylibmc
 import pylibmc.client
 
 from .. import forks
+from ..forks import same_process
 from . import failures, sockets
 from .keys import Key
 from .watchdog import watchdog
@@ -106,7 +107,7 @@ class Connection(_Base):
 
     def _command(self, command: Callable[..., Any], *args: Any) -> Any:
         """Run *command*, a function of a client and *args*."""
-        if not forks.same_process:
+        if not same_process:
             forks.enter_child()
         if self._process is not forks.current:
             return self._here()._command(command, *args)

@@ -19,6 +19,8 @@ from ..errors import InvalidKey
 
 Key = Union[str, bytes]
 
+MAX_LENGTH = 250  # bytes
+_FORBIDDEN = bytes([*range(0x21), 0x7F])
 _forbidden_byte = re.compile(rb"[\x00-\x20\x7f]").search
 
 
@@ -33,7 +35,7 @@ class KeyRule:
 
     def __init__(self, binary: bool, namespace: Key = b"") -> None:
         self._binary = binary
-        self._longest = 250
+        self._longest = MAX_LENGTH
         if namespace:
             self._longest -= len(self.encoded(namespace))
 
@@ -74,19 +76,21 @@ class KeyRule:
         return raw
 
     def are_plain(self, keys: list[Any]) -> bool:
-        """Whether all *keys* are exact str that may go over the wire as they are.
+        """Whether all *keys* are str that may go over the wire as they are, if not too long.
 
-        It asks once for all keys, because asking for each costs more than the command.
+        It asks once for all keys, because asking for each costs more than the command. About
+        the length it does not ask: libmemcached refuses a key that is too long by itself.
         """
-        if set(map(type, keys)) != {str}:
+        try:
+            text = " ".join(keys)
+        except TypeError:  # one is no str
             return False
-        text = " ".join(keys)
         return (
-            text.isascii()
-            and text.isprintable()
+            self._longest == MAX_LENGTH
+            and text.isascii()
             and text.count(" ") == len(keys) - 1
-            and "" not in keys
-            and (len(text) <= self._longest or max(map(len, keys)) <= self._longest)
+            and not (text[:1] == " " or text[-1:] == " " or "  " in text)  # no key is empty
+            and len(text.encode().translate(None, _FORBIDDEN)) == len(text) - len(keys) + 1
         )
 
 

@@ -25,12 +25,12 @@ import operator
 import threading
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Callable, TypeVar
 
 from .. import forks
 from ..client import Client
 from .generations import Generations
-from .reservation import LentClient, reservation_classes
+from .reservation import NOT_RESERVED, LentClient, reservation_classes
 from .slot_queue import SlotQueue
 from .statistics import PoolStats, Statistics
 
@@ -44,7 +44,7 @@ class Pool:
     _generations: Generations
     _statistics: Statistics
     _lent_class: type[LentClient]
-    _lazy_class: type[LentClient] | None
+    _lazy_class: Callable[[], LentClient]
     _queue: Any  # the SlotQueue to go to: the pool's, or the calling thread's
 
     def reserve(
@@ -63,13 +63,14 @@ class Pool:
         :raises TypeError: *timeout* is no number; at once.
         :raises ValueError: *timeout* is negative or not finite; at once.
         """
-        if block and timeout is None and not lazy:
-            return self._lent_class(self, self.timeout)
-        limit = self.timeout if timeout is None else checked_timeout(timeout)
-        chosen = self._lazy_class if lazy else self._lent_class
-        if chosen is None:
-            raise TypeError("lazy reservations need clients that are mcpool_wsgi.Client")
-        return chosen(self, limit if block else 0)
+        reservation = self._lazy_class() if lazy else self._lent_class()
+        reservation._pool = self
+        reservation._client = NOT_RESERVED
+        if timeout is not None:
+            reservation.wait_at_most(checked_timeout(timeout))
+        if not block:
+            reservation.wait_at_most(0)
+        return reservation
 
     def _start(self, master: Any) -> None:
         """Start with no client, for clones of *master*."""

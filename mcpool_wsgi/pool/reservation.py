@@ -70,17 +70,15 @@ class Reservation:
     once, however often and from whichever thread it is released.
     """
 
-    __slots__ = ("_client", "_pool", "_queue", "_slot", "timeout")
+    # There is no __init__: calling one costs a fifth of a reservation. See Pool.reserve().
+    __slots__ = ("_client", "_pool", "_queue", "_slot", "_timeout")
 
     _is_client = False  # whether the reservation is the client, too
+    _client: Any
+    _pool: Pool
     _queue: SlotQueue  # the one that the slot goes back to
     _slot: Slot  # from the reservation to the release
-
-    def __init__(self, pool: Pool, timeout: float) -> None:
-        self._pool = pool
-        #: Seconds to wait for a slot.
-        self.timeout: float = timeout
-        self._client: Any = NOT_RESERVED
+    _timeout: float  # seconds to wait for a slot, if it is not the pool's timeout
 
     def __enter__(self) -> Any:
         if not same_process:
@@ -89,20 +87,19 @@ class Reservation:
             self._raise_not_again()
         self._queue = queue = self._pool._queue
         try:
-            slot = None
-            if not queue.waiters:
-                try:  # noqa: SIM105  every request comes here
+            if queue.waiters:
+                slot = self._slot = queue.wait_for_slot(self._wait_limit())
+            else:
+                try:
                     slot = self._slot = queue.idle.pop()
                 except IndexError:
-                    pass
-            if slot is None:
-                slot = self._slot = queue.wait_for_slot(self.timeout)
+                    slot = self._slot = queue.wait_for_slot(self._wait_limit())
             while not slot.generation.current:
                 if not slot.replaced:
                     queue.generations.fill(slot)
                 else:  # another slot has its number
                     del self._slot, slot
-                    slot = self._slot = queue.wait_for_slot(self.timeout)
+                    slot = self._slot = queue.wait_for_slot(self._wait_limit())
             slot.reservations += 1.0
             self._client = slot.client
         except BaseException:
@@ -137,6 +134,13 @@ class Reservation:
     def release(self) -> None:
         """Return the client to its pool. More than once does no harm."""
         self.__exit__()
+
+    def _wait_limit(self) -> float:
+        return getattr(self, "_timeout", self._pool.timeout)
+
+    def wait_at_most(self, seconds: float) -> None:
+        """Wait for a slot for so many *seconds*, whatever the pool's timeout is."""
+        self._timeout = seconds
 
     def _put_slot_back(self) -> None:
         try:
@@ -181,14 +185,9 @@ class LentClient(BorrowedCommands, Reservation):
 
     _is_client = True
 
-    # Here once more, and not inherited, for the type: it is the client, too.
-    def __init__(self, pool: Pool, timeout: float) -> None:
-        self._pool = pool
-        self.timeout = timeout
-        self._client = NOT_RESERVED
-
     if TYPE_CHECKING:
 
+        def __init__(self) -> None: ...
         def __enter__(self: _Self) -> _Self: ...
 
     def _run(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -235,8 +234,7 @@ class LazyClient(LentClient):
 
     __slots__ = ("_reserving",)
 
-    def __init__(self, pool: Pool, timeout: float) -> None:
-        super().__init__(pool, timeout)
+    def __init__(self) -> None:
         # Several threads of one request have one slot, and none of them has one after the release.
         self._reserving = threading.RLock()
 
@@ -301,10 +299,14 @@ class _LazySubclass(_Extras, LazyClient):
     __slots__ = ()
 
 
-def reservation_classes(master: Any) -> tuple[type[Any], type[Any] | None]:
+def _not_lazy() -> NoReturn:
+    raise TypeError("lazy reservations need clients that are mcpool_wsgi.Client")
+
+
+def reservation_classes(master: Any) -> tuple[type[Any], Callable[[], Any]]:
     """The class of reservations of clones of *master*, and the one of lazy reservations."""
     if master is None or type(master) is Client:
         return LentClient, LazyClient
     if isinstance(master, Client):
         return _LentSubclass, _LazySubclass
-    return Reservation, None
+    return Reservation, _not_lazy

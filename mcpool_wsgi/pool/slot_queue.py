@@ -180,7 +180,7 @@ class SlotQueue:
                 self.release(slot)
             raise
         if self.closed:
-            raise PoolClosed("the pool is closed")
+            raise PoolClosed("the pool is closed") from None
         waited = monotonic() - began
         is_first = self._statistics.note_wait(waited, timed_out=slot is None)
         if slot is not None:
@@ -188,10 +188,10 @@ class SlotQueue:
         if is_first:
             logger.warning("no client came free; waited %.3g s", waited)
         if not self.size:
-            raise PoolTimeout("the pool has no slots: fill(mc, n_slots) makes some")
+            raise PoolTimeout("the pool has no slots: fill(mc, n_slots) makes some") from None
         raise PoolTimeout(
             f"no client came free within {timeout} s: {self.size} of {self.size} in use"
-        )
+        ) from None
 
     def _last_chance(self, waiter: Waiter) -> Slot | None:
         """The slot of *waiter*, if an interrupt kept another thread from assigning it."""
