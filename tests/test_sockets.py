@@ -115,8 +115,19 @@ def test_sockets_of_subclasses_and_clones(kind: Any, binary: bool) -> None:
             assert peer(descriptor) == server.getsockname()
 
 
-def test_objects_of_other_types_have_no_sockets() -> None:
-    for thing in (None, object(), "client", Mock(spec=pylibmc.Client), pylibmc.Client):
+class Liar:
+    """Its fields are where those of a client are, and isinstance() takes it for one."""
+
+    __slots__ = ("field",)
+    __class__ = pylibmc.Client  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        self.field = "value"
+
+
+def test_objects_of_other_types_have_no_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets._library, "_count", fails)  # would read what is no struct
+    for thing in (None, object(), "client", Mock(spec=pylibmc.Client), Liar(), pylibmc.Client):
         assert sockets.open_sockets(thing) == []
         assert sockets.abort(thing) == 0
         sockets.close_inherited(thing)
@@ -243,21 +254,17 @@ def test_abort_asks_before_it_shuts_a_socket_down(address: str) -> None:
     assert client.get("key") == 1
 
 
-def test_abort_spares_a_socket_that_the_client_has_closed_meanwhile(
+def test_abort_spares_what_has_the_number_of_a_closed_socket(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = pylibmc.Client([address])
     client.set("key", 1)
-    (descriptor,) = sockets.open_sockets(client)
     with connection_to(address) as other:
-
-        def close(microseconds: int) -> None:
-            client.disconnect_all()
-            os.dup2(other.fileno(), descriptor)  # the number is in use again
-
-        monkeypatch.setattr(sockets._library, "usleep", close)
+        dup = os.dup
+        monkeypatch.setattr(os, "dup", lambda descriptor: dup(other.fileno()))
+        # The client notes that its socket is closed only after the duplication.
+        monkeypatch.setattr(sockets._library, "usleep", lambda _: client.disconnect_all())
         assert sockets.abort(client) == 0
-        os.close(descriptor)
         answers(other)
 
 

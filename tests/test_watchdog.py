@@ -470,7 +470,12 @@ def test_one_thread_is_started_by_many(
         time.sleep(0.1)
         return int(_thread.start_new_thread(function, args))
 
+    def is_available() -> bool:
+        time.sleep(0.1)
+        return True
+
     replace_original(monkeypatch, "start_new_thread", start)
+    monkeypatch.setattr(sockets, "is_available", is_available)
     in_threads([counting.wake] * 8)
     assert len(started) == 1
 
@@ -496,6 +501,7 @@ def test_commands_have_no_limit_when_no_thread_can_be_started(
     for _ in range(3):
         client.run("set", "key", 1)
         assert client.run("get", "key") == 1
+        assert counting.wakes_at == -math.inf  # no command tries again
     assert counting.looks == 0
     (record,) = caplog.records
     assert (record.levelno, record.name) == (logging.WARNING, module.logger.name)
@@ -547,6 +553,23 @@ def test_thread_that_ends_with_an_error_is_replaced(
     del broken
     errors.clear()
     gc.collect()
+    with silent() as server:
+        expires(LimitedClient([server.address], dog=counting), "get", "key")
+
+
+def test_thread_that_cannot_end_a_command_is_replaced(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", errors.append)
+    client = LimitedClient(["127.0.0.1:1"], dog=counting)
+    with monkeypatch.context() as broken:
+        broken.setattr(sockets, "abort", lambda *args: 1 / 0)
+        client.deadline = monotonic()
+        counting.wake()
+        eventually(lambda: errors and counting._alarm is None)
+        client.deadline = math.inf
+    errors.clear()
     with silent() as server:
         expires(LimitedClient([server.address], dog=counting), "get", "key")
 
@@ -665,12 +688,28 @@ def test_clients_made_while_a_child_is_entered_are_watched(fork: Callable[..., i
     with silent() as server:
 
         def work() -> None:
-            forks.check_process()
+            watchdog.wake()  # notes the fork, where no hook has noted it
             assert len(made) == 20
             in_threads([partial(expires, client, "get", "key") for client in made])
 
         succeeds(fork(work))
     made.clear()
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_child_does_not_rely_on_the_thread_of_its_parent(fork: Callable[..., int]) -> None:
+    with silent() as server:
+        slow = LimitedClient([server.address], limit=1)
+        thread = threading.Thread(target=expires, args=(slow, "get", "key"))
+        thread.start()
+        eventually(lambda: watchdog.wakes_at < math.inf)
+
+        def work() -> None:
+            forks.check_process()
+            assert watchdog.wakes_at == math.inf
+
+        succeeds(fork(work))
+        thread.join()
 
 
 # Where functions are patched, and where the interpreter ends

@@ -82,8 +82,9 @@ def leaves_sync(error: Exception, servers: int) -> bool:
             or (servers == 1 and isinstance(error, _CLOSED))
             or str(error).startswith(_UNREADABLE)
         )
-    # It comes from pickle or from wrong arguments, before or after the exchange.
-    return not _is_endless(error)
+    # It comes from pickle, before or after the exchange, or from a signal handler. With several
+    # servers a signal ends the exchange before the last answer.
+    return servers == 1 and not _is_endless(error)
 
 
 def _is_endless(error: Exception) -> bool:

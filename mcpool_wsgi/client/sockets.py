@@ -197,9 +197,8 @@ def abort(client: object, is_due: Callable[[], bool] = lambda: True) -> int:
         if looks:
             library.usleep(PAUSE)
         for descriptor, number, duplicate in looks:
-            if not _is_socket(duplicate):
-                continue
-            # One expression, because CPython must not switch threads before the shutdown.
+            # One expression, because CPython must not switch threads before the shutdown. The
+            # shutdown fails if it is no socket, or is not connected.
             if descriptor.value == number and is_due() and not library.shutdown(duplicate, 2):
                 count += 1
     finally:
