@@ -18,6 +18,10 @@ class Mortal:
         self._server = self._running.enter_context(memcached(embedded=embedded))
         self.address = self._server.address
 
+    @property
+    def pid(self) -> int:
+        return self._server.process.pid
+
     def kill(self) -> None:
         self._server.process.kill()
         self._running.close()
@@ -35,4 +39,4 @@ class Mortal:
         os.waitpid(self._server.process.pid, os.WUNTRACED)  # until it has come to a stop
 
     def go_on(self) -> None:
-        self._server.process.send_signal(signal.SIGCONT)
+        os.kill(self.pid, signal.SIGCONT)  # not by Popen, which does nothing in a forked child

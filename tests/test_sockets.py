@@ -119,7 +119,7 @@ class Liar:
     """Its fields are where those of a client are, and isinstance() takes it for one."""
 
     __slots__ = ("field",)
-    __class__ = pylibmc.Client  # type: ignore[assignment]
+    __class__ = pylibmc.Client
 
     def __init__(self) -> None:
         self.field = "value"

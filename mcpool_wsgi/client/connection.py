@@ -144,9 +144,9 @@ class Connection(_Base):
             raise failures.ServerResting(
                 f"{self.addresses[0]} failed less than {self.renewal_interval:g} s ago"
             )
-        # First, because libmemcached reads what is left of an answer before it closes a connection,
-        # and with some answers it never comes to an end.
-        sockets.abort(self)
+        # First, because libmemcached reads what is left of an answer before it closes a
+        # connection, and with some answers it never comes to an end.
+        sockets.shut_down(self)
         native.disconnect_all(self)
 
     def _expiry(self, command: str, cause: Exception | None = None) -> failures.CommandExpired:
@@ -204,7 +204,7 @@ class Connection(_Base):
         except AttributeError:  # interrupted while it was made
             return
         if not keep_if_foreign(self, process) and self._out_of_sync:
-            sockets.abort(self)  # to free it closes the connection: see _resynchronize()
+            sockets.shut_down(self)  # to free it closes the connection: see _resynchronize()
 
 
 class _OpenedHere:

@@ -208,6 +208,19 @@ def abort(client: object, is_due: Callable[[], bool] = lambda: True) -> int:
     return count
 
 
+def shut_down(client: object) -> None:
+    """Shut down the sockets of a *client* that no other thread uses.
+
+    If :func:`is_available` is false, nothing happens.
+
+    :param client: a ``pylibmc.Client``. An object of another type has no sockets.
+    """
+    library = _calibrated()
+    if library is not None:
+        for descriptor in library.descriptors(client):
+            library.shutdown(descriptor.value, 2)
+
+
 def close_inherited(client: object) -> None:
     """Close the sockets of a *client* that the parent process has opened, in a forked child.
 

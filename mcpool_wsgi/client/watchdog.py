@@ -127,11 +127,12 @@ class Watchdog:
     def wake(self) -> None:
         """Make the watchdog look at all deadlines now. Starts its thread if there is none."""
         self._reset_in_child()
-        if self._alarm is None:
+        alarm = self._alarm
+        if alarm is None:
             self._start()
             return
         with contextlib.suppress(RuntimeError):  # it has been woken already
-            self._alarm.release()
+            alarm.release()
 
     def _start(self) -> None:
         if not threading.main_thread().is_alive():

@@ -1,0 +1,186 @@
+"""One client in several hands: its commands take turns."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import pylibmc
+import pytest
+from forking import FORKS, succeeds
+from harness import eventually, in_threads
+from mortal import Mortal
+
+from mcpool_wsgi import Client
+
+#: How many operations each of eight threads does; all together were 300 000 once.
+OPERATIONS = int(os.environ.get("MCPOOL_OPERATIONS", "2500"))
+
+
+def use(mc: Any, name: str, operations: int = OPERATIONS) -> None:
+    for number in range(operations):
+        key = f"{name}-{number % 50}"
+        kind = number % 5
+        if kind == 0 or number < 50:
+            assert mc.set(key, key)
+        elif kind == 1:
+            assert mc.get(key) == key
+        elif kind == 2:
+            assert mc.get_multi([key, f"no-{key}"]) == {key: key}
+        elif kind == 3:
+            assert mc.gets(key)[0] == key
+        else:
+            assert mc.delete(f"no-{key}") is False
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_one_client_in_eight_threads(address: str, embedded: bool | None, binary: bool) -> None:
+    if binary and embedded:
+        pytest.skip("the embedded server speaks no binary protocol")
+    mc = Client([address], {"cas": True}, binary=binary)
+    if binary and not mc.set("key", "value"):
+        pytest.skip("needs the real memcached")
+    in_threads([lambda name=name: use(mc, name) for name in "abcdefgh"])  # type: ignore[misc]
+
+
+def test_gets_of_text_keys_with_a_client_for_each_thread(address: str) -> None:
+    """pylibmc reads the key after it has freed it, so other threads' keys were asked for."""
+
+    def work(name: str) -> None:
+        mc = Client([address], {"cas": True})
+        for number in range(50):
+            mc.set(f"{name}-{number}", f"{name}-{number}")
+        for number in range(OPERATIONS):
+            key = f"{name}-{number % 50}"
+            assert mc.gets(key)[0] == key
+
+    in_threads([lambda name=name: work(name) for name in "abcdefgh"])  # type: ignore[misc]
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("fork", FORKS)
+def test_child_uses_a_client_that_another_thread_was_using(fork: Any, mortal: Mortal) -> None:
+    """The thread, and with it the lock, is gone in the child."""
+    mc = Client([mortal.address], {"_poll_timeout": 20_000}, command_timeout=30)
+    mc.set("key", "value")
+    mortal.stop()
+    thread = threading.Thread(target=lambda: mc.get("key"))
+    thread.start()
+    eventually(lambda: mc.deadline < time.monotonic() + 60)
+
+    def work() -> None:
+        mortal.go_on()
+        assert mc.get("key") == "value"
+
+    succeeds(fork(work))
+    thread.join(30)
+    assert mc.get("key") == "value"
+
+
+def test_signal_handler_uses_the_client_in_the_middle_of_a_command(mc: Client) -> None:
+    mc.set_multi({f"key{number}": number for number in range(20)})
+    seen = []
+
+    def handler(*_: object) -> None:
+        seen.append(mc.get_multi([f"key{number}" for number in range(20)]))
+
+    dice = random.Random(20090920)
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        for number in range(3000):
+            signal.setitimer(signal.ITIMER_REAL, dice.uniform(1e-6, 2e-4))
+            assert mc.get(f"key{number % 20}") == number % 20
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert len(seen) > 10
+    assert all(found == {f"key{number}": number for number in range(20)} for found in seen)
+
+
+@pytest.mark.servers
+def test_interpreter_ends_while_a_daemon_thread_is_in_a_command(mortal: Mortal) -> None:
+    script = f"""
+import threading, time
+from mcpool_wsgi import Client
+mc = Client([{mortal.address!r}], {{"_poll_timeout": 20_000}}, command_timeout=30)
+mc.get("key")
+import os, signal
+os.kill({mortal.pid}, signal.SIGSTOP)
+threading.Thread(target=mc.get, args=("key",), daemon=True).start()
+while mc.deadline > time.monotonic() + 60:
+    time.sleep(0.001)
+"""
+    try:
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=20)
+    finally:
+        mortal.go_on()
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+GREENLETS = """
+import sys
+if sys.argv[1] == "patched":
+    from gevent import monkey
+    monkey.patch_all()
+import gevent
+from mcpool_wsgi import Client
+mc = Client([sys.argv[2]])
+class Slow:
+    def __init__(self, name):
+        self.name = name
+    def __reduce__(self):
+        gevent.sleep(0)  # another greenlet runs in the middle of a command
+        return (str, (self.name,))
+def work(name):
+    for number in range(100):
+        key = f"{name}-{number % 10}"
+        assert mc.set(key, Slow(key))
+        assert mc.get(key) == key
+        gevent.sleep(0)
+gevent.joinall([gevent.spawn(work, name) for name in "abcd"], raise_error=True, timeout=30)
+print("done")
+"""
+
+
+@pytest.mark.parametrize("mode", ["patched", "not patched"])
+def test_greenlets_share_a_client(address: str, mode: str) -> None:
+    pytest.importorskip("gevent")
+    done = subprocess.run(
+        [sys.executable, "-c", GREENLETS, mode, address],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+def test_pylibmc_itself_has_no_turns() -> None:
+    """What this module is about, in a process of its own, because it may crash."""
+    script = """
+import threading, pylibmc
+from mcpool_wsgi.devserver import memcached
+with memcached() as server:
+    mc = pylibmc.Client([server.address])
+    wrong = []
+    def work(name):
+        for number in range(2000):
+            try:
+                mc.set(name, name)
+                if mc.get(name) != name:
+                    wrong.append(name)
+            except Exception:
+                wrong.append(name)
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abcdefgh"]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+print(len(wrong))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode != 0 or int(done.stdout) > 0
+    assert pylibmc.libmemcached_version
