@@ -44,6 +44,7 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from werkzeug.exceptions import ServiceUnavailable
@@ -147,12 +148,15 @@ class MemcachedPoolMiddleware:
                 response, file = call_with_files(self._app, environ, start_response)
             else:
                 response = self._app(environ, start_response)
-            if file is not None or response is None:
-                closing = Response(self, environ, reservation, release, None)
-            elif type(response) is list or hasattr(response, "__len__"):
-                closing = SizedResponse(self, environ, reservation, release, response)
-            else:
+            if type(response) is list:
+                closing: Response = SizedResponse(self, environ, reservation, release, response)
+            elif type(response) is GeneratorType:
                 closing = Response(self, environ, reservation, release, response)
+            elif file is not None or response is None:
+                closing = Response(self, environ, reservation, release, None)
+            else:
+                kind = SizedResponse if hasattr(response, "__len__") else Response
+                closing = kind(self, environ, reservation, release, response)
             if type(release) is EarlyRelease:
                 release.follow(closing)
             if file is not None:

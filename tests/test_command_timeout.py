@@ -1,0 +1,152 @@
+"""command_timeout: no command lasts longer, whatever the server does."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any, Callable
+
+import pylibmc
+import pytest
+from harness import Connections, eventually
+from hostile import Conversation, Proxy, fake
+from mortal import Mortal
+
+from mcpool_wsgi import Client, ClientPool
+
+LIMIT = 0.5  # seconds
+SLACK = 0.5  # seconds that a busy machine may take to notice
+
+COMMANDS: dict[str, Callable[[Any], Any]] = {
+    "get": lambda mc: mc.get("key"),
+    "set": lambda mc: mc.set("key", "value"),
+    "incr": lambda mc: mc.incr("key"),
+    "delete": lambda mc: mc.delete("key"),
+    "touch": lambda mc: mc.touch("key", 9),
+    "get_multi": lambda mc: mc.get_multi(["key", "other"]),
+    "set_multi": lambda mc: mc.set_multi({"key": 1, "other": 2}),
+    "get_stats": lambda mc: mc.get_stats(),
+    "flush_all": lambda mc: mc.flush_all(),
+}
+
+
+@contextlib.contextmanager
+def within_the_limit() -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < LIMIT + SLACK
+
+
+def drips(conversation: Conversation) -> None:
+    conversation.request()
+    conversation.send(b"VALUE key 16 100\r\n" + b"x" * 1000, interval=0.1)
+
+
+def never_ends(conversation: Conversation) -> None:
+    conversation.request()
+    while True:
+        conversation.send(b"STAT a b\r\n" * 100)
+        conversation.pause(0.01)
+
+
+def says_nothing(conversation: Conversation) -> None:
+    conversation.wait()
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("script", [drips, says_nothing])
+def test_server_that_is_slow(script: Any, command: str, soft: bool) -> None:
+    with fake(script) as server:
+        mc = Client([server.address], fail_soft=soft, command_timeout=LIMIT)
+        expected = contextlib.nullcontext() if soft else pytest.raises(pylibmc.Error)
+        with within_the_limit(), expected:
+            assert COMMANDS[command](mc) in (None, False, [], {}, ["key", "other"], [b"key"])
+
+
+def test_answer_without_an_end() -> None:
+    with fake(never_ends) as server:
+        mc = Client([server.address], command_timeout=LIMIT)
+        with within_the_limit(), pytest.raises(pylibmc.Error, match="command_timeout"):
+            mc.get_stats()
+
+
+def test_error_says_what_ended_the_command() -> None:
+    with fake(drips) as server:
+        mc = Client([server.address], command_timeout=LIMIT)
+        with pytest.raises(pylibmc.Error, match=rf"get .*command_timeout.*{server.address}"):
+            mc.get("key")
+
+
+def test_many_servers_that_hang_do_not_add_up() -> None:
+    with ExitStack() as servers:
+        addresses = [servers.enter_context(fake(says_nothing)).address for _ in range(20)]
+        mc = Client(addresses, command_timeout=LIMIT)
+        keys = [f"key{number}" for number in range(200)]
+        for _ in range(3):
+            with within_the_limit(), contextlib.suppress(pylibmc.Error):
+                mc.get_multi(keys)
+            with within_the_limit(), contextlib.suppress(pylibmc.Error):
+                mc.set_multi(dict.fromkeys(keys, 1))
+
+
+@pytest.mark.servers
+def test_stopped_server_and_its_return(mortal: Mortal) -> None:
+    pool = ClientPool(Client([mortal.address], command_timeout=LIMIT), 2)
+    with pool.reserve() as mc:
+        assert mc.set("key", "value")
+    mortal.stop()
+    for _ in range(4):
+        with pool.reserve() as mc, within_the_limit(), contextlib.suppress(pylibmc.Error):
+            mc.get("key")
+    mortal.go_on()
+
+    def is_back() -> bool:
+        with pool.reserve() as mc:
+            try:
+                return bool(mc.get("key") == "value")
+            except pylibmc.Error:
+                return False
+
+    eventually(is_back)
+
+
+def test_slow_network_and_its_recovery(server_connections: Connections) -> None:
+    with contextlib.closing(Proxy(server_connections.address)) as proxy:
+        mc = Client([proxy.address], command_timeout=LIMIT)
+        assert mc.set("key", "value" * 100)
+        proxy.drip = 0.1
+        with within_the_limit(), pytest.raises(pylibmc.Error):
+            mc.get("key")
+        proxy.go_on()
+
+        def is_back() -> bool:
+            with contextlib.suppress(pylibmc.Error):
+                return bool(mc.get("key") == "value" * 100)
+            return False
+
+        eventually(is_back)
+
+
+def test_command_that_is_quick_is_left_alone(mc: Client) -> None:
+    quick = Client(mc.addresses, command_timeout=LIMIT)
+    end = time.monotonic() + 3 * LIMIT
+    while time.monotonic() < end:
+        assert quick.set("key", "value")
+        assert quick.get("key") == "value"
+
+
+def test_clones_and_pools_have_the_limit() -> None:
+    with fake(says_nothing) as server:
+        master = Client([server.address], command_timeout=LIMIT)
+        for mc in (master.clone(), master.with_servers([server.address])):
+            with within_the_limit(), pytest.raises(pylibmc.Error):
+                mc.get("key")
+
+
+@pytest.mark.parametrize("wrong", [None, 0, -1, float("nan"), float("inf"), "1", True])
+def test_limit_is_a_positive_number(wrong: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="command_timeout"):
+        Client(["127.0.0.1"], command_timeout=wrong)
