@@ -2,227 +2,31 @@
 Commands
 ========
 
-The commands of memcached, with pylibmc's names and parameters. Each checks its arguments,
-because the C code does not, and then passes the door (:mod:`mcpool_wsgi.client.connection`).
-
-In the text protocol a key with a space or a line break is a command of its own. pylibmc
-sends it, and from then on every answer on the connection belongs to the key before (the
-class of CVE-2020-13254).
+The commands that have many keys, or none, with pylibmc's names and parameters.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Callable, TypeVar
+from typing import Any, Callable
 
 import pylibmc
 
-from ..errors import InvalidKey, PickleForbidden, shown
-from .arguments import (
-    LARGEST_CAS,
-    LARGEST_DELTA,
-    LARGEST_LENGTH,
-    LARGEST_TIME,
-    checked_number,
-)
-from .connection import Connection, native
-from .keys import Key, KeyRule, encoded
-from .values import (
-    PLAIN,
-    TOO_LONG_TO_COMPRESS,
-    NativeMethod,
-    check_deserialized,
-    check_serialized,
-    storable,
-)
+from ..errors import InvalidKey, PickleForbidden
+from .arguments import LARGEST_TIME, checked_number
+from .connection import native
+from .key_commands import KeyCommands, check_compression
+from .keys import Key, encoded
+from .values import storable
 
-_Self = TypeVar("_Self", bound="Commands")
 _control_character = re.compile(rb"[\x00-\x1f\x7f]").search
 
 
-class Commands(Connection):
+class Commands(KeyCommands):
     """The commands of :class:`pylibmc.Client`, with checked arguments."""
 
-    __slots__ = ("_rule",)
-
-    _rule: KeyRule
-
-    serialize = NativeMethod(native.serialize, check_serialized)
-    deserialize = NativeMethod(native.deserialize, check_deserialized)
-
-    @property
-    def _has_cas(self) -> bool:
-        """Whether the behavior ``cas`` is on."""
-        raise NotImplementedError
-
-    def _clone(self: _Self) -> _Self:
-        clone = super()._clone()
-        clone._rule = self._rule
-        return clone
-
-    # -- One key
-
-    def get(self, key: Key, default: Any = None) -> Any:
-        """The value stored under *key*, or *default*."""
-        try:
-            return self._command(native.get, self._rule.encoded(key), default)
-        except PickleForbidden as error:
-            raise PickleForbidden(error.why, key) from None
-
-    def gets(self, key: Key) -> Any:
-        """``(value, cas)`` for *key*, or ``(None, None)``.
-
-        It reads the end of the answer while it holds Python's lock, so a server that stalls
-        there holds up all threads, ``command_timeout`` or not.
-
-        :raises ValueError: the behavior ``cas`` is off.
-        """
-        raw = self._rule.encoded(key)
-        self._check_cas("gets")
-        try:
-            return self._command(native.gets, raw)
-        except PickleForbidden as error:
-            raise PickleForbidden(error.why, key) from None
-
-    def set(
-        self,
-        key: Key,
-        val: Any,
-        time: int = 0,
-        min_compress_len: int = 0,
-        compress_level: int = -1,
-    ) -> bool:
-        """Store *val* under *key*.
-
-        :param time: seconds until it expires, 0 for never; more than 30 days is a Unix time.
-        :param min_compress_len: compress values of at least that many bytes; 0 for never.
-        :param compress_level: zlib's, 0 to 9, or -1 for its default.
-        :return: whether it was stored.
-        """
-        return self._store(native.set, key, val, time, min_compress_len, compress_level)
-
-    def add(
-        self,
-        key: Key,
-        val: Any,
-        time: int = 0,
-        min_compress_len: int = 0,
-        compress_level: int = -1,
-    ) -> bool:
-        """Like :meth:`set`, if there is no such key yet."""
-        return self._store(native.add, key, val, time, min_compress_len, compress_level)
-
-    def replace(
-        self,
-        key: Key,
-        val: Any,
-        time: int = 0,
-        min_compress_len: int = 0,
-        compress_level: int = -1,
-    ) -> bool:
-        """Like :meth:`set`, if there is such a key."""
-        return self._store(native.replace, key, val, time, min_compress_len, compress_level)
-
-    def append(
-        self,
-        key: Key,
-        val: Any,
-        time: int = 0,
-        min_compress_len: int = 0,
-        compress_level: int = -1,
-    ) -> bool:
-        """Put *val* behind the value stored under *key*."""
-        return self._store(native.append, key, val, time, min_compress_len, compress_level)
-
-    def prepend(
-        self,
-        key: Key,
-        val: Any,
-        time: int = 0,
-        min_compress_len: int = 0,
-        compress_level: int = -1,
-    ) -> bool:
-        """Put *val* before the value stored under *key*."""
-        return self._store(native.prepend, key, val, time, min_compress_len, compress_level)
-
-    def cas(self, key: Key, val: Any, cas: int, time: int = 0) -> bool:
-        """Store *val* if nobody has stored another since :meth:`gets` gave *cas*.
-
-        :raises ValueError: the behavior ``cas`` is off.
-        """
-        raw = self._rule.encoded(key)
-        cas = checked_number("cas", cas, LARGEST_CAS, key=key)
-        time = checked_number("time", time, LARGEST_TIME, key=key)
-        self._check_cas("cas")
-        try:
-            stored: bool = self._command(native.cas, raw, storable(val), cas, time)
-        except (PickleForbidden, pylibmc.TooBig) as error:
-            raise _with_key(error, key) from None
-        return stored
-
-    def _store(
-        self,
-        command: Callable[..., bool],
-        key: Key,
-        val: Any,
-        time: int,
-        min_compress_len: int,
-        compress_level: int,
-    ) -> bool:
-        raw = self._rule.encoded(key)
-        if type(val) not in PLAIN:
-            val = storable(val)
-        if time:
-            time = checked_number("time", time, LARGEST_TIME, key=key)
-        if min_compress_len or compress_level != -1:
-            _check_compression(key, val, min_compress_len, compress_level)
-        try:
-            stored: bool = self._command(command, raw, val, time, min_compress_len, compress_level)
-        except (PickleForbidden, pylibmc.TooBig) as error:
-            raise _with_key(error, key) from None
-        return stored
-
-    def incr(self, key: Key, delta: int = 1) -> int:
-        """Add *delta* to the number under *key* and return the sum.
-
-        :raises pylibmc.NotFound: there is no such key.
-        """
-        return self._count(native.incr, key, delta)
-
-    def decr(self, key: Key, delta: int = 1) -> int:
-        """Subtract *delta* from the number under *key*, not below 0, and return the rest.
-
-        :raises pylibmc.NotFound: there is no such key.
-        """
-        return self._count(native.decr, key, delta)
-
-    def _count(self, command: Callable[..., int], key: Key, delta: int) -> int:
-        raw = self._rule.encoded(key)
-        delta = checked_number("delta", delta, LARGEST_DELTA, key=key)
-        try:
-            result: int = self._command(command, raw, delta)
-        except pylibmc.NotFound:
-            raise pylibmc.NotFound(f"there is no memcached key {shown(key)} to count on") from None
-        return result
-
-    def touch(self, key: Key, seconds: int) -> bool:
-        """Let *key* expire in so many *seconds* from now. Whether there is such a key."""
-        raw = self._rule.encoded(key)
-        seconds = checked_number("seconds", seconds, LARGEST_TIME, key=key)
-        return bool(self._command(native.touch, raw, seconds))
-
-    def delete(self, key: Key) -> bool:
-        """Remove *key*. Whether there was one."""
-        return bool(self._command(native.delete, self._rule.encoded(key)))
-
-    def __setitem__(self, key: Key, val: Any) -> None:
-        if not self.set(key, val) and not self._fail_soft:
-            raise KeyError(f"failed setting {key!r}")
-
-    def hash(self, key: Key) -> int:
-        """The number by which libmemcached chooses a server for *key*."""
-        return int(super().hash(encoded(key)))
+    __slots__ = ()
 
     # -- Many keys. Prefixes are put on here: pylibmc checks no length and cuts at NUL bytes.
 
@@ -294,7 +98,7 @@ class Commands(Connection):
             time = checked_number("time", time, LARGEST_TIME)
         if min_compress_len or compress_level != -1:
             for raw, val in values.items():
-                _check_compression(named[raw], val, min_compress_len, compress_level)
+                check_compression(named[raw], val, min_compress_len, compress_level)
         try:
             failed = self._command(command, values, time, b"", min_compress_len, compress_level)
         except PickleForbidden:
@@ -358,29 +162,6 @@ class Commands(Connection):
     def disconnect_all(self) -> None:
         """Close all connections. The next command opens what it needs."""
         self._command(native.disconnect_all)
-
-    def _check_cas(self, command: str) -> None:
-        if not self._has_cas:
-            raise ValueError(f"{command} needs the behavior cas: behaviors={{'cas': True}}")
-
-
-def _with_key(error: Exception, key: Key) -> Exception:
-    if isinstance(error, PickleForbidden):
-        return PickleForbidden(error.why, key)
-    return pylibmc.TooBig(  # type: ignore[no-any-return]
-        f"the value of memcached key {shown(key)} is larger than the server stores: 1 MiB, unless"
-        " memcached runs with another -I"
-    )
-
-
-def _check_compression(key: Key, val: Any, min_compress_len: int, compress_level: int) -> None:
-    checked_number("min_compress_len", min_compress_len, LARGEST_LENGTH, key=key)
-    checked_number("compress_level", compress_level, 9, least=-1, key=key)
-    if isinstance(val, (str, bytes)) and len(val) >= TOO_LONG_TO_COMPRESS:
-        raise ValueError(
-            f"the value of memcached key {shown(key)} has {len(val)} bytes, and fewer than"
-            f" {TOO_LONG_TO_COMPRESS} can be compressed"
-        )
 
 
 def _single_key(key: Key) -> TypeError:
