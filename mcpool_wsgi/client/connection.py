@@ -64,6 +64,8 @@ else:
     # Not pylibmc.Client: an agent may have put something there that is no class.
     _Base = pylibmc.client.Client
 
+#: The deadline while no command runs.
+NEVER = math.inf
 #: What the C code does. Agents replace methods of the classes above it, and never these.
 native: Any = _pylibmc.client
 
@@ -100,7 +102,7 @@ class Connection(_Base):
         self._turn = threading.RLock()
         self._out_of_sync = False
         self._command_timeout = command_timeout
-        self.deadline = math.inf
+        self.deadline = NEVER
         self.expired = False
         watchdog.watch(self)
         opened_here.add(self)
@@ -112,21 +114,23 @@ class Connection(_Base):
         if self._process is not forks.current:
             return self._here()._command(command, *args)
         with self._turn:
-            outer_deadline = self.deadline  # of the command that a signal handler interrupted
-            self.expired = False
-            self.deadline = deadline = monotonic() + self._command_timeout
-            if deadline < watchdog.wakes_at:
-                watchdog.wake()
+            # Those of the command that a signal handler interrupted to run this one.
+            outer_deadline, outer_expired = self.deadline, self.expired
             try:
+                self.expired = False
+                self.deadline = deadline = monotonic() + self._command_timeout
+                if deadline < watchdog.wakes_at:
+                    watchdog.wake()
                 if self._out_of_sync:
                     self._resynchronize()
                 self._out_of_sync = True
                 result = command(self, *args)
-                self.deadline = outer_deadline  # before the look at expired: see the watchdog
+                self.deadline = NEVER  # before the look at expired: see the watchdog
                 if self.expired:
                     raise self._expiry(command.__name__)
                 self._out_of_sync = False
             except Exception as error:
+                self.deadline = NEVER
                 if self.expired and not isinstance(error, failures.CommandExpired):
                     error = self._expiry(command.__name__, error)
                 if not self._forgives(error):
@@ -136,8 +140,16 @@ class Connection(_Base):
                 self._out_of_sync = True  # a signal handler may have changed it
                 raise
             finally:
-                self.deadline = outer_deadline
+                self.deadline = NEVER
+                if outer_deadline is not NEVER:
+                    self._go_on_with(outer_deadline, outer_expired)
         return result
+
+    def _go_on_with(self, outer_deadline: float, outer_expired: bool) -> None:
+        # One in the past is left of a command whose end was interrupted, or expires anyway.
+        self.deadline = outer_deadline if outer_deadline > monotonic() else NEVER
+        self.expired = outer_expired
+        self._out_of_sync = True
 
     def _resynchronize(self) -> None:
         if monotonic() < self._rests_until:

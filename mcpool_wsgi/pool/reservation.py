@@ -48,7 +48,9 @@ class _NoClient:
     def __init__(self, error: type[RuntimeError], text: str) -> None:
         object.__setattr__(self, "error", error(text))
 
-    def __getattribute__(self, name: str) -> NoReturn:
+    def __getattribute__(self, name: str) -> Any:
+        if name == "__class__":  # gevent asks it of every object when it patches
+            return object.__getattribute__(self, name)
         error = object.__getattribute__(self, "error")
         raise type(error)(*error.args)
 
