@@ -71,7 +71,7 @@ ROUND = 10.0  # seconds, about
 CALM = 3.0  # seconds of each round that come after the last restart
 SLACK = 0.5  # seconds that a command may take beyond its command_timeout
 RECOVERY = {1: 1.5, 3: 2.5}  # seconds by the number of servers; three have a dead_timeout of 1
-PATIENCE = 30.0  # seconds after which something hangs
+PATIENCE = 15.0  # seconds after which something hangs
 LONGEST_DELAY = 0.7  # seconds by which a proxy delays an answer
 THREADS = 4  # besides the main thread
 KEYS = 12  # for each thread
@@ -300,6 +300,7 @@ class Soaked:
         self.counts_lock = threading.Lock()
         self.unexpected: list[str] = []
         self.last_failure = 0.0
+        self.failures_after: list[str] = []  # those after the last restart
         self.last_end = 0.0  # of a command of the shared client
         self.timings: list[tuple[str, float, float]] = []  # the long ones
         self.stalls: list[tuple[float, float]] = []
@@ -369,16 +370,18 @@ class Worker:
             work()
         except PoolTimeout:
             self.counts["pool timeouts"] += 1
-        except pylibmc.Error:
-            self.failed()
+        except pylibmc.Error as error:
+            self.failed(repr(error))
         except (Interrupt, InterruptingError):
             raise
         except BaseException:
             self.soaked.unexpected.append(traceback.format_exc())
 
-    def failed(self) -> None:
+    def failed(self, error: str = "not stored") -> None:
         self.counts["failures"] += 1
-        self.soaked.last_failure = monotonic()
+        self.soaked.last_failure = now = monotonic()
+        if now > self.soaked.back:
+            self.soaked.failures_after.append(f"{now - self.soaked.back:.2f} s: {error}")
 
     def step(self) -> None:
         """One reservation, and a few commands."""
@@ -556,7 +559,10 @@ def fork_for_a_moment(soaked: Soaked, worker: Worker, dice: random.Random) -> No
         if ended:
             break
         if monotonic() > deadline:
+            soaked.unexpected.append("a forked child hangs")
             os.kill(pid, signal.SIGABRT)  # faulthandler says where it is
+            time.sleep(1)
+            os.kill(pid, signal.SIGKILL)
             _, status = os.waitpid(pid, 0)
             break
         time.sleep(0.01)
@@ -585,7 +591,11 @@ class Interrupted(Worker):
         before = signal.signal(signal.SIGALRM, self.handler)
         try:
             while not self.soaked.over.is_set():
-                self.interrupted_step()
+                if self.soaked.back == math.inf:
+                    self.interrupted_step()
+                else:  # a signal may cost a connection, and the recovery is measured
+                    self.guarded(self.step)
+                    time.sleep(0.001)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
@@ -646,9 +656,10 @@ def be_client(options: dict[str, Any]) -> None:
     main = Interrupted(soaked, "main", random.Random(dice.random()))
     main.run()
     for thread in threads:
-        thread.join(2 * PATIENCE)
+        thread.join(1.5 * PATIENCE)
         if thread.is_alive():
-            raise SystemExit(f"{thread} hangs")
+            faulthandler.dump_traceback(all_threads=True)
+            os._exit(70)
     longest, command = soaked.longest()
     print(
         json.dumps(
@@ -661,6 +672,7 @@ def be_client(options: dict[str, Any]) -> None:
                 "longest": longest,
                 "longest command": command,
                 "stalled": sum(end - begin for begin, end in soaked.stalls),
+                "failures after": soaked.failures_after[-5:],
                 "recovery": max(0.0, soaked.last_failure - soaked.back),
             }
         ),
@@ -709,10 +721,17 @@ class Round:
             text=True,
         )
 
-    def finish(self, back: float) -> None:
-        """Say since when all servers are back, and wait for what the process found."""
+    def tell(self, back: float) -> None:
+        """Say since when all servers are back."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it crashed
+            self._process.stdin.write(f"{back}\n")
+            self._process.stdin.flush()
+
+    def finish(self) -> None:
+        """Wait for what the process found."""
         try:
-            output, _ = self._process.communicate(f"{back}\n", timeout=CALM + 3 * PATIENCE)
+            output, _ = self._process.communicate(timeout=CALM + 4 * PATIENCE)
         except subprocess.TimeoutExpired:
             self._process.send_signal(signal.SIGABRT)
             output, _ = self._process.communicate()
@@ -732,7 +751,10 @@ class Round:
             )
         limit = RECOVERY[len(self.options["servers"])]
         if not result["recovery"] <= limit:
-            self.problems.append(f"recovered after {result['recovery']:.2f} s and not {limit} s")
+            self.problems.append(
+                f"recovered after {result['recovery']:.2f} s and not {limit} s:"
+                f" {result['failures after']}"
+            )
 
     def kill(self) -> None:
         if self._process.poll() is None:
@@ -763,16 +785,16 @@ class Round:
         ]
 
 
-_HEADINGS = (
-    "round|servers|way|protocol|kind|errors|commands|reads|misses|failures|interrupts|forks|late"
-    "|wrong|lost|limit|longest|recovery|stalled"
-).split("|")
+_HEADINGS = [
+    *("round", "servers", "way", "protocol", "kind", "errors", "commands", "reads", "misses"),
+    *("failures", "interrupts", "forks", "late", "wrong", "lost", "limit", "longest"),
+    *("recovery", "stalled"),
+]
 
 
 def rounds(seconds: float, dice: random.Random) -> Iterator[list[dict[str, Any]]]:
     """The options of the client processes, round by round."""
-    number = 0
-    for _ in range(max(1, round(seconds / ROUND))):
+    for number in range(max(1, round(seconds / ROUND))):
         if number % len(ARRANGEMENTS) == 0:
             orders = [dice.sample(ARRANGEMENTS, len(ARRANGEMENTS)) for _ in range(2)]
         yield [
@@ -789,7 +811,6 @@ def rounds(seconds: float, dice: random.Random) -> Iterator[list[dict[str, Any]]
             for which, servers in enumerate((1, 3))
             for binary, kind, fail_soft in [orders[which][number % len(ARRANGEMENTS)]]
         ]
-        number += 1
 
 
 def soak(seconds: float, seed: int) -> list[Round]:
@@ -805,19 +826,14 @@ def soak(seconds: float, seed: int) -> list[Round]:
             for options in both:
                 mine = servers[:1] if options["number of servers"] == 1 else servers[1:]
                 # Of three servers one is behind its proxy.
-                options["servers"] = [
-                    server.proxy.address if options["proxied"] and server is mine[0]
-                    # A hint for the eye: the others are reached directly.
-                    else server.address
-                    for server in mine
-                ]  # fmt: skip
+                first = mine[0].proxy.address if options["proxied"] else mine[0].address
+                options["servers"] = [first, *(server.address for server in mine[1:])]
                 current.append(Round(options))
                 running.callback(current[-1].kill)
             left = began + (number + 1) * length - monotonic() - CALM - 1
-            # Each group has a disturber of its own, so a restart of one is not the other's.
-            backs = _disturb_both([servers[:1], servers[1:]], max(2.0, left), dice)
-            for one, back in zip(current, backs):
-                one.finish(back)
+            _disturb_both([servers[:1], servers[1:]], current, max(2.0, left), dice)
+            for one in current:
+                one.finish()
                 done.append(one)
                 print("  ".join(one.row()), flush=True)
                 for problem in one.problems:
@@ -826,12 +842,12 @@ def soak(seconds: float, seed: int) -> list[Round]:
 
 
 def _disturb_both(
-    groups: list[list[Server]], seconds: float, dice: random.Random
-) -> list[float]:
-    backs = [math.nan] * len(groups)
+    groups: list[list[Server]], current: list[Round], seconds: float, dice: random.Random
+) -> None:
+    """Disturb each client process's servers for themselves."""
 
     def work(which: int, own_dice: random.Random) -> None:
-        backs[which] = disturb(groups[which], seconds, own_dice)
+        current[which].tell(disturb(groups[which], seconds, own_dice))
 
     threads = [
         threading.Thread(target=work, args=(which, random.Random(dice.random())))
@@ -841,7 +857,6 @@ def _disturb_both(
         thread.start()
     for thread in threads:
         thread.join()
-    return backs
 
 
 def report(done: list[Round], seed: int, seconds: float) -> bool:
@@ -879,6 +894,7 @@ def main() -> None:
     if arguments.client is not None:
         be_client(json.loads(arguments.client))
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # and clean up
     seed = random.randrange(10**6) if arguments.seed is None else arguments.seed
     print(f"seed {seed}", flush=True)
     began = monotonic()

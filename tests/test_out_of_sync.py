@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import struct
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -87,17 +86,16 @@ def test_value_of_a_write_that_timed_out_is_no_command(
         if path is None:
             behaviors["_socket_send_size"] = 4096  # so that not all of it goes out at once
         mc = Client([server.address], behaviors, fail_soft=fail_soft)
-        mc.set_multi({key: b"old" for key in KEYS})
-        with stopped(server):
-            with contextlib.suppress(pylibmc.Error):
-                # No True for what was not acknowledged.
-                assert not STORE[command](mc, "key0") or "multi" in command
+        mc.set_multi(dict.fromkeys(KEYS, b"old"))
+        with stopped(server), contextlib.suppress(pylibmc.Error):
+            # No True for what was not acknowledged.
+            assert not STORE[command](mc, "key0") or "multi" in command
         for key in KEYS[1:6]:
             with contextlib.suppress(pylibmc.Error):
                 STORE[command](mc, key)
         watch = pylibmc.Client([server.address])
         assert watch.get("evil") is None
-        assert watch.get_multi(["key0", *KEYS[6:]]) == {key: b"old" for key in ["key0", *KEYS[6:]]}
+        assert watch.get_multi(["key0", *KEYS[6:]]) == dict.fromkeys(["key0", *KEYS[6:]], b"old")
         eventually(lambda: works(mc))
         assert watch.get("evil") is None
 
@@ -112,9 +110,10 @@ def test_write_that_timed_out_leaves_nothing_for_the_next_request(tmp_path: Path
     """The same with a client of a pool, by requests that know nothing of each other."""
     from mcpool_wsgi import ClientPool
 
-    with hostile.real() as _, memcached(
-        embedded=False, unix_socket=str(tmp_path / "socket")
-    ) as server:
+    with (
+        hostile.real() as _,
+        memcached(embedded=False, unix_socket=str(tmp_path / "socket")) as server,
+    ):
         pool = ClientPool(Client([server.address], {"_poll_timeout": 200}), 1)
         with pool.reserve() as mc:
             mc.set("key", "value")
@@ -128,7 +127,7 @@ def test_write_that_timed_out_leaves_nothing_for_the_next_request(tmp_path: Path
 
 # -- What is right
 
-Check = Callable[[Any, str], object]
+Check = Callable[[Any, str], Any]
 
 
 def value(key: str) -> str:
@@ -426,7 +425,7 @@ def test_signal_handler_that_raises(nodes: list[Memcached], binary: bool) -> Non
                 for proxy in between:
                     proxy.delay = 0.04
                 signal.setitimer(signal.ITIMER_REAL, 0.01)
-                with pytest.raises((Stop, pylibmc.Error)):
+                with pytest.raises((Stop, pylibmc.Error)):  # noqa: PT012
                     RIGHT[interrupted][0](mc, KEYS[-1])
                     signal.sigtimedwait([], 1)  # where the command was faster
                 for proxy in between:
@@ -443,9 +442,7 @@ def foreign_in_binary(request: bytes) -> bytes:
     """The answers to a get of several keys in the binary protocol, one of them of another key."""
     answer = b""
     while request:
-        _, opcode, key_length, extras, _, _, body, opaque, _ = struct.unpack_from(
-            ">BBHBBHIIQ", request
-        )
+        _, opcode, _, _, _, _, body, opaque, _ = struct.unpack_from(">BBHBBHIIQ", request)
         if opcode == 0x0A:  # the one that ends them
             answer += struct.pack(">BBHBBHIIQ", 0x81, opcode, 0, 0, 0, 0, 0, opaque, 0)
         elif not answer:

@@ -58,7 +58,7 @@ def storable(value: Any) -> Any:
     The C code writes an int with ``str()``. That fails for more than some thousand
     digits, and for a subclass it writes what no reader understands.
     """
-    if not isinstance(value, int):
+    if type(value) is bool or not isinstance(value, int):
         return value
     exact = int.__int__(value)
     if -_SMALL < exact < _SMALL:
@@ -88,11 +88,11 @@ class _WithoutPickle:
             return str.encode(value), _TEXT
         if isinstance(value, bool):
             return (b"1" if value else b"0"), _INTEGER
+        value = storable(value)
+        if isinstance(value, _LargeInt):
+            raise PickleForbidden("is an int with too many digits")
         if isinstance(value, int):
-            try:
-                return str(int.__int__(value)).encode(), _LONG
-            except ValueError:
-                raise PickleForbidden("is an int with too many digits") from None
+            return str(value).encode(), _LONG
         if self._serializer is not None:
             data = self._serializer.dumps(value)
             return (data.encode() if isinstance(data, str) else bytes(data)), _SERIALIZED

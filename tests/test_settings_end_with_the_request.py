@@ -1,0 +1,399 @@
+"""What one request sets on its client is gone for the next."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any, Callable
+
+import pylibmc
+import pytest
+from harness import Connections, eventually, in_thread
+
+from mcpool_wsgi import Client, ClientPool, ClientReleased, ThreadMappedPool
+
+SLOTS = 2
+LAZY = pytest.mark.parametrize("lazy", [False, True], ids=["eager", "lazy"])
+
+
+def clientpool(mc: Client) -> ClientPool:
+    return ClientPool(mc, SLOTS)
+
+
+@pytest.fixture(params=[clientpool, ThreadMappedPool])
+def pool(request: pytest.FixtureRequest, connections: Connections, address: str) -> Iterator[Any]:
+    """A pool whose one client is connected."""
+    with request.param(Client([address])) as pool:
+        with pool.reserve() as mc:
+            mc.set("key", "value")
+        yield pool
+
+
+def assign_behaviors(mc: Any) -> None:
+    mc.behaviors = {"namespace": "x:", "retry_timeout": 77}
+
+
+def call_set_behaviors(mc: Any) -> None:
+    mc.set_behaviors({"namespace": b"x:", "retry_timeout": 77})
+
+
+def set_items(mc: Any) -> None:
+    mc.behaviors["namespace"] = "x:"
+    mc.behaviors["retry_timeout"] = 77
+
+
+def update_behaviors(mc: Any) -> None:
+    mc.behaviors.update({"namespace": "x:", "retry_timeout": 77})
+
+
+SETTERS = pytest.mark.parametrize(
+    "setter", [assign_behaviors, call_set_behaviors, set_items, update_behaviors]
+)
+
+
+def as_at_first(mc: Any) -> None:
+    """Nobody has set anything on this client."""
+    assert mc.get("key") == "value"
+    assert mc.behaviors["retry_timeout"] == 1
+    assert mc.behaviors.get("namespace") is None
+    assert mc.on_connection_failure is None
+    for name in ("note", "addresses_seen"):
+        assert not hasattr(mc, name)
+
+
+def every_client(pool: Any) -> Iterator[Any]:
+    """Each client of *pool* that a request could get."""
+    with pool.reserve() as one, pool.reserve() as two:
+        yield from (one, two)
+
+
+def all_as_at_first(pool: Any) -> None:
+    for mc in every_client(pool):
+        as_at_first(mc)
+
+
+# -- Behaviors
+
+
+@LAZY
+@SETTERS
+def test_behaviors_hold_for_the_request(
+    pool: Any, setter: Callable[[Any], None], lazy: bool
+) -> None:
+    with pool.reserve(lazy=lazy) as mc:
+        setter(mc)
+        assert mc.get("key") is None
+        assert mc.behaviors["retry_timeout"] == 77
+        mc.set("key", "in the namespace")
+        assert mc.get_multi(["key"]) == {"key": "in the namespace"}
+        assert mc.clone().get("key") == "in the namespace"
+    assert Client([pool._generations.current.master.addresses[0]]).get("x:key")
+
+
+@LAZY
+@SETTERS
+def test_behaviors_are_gone_for_the_next_request(
+    pool: Any, setter: Callable[[Any], None], lazy: bool
+) -> None:
+    for _ in range(3):
+        with pool.reserve(lazy=lazy) as mc:
+            as_at_first(mc)
+            setter(mc)
+            assert mc.get("key") is None
+    all_as_at_first(pool)
+    in_thread(lambda: all_as_at_first(pool))
+
+
+@LAZY
+def test_behaviors_are_gone_after_an_error(pool: Any, lazy: bool) -> None:
+    def fail() -> None:
+        with pool.reserve(lazy=lazy) as mc:
+            call_set_behaviors(mc)
+            raise RuntimeError("of the app")
+
+    with pytest.raises(RuntimeError, match="of the app"):
+        fail()
+    all_as_at_first(pool)
+
+
+@LAZY
+def test_behaviors_that_are_refused_change_nothing(pool: Any, lazy: bool) -> None:
+    with pool.reserve(lazy=lazy) as mc:
+        for wrong in ({"nonsense": 1}, {"retry_timeout": -1}, {"namespace": "\ud800"}):
+            with pytest.raises(ValueError, match=r"nonsense|retry_timeout|UTF-8"):
+                mc.set_behaviors(wrong)
+            as_at_first(mc)
+    all_as_at_first(pool)
+
+
+@LAZY
+@SETTERS
+def test_others_keep_their_clients_meanwhile(
+    pool: Any, setter: Callable[[Any], None], lazy: bool
+) -> None:
+    with pool.reserve(lazy=lazy) as other, pool.reserve(lazy=lazy) as mc:
+        as_at_first(other)
+        setter(mc)
+        assert mc.get("key") is None
+        as_at_first(other)
+
+
+@LAZY
+@SETTERS
+def test_no_more_connections_than_slots(
+    pool: Any, connections: Connections, setter: Callable[[Any], None], lazy: bool
+) -> None:
+    most = 0
+    for _ in range(5):
+        with pool.reserve(lazy=lazy) as one, pool.reserve(lazy=lazy) as two:
+            for mc in (one, two):
+                as_at_first(mc)
+            for _, mc in itertools.product(range(3), (one, two)):
+                setter(mc)
+                mc.get("key")
+                eventually(lambda: connections.count() <= SLOTS)
+                most = max(most, connections.count())
+    assert most == SLOTS
+    eventually(lambda: connections.count() <= SLOTS)
+    assert pool.stats().size <= SLOTS
+
+
+def test_setting_twice_costs_one_connection(pool: Any, connections: Connections) -> None:
+    with pool.reserve() as mc:
+        as_at_first(mc)
+        opened = connections.opened()
+        for _ in range(5):
+            assign_behaviors(mc)
+            mc.on_connection_failure = None
+            mc.get("key")
+    assert connections.opened() == opened + 1
+
+
+def test_nothing_set_costs_no_connection(pool: Any, connections: Connections) -> None:
+    opened = connections.opened()
+    for _ in range(5):
+        with pool.reserve() as mc:
+            as_at_first(mc)
+            mc.note = "an attribute"
+    assert connections.opened() == opened
+
+
+# -- A BehaviorDict that is kept
+
+
+@LAZY
+def test_behaviors_that_are_kept_past_the_request_change_nobody(pool: Any, lazy: bool) -> None:
+    with pool.reserve(lazy=lazy) as mc:
+        mc.get("key")
+        behaviors: Any = mc.behaviors
+        behaviors["retry_timeout"] = 5  # while it lasts
+    with pool.reserve() as other:
+        with pytest.raises(ClientReleased):
+            behaviors["namespace"] = "x:"
+        with pytest.raises(ClientReleased):
+            behaviors.update({"namespace": "x:"})
+        as_at_first(other)
+    all_as_at_first(pool)
+
+
+@LAZY
+@SETTERS
+def test_nothing_is_set_on_a_released_client(
+    pool: Any, setter: Callable[[Any], None], lazy: bool
+) -> None:
+    with pool.reserve(lazy=lazy) as mc:
+        mc.get("key")
+    with pytest.raises(ClientReleased):
+        setter(mc)
+    with pytest.raises(ClientReleased):
+        mc.on_connection_failure = print
+    all_as_at_first(pool)
+
+
+def test_lazy_client_that_was_never_reserved_takes_no_setting_after_its_release(pool: Any) -> None:
+    mc = pool.reserve(lazy=True)
+    mc.release()
+    with pytest.raises(ClientReleased):
+        assign_behaviors(mc)
+    all_as_at_first(pool)
+
+
+# -- on_connection_failure and attributes
+
+
+@LAZY
+def test_notice_of_failures_holds_for_the_request(
+    pool: Any, lazy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notices: list[str] = []
+    with pool.reserve(lazy=lazy) as mc:
+        mc.on_connection_failure = lambda: notices.append("mine")
+        assert mc.on_connection_failure is not None
+        assert mc.get("key") == "value"
+        mc._client._forgives(pylibmc.ServerDown("as if it were down"))
+        assert notices == ["mine"]
+        assert pool.stats().failures == 1  # the pool is told as well
+    for other in every_client(pool):
+        as_at_first(other)
+        other._client._forgives(pylibmc.ServerDown("as if it were down"))
+    assert notices == ["mine"]
+    assert pool.stats().failures == 3
+
+
+@LAZY
+def test_attributes_are_gone_for_the_next_request(pool: Any, lazy: bool) -> None:
+    for _ in range(3):
+        with pool.reserve(lazy=lazy) as mc:
+            as_at_first(mc)
+            mc.note = "a note"
+            mc.addresses_seen = [mc.addresses]
+            mc._fail_soft = True
+            assert (mc.note, mc.addresses_seen) == ("a note", [mc.addresses])
+    all_as_at_first(pool)
+        assert not mc._client._fail_soft
+
+
+def test_lists_that_a_client_gives_are_copies(pool: Any) -> None:
+    with pool.reserve() as mc:
+        mc.addresses.append("another:1")
+    for other in every_client(pool):
+        assert len(other.addresses) == 1
+
+
+def test_settings_of_a_subclass_are_gone_too(connections: Connections, address: str) -> None:
+    class Mine(Client):
+        def greeting(self) -> str:
+            return "hello"
+
+    with ClientPool(Mine([address]), 1) as pool:
+        with pool.reserve() as mc:
+            mc.set("key", "value")
+        for lazy in (False, True):
+            with pool.reserve(lazy=lazy) as lent:
+                mine: Any = lent
+                as_at_first(mine)
+                assign_behaviors(mine)
+                mine.note = "a note"
+                mine.on_connection_failure = list
+                assert mine.greeting() == "hello"
+                assert mine.get("key") is None
+        with pool.reserve() as mc:
+            as_at_first(mc)
+        eventually(lambda: connections.count() == 1)
+
+
+# -- A thread that sets something while the request ends
+
+
+class Stop:
+    """Stops a thread before its line number *at* in LentClient, until it is told to go on."""
+
+    def __init__(self, at: int) -> None:
+        self._left = at
+        self.reached = threading.Event()
+        self.go_on = threading.Event()
+
+    def trace(self, frame: FrameType, event: str, arg: object) -> Any:
+        if not frame.f_code.co_filename.endswith("reservation.py"):
+            return None
+        if event == "line":
+            self._left -= 1
+            if self._left == 0:
+                self.reached.set()
+                assert self.go_on.wait(30)
+        return self.trace
+
+
+def set_late(mc: Any, stop: Stop, setter: Callable[[Any], None]) -> None:
+    sys.settrace(stop.trace)
+    try:
+        setter(mc)
+    except ClientReleased:
+        pass
+    finally:
+        sys.settrace(None)
+        stop.reached.set()
+
+
+def set_notice(mc: Any) -> None:
+    mc.on_connection_failure = print
+
+
+@LAZY
+@pytest.mark.parametrize("setter", [call_set_behaviors, set_items, set_notice])
+def test_setting_made_while_the_request_ends_reaches_nobody(
+    connections: Connections, address: str, setter: Callable[[Any], None], lazy: bool
+) -> None:
+    """The thread is stopped before each of its lines in turn; there the request ends."""
+    with ClientPool(Client([address]), 1) as pool:
+        for at in itertools.count(1):
+            with pool.reserve(lazy=lazy) as mc:
+                mc.set("key", "value")
+                stop = Stop(at)
+                thread = threading.Thread(target=set_late, args=(mc, stop, setter), daemon=True)
+                thread.start()
+                assert stop.reached.wait(30)
+                stopped = thread.is_alive() and stop._left <= 0
+            # The next request has the slot, before and after the thread goes on.
+            with pool.reserve(lazy=lazy) as other:
+                as_at_first(other)
+                stop.go_on.set()
+                thread.join(30)
+                assert not thread.is_alive()
+                as_at_first(other)
+                with pytest.raises(ClientReleased):
+                    mc.get("key")
+                # It may set something, too: that is for itself alone.
+                other.set_behaviors({"retry_timeout": 5})
+                assert other.get("key") == "value"
+            with pool.reserve(lazy=lazy) as third:
+                as_at_first(third)
+                eventually(lambda: connections.count() <= 1)
+            if not stopped:
+                break
+        assert at > 10
+        assert pool.stats().size <= 1
+
+
+@LAZY
+def test_many_settings_made_while_requests_end_reach_nobody(address: str, lazy: bool) -> None:
+    """The same without a tracer, as it comes."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    errors: list[BaseException] = []
+    lent: list[Any] = []
+    over = threading.Event()
+
+    def set_always() -> None:
+        while not over.is_set():
+            try:
+                lent[-1].set_behaviors({"namespace": "x:"})
+            except (IndexError, ClientReleased):
+                pass
+            except BaseException as error:
+                errors.append(error)
+                return
+
+    with ClientPool(Client([address]), 1) as pool:
+        with pool.reserve() as mc:
+            mc.set("key", "value")
+        threads = [threading.Thread(target=set_always, daemon=True) for _ in range(2)]
+        try:
+            for thread in threads:
+                thread.start()
+            for _ in range(300):
+                with pool.reserve(lazy=lazy) as mc:
+                    lent.append(mc)
+                    lent.clear()  # from here on only a thread that has it already sets something
+                with pool.reserve(lazy=lazy) as mc:
+                    assert mc.get("key") == "value"
+        finally:
+            over.set()
+            sys.setswitchinterval(before)
+            for thread in threads:
+                thread.join(30)
+        assert errors == []
+        assert pool.stats().size <= 1
