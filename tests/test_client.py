@@ -12,6 +12,7 @@ from typing import Any, Callable
 import pylibmc
 import pytest
 from harness import Connections
+from hostile import Conversation, fake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mortal import Mortal
@@ -511,3 +512,57 @@ def test_failed_connection_is_reported(mortal: Mortal) -> None:
         with contextlib.suppress(pylibmc.Error):
             mc.get("key")
     assert failures
+
+
+# -- What was missed once
+
+
+def test_namespace_that_is_set_later_counts_for_the_length(mc: Client) -> None:
+    mc.set_behaviors({"namespace": b"app:"})
+    assert mc.set("x" * 246, 1)
+    for command in (lambda: mc.set("x" * 247, 1), lambda: mc.get_multi(["x" * 247])):
+        with pytest.raises(InvalidKey, match="247 bytes where 246"):
+            command()
+
+
+def test_defaults_are_pylibmcs(mc: Client) -> None:
+    for name in ("set", "add", "replace", "append", "prepend", "decr", "incr", "add_multi"):
+        ours = inspect.signature(getattr(Client, name)).parameters
+        defaults = {key: one.default for key, one in ours.items()}
+        assert defaults.get("delta", 1) == 1
+        assert defaults.get("time", 0) == 0
+        assert defaults.get("min_compress_len", 0) == 0
+        assert defaults.get("compress_level", -1) == -1
+    mc.set("count", 5)
+    assert (mc.decr("count"), mc.incr("count")) == (4, 5)
+    assert mc.add_multi({"new": 1}) == []
+    assert mc.get("new") == 1
+
+
+def test_two_servers_are_several() -> None:
+    assert Client(["127.0.0.1:1", "127.0.0.1:2"]).behaviors["ketama"] == 1
+    assert Client(["127.0.0.1:1"]).behaviors["ketama"] == 0
+
+
+def test_behaviors_are_read_without_a_connection(mc: Client, connections: Connections) -> None:
+    assert mc.behaviors["tcp_nodelay"] == 1
+    assert connections.count() == 0
+
+
+def test_answer_that_does_not_end_leaves_doubt() -> None:
+    """pylibmc says so by a RuntimeError."""
+
+    def two_values(conversation: Conversation) -> None:
+        conversation.request()
+        conversation.send(b"VALUE key 0 5 1\r\nvalue\r\nVALUE key 0 5 2\r\nother\r\nEND\r\n")
+        conversation.request()
+        conversation.send(b"END\r\n")
+        conversation.wait()
+
+    with fake(two_values) as server:
+        mc = Client([server.address], {"cas": True})
+        with contextlib.suppress(RuntimeError, pylibmc.Error):
+            mc.gets("key")
+        with contextlib.suppress(RuntimeError, pylibmc.Error):
+            mc.gets("key")
+        assert server.accepted == 2

@@ -488,3 +488,44 @@ def test_pid_stands_in_where_no_page_is_wiped(monkeypatch: pytest.MonkeyPatch) -
     assert not mark
     monkeypatch.setattr(forks, "MADV_WIPEONFORK", 12345)
     assert isinstance(forks.make_mark(), forks.PidMark)
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_client_itself_in_parent_child_and_grandchild_at_once(fork: Any, mc: Client) -> None:
+    mc.set_multi({f"k{number}": number for number in range(100)})
+
+    def read_all(times: int) -> None:
+        for number in range(times):
+            assert mc.get(f"k{number % 100}") == number % 100
+
+    def child() -> None:
+        read_all(10)
+        grandchild = in_child(lambda: read_all(1000))
+        read_all(1000)
+        succeeds(grandchild)
+
+    pid = fork(child)
+    read_all(2000)
+    succeeds(pid)
+
+
+@pytest.mark.parametrize("fork", FORKS)
+@pytest.mark.parametrize("first", ["set_servers", "fill", "close", "stats"])
+def test_first_call_in_a_child_is_any(fork: Any, first: str, address: str) -> None:
+    for pool in pools(address)[:2]:
+        read(pool, "parent", 5)
+        calls: dict[str, Callable[[], object]] = {
+            "set_servers": lambda: pool.set_servers([address]),  # noqa: B023
+            "fill": lambda: pool.fill(Client([address]), 1),  # noqa: B023
+            "close": lambda: pool.close(),  # noqa: B023
+            "stats": lambda: pool.stats(),  # noqa: B023
+        }
+
+        def work() -> None:
+            calls[first]()  # noqa: B023
+            assert pool.stats().reservations == 0  # noqa: B023
+            if first != "close":
+                read(pool, "child", 5)  # noqa: B023
+
+        succeeds(fork(work))
+        read(pool, "parent", 5)

@@ -32,6 +32,7 @@ from mcpool_wsgi import (
     ClientReleased,
     LentClient,
     MemcachedPoolMiddleware,
+    PoolTimeout,
     ThreadMappedPool,
     get_client,
 )
@@ -961,3 +962,122 @@ def test_other_wrong_arguments_are_refused(pool: ClientPool) -> None:
     for key in ("", None, b"mc"):
         with pytest.raises(TypeError, match="environ_key"):
             MemcachedPoolMiddleware(count_and_greet, pool, environ_key=key)  # type: ignore[arg-type]
+
+
+# -- What was missed once
+
+
+class ClassBased:
+    """A pool whose reservations are objects of a class, and end once each."""
+
+    def __init__(self, mc: Any) -> None:
+        self.idle = [mc]
+        self.ended = 0
+
+    def reserve(self) -> ClassBased:
+        return self
+
+    def __enter__(self) -> Any:
+        return self.idle.pop()
+
+    def __exit__(self, *exc: object) -> None:
+        self.ended += 1
+        self.idle.append("client")
+
+
+@pytest.mark.parametrize("end", ["once", "twice", "from many threads", "dropped", "interrupted"])
+def test_class_based_foreign_reservation_ends_once(end: str) -> None:
+    pool = ClassBased("client")
+    middleware = MemcachedPoolMiddleware(responding(Closable()), pool)
+    for number in range(1, 20):
+        environ: dict[str, Any] = {}
+        response = request(middleware, environ)
+        assert pool.idle == []
+        if end == "dropped":
+            del response, environ
+            gc.collect(0)
+        elif end == "from many threads":
+            in_threads([response.close] * 4)
+        elif end == "interrupted":
+            response._response = Closable(KeyboardInterrupt())
+            with pytest.raises(KeyboardInterrupt):
+                response.close()
+        else:
+            for _ in range(2 if end == "twice" else 1):
+                response.close()
+        assert (pool.ended, pool.idle) == (number, ["client"])
+
+
+def test_no_wait_where_it_would_stop_the_only_thread(mc: Client) -> None:
+    pool = ClientPool(mc, 1, timeout=60)
+    app = MemcachedPoolMiddleware(responding([]), pool)
+    status = []
+    with pool.reserve():
+        app(
+            {"wsgi.multithread": False, "REQUEST_METHOD": "GET"},
+            lambda *args: status.append(args[0]),
+        )  # type: ignore[arg-type]
+    assert [str(line)[:3] for line in status] == ["503"]
+
+
+def test_late_release_leaves_an_environ_alone_that_is_used_again(mc: Client) -> None:
+    pool = ClientPool(mc, 2)
+    environ: dict[str, Any] = {}
+    middleware = MemcachedPoolMiddleware(responding([]), pool)
+    response = request(middleware, environ)
+    release = environ["mc.client.release"]
+    response.close()
+    second = request(middleware, environ)
+    client = environ["mc.client"]
+    release()
+    response.close()
+    assert environ["mc.client"] is client
+    assert client.set("key", "value")
+    second.close()
+
+
+# -- Lazy requests
+
+
+def test_lazy_request_that_uses_nothing_takes_nothing(mc: Client) -> None:
+    pool = ClientPool(mc, 1, timeout=0)
+    app = TestApp(MemcachedPoolMiddleware(responding([b"well"]), pool, lazy=True))
+    with pool.reserve():
+        assert app.get("/").body == b"well"
+    assert pool.stats().reservations == 1
+
+
+def test_lazy_request_keeps_its_client_to_its_end(mc: Client) -> None:
+    pool = ClientPool(mc, 1)
+    response = request(MemcachedPoolMiddleware(generating(b"one"), pool, lazy=True))
+    assert pool.stats().in_use == 0
+    assert list(response) == [b"one"]
+    assert pool.stats().in_use == 1
+    response.close()
+    assert pool.stats().in_use == 0
+
+
+def test_lazy_request_that_finds_no_client_is_answered_by_on_exhausted(mc: Client) -> None:
+    pool = ClientPool(mc, 1, timeout=0)
+    app = TestApp(MemcachedPoolMiddleware(count_and_greet, pool, lazy=True))
+    with pool.reserve():
+        response = app.get("/", status=503)
+    assert response.headers["Retry-After"] == "1"
+    assert app.get("/").text == "visit 1"
+
+
+def test_lazy_request_that_has_begun_to_answer_gets_the_error(mc: Client) -> None:
+    pool = ClientPool(mc, 1, timeout=0)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        start_response("200 OK", [])
+        return [environ["mc.client"].get("key")]
+
+    with pool.reserve(), pytest.raises(PoolTimeout):
+        request(MemcachedPoolMiddleware(app, pool, lazy=True))
+
+
+def test_lazy_request_needs_a_pool_of_this_package(address: str) -> None:
+    for pool in foreign_pools(address):
+        with pytest.raises(TypeError, match="lazy"):
+            MemcachedPoolMiddleware(count_and_greet, pool, lazy=True)

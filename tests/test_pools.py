@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
+import pickle
 import queue
 import subprocess
 import sys
@@ -521,3 +523,139 @@ def test_timeouts_are_logged_once_a_burst(mc: Client, caplog: pytest.LogCaptureF
                 pass
     assert ["no client came free" in record.getMessage() for record in caplog.records] == [True]
     assert pool.stats().timeouts == 20
+
+
+# -- What was missed once
+
+
+def test_pool_without_a_number_of_slots_is_refused(mc: Client) -> None:
+    with pytest.raises(ValueError, match="n_slots must be a positive number, not 0"):
+        ClientPool(mc)
+
+
+def test_slot_that_was_never_used_costs_nothing(mc: Client) -> None:
+    pool = ClientPool(mc, 10**9)
+    use(pool)
+    assert (pool.stats().slots, pool.stats().size) == (10**9, 1)
+
+
+def test_interrupt_while_a_client_is_made_loses_no_slot_whoever_holds_the_traceback() -> None:
+    class Interrupting:
+        interrupts = True
+
+        def clone(self) -> Interrupting:
+            if self.interrupts and master is not self:
+                raise KeyboardInterrupt
+            return Interrupting()
+
+    master: Any = None
+    Interrupting.interrupts = False
+    pool = ClientPool(Interrupting(), 1, timeout=0)
+    Interrupting.interrupts = True
+    with pytest.raises(KeyboardInterrupt) as held:
+        pool.reserve().__enter__()
+    assert held.tb is not None
+    Interrupting.interrupts = False
+    with pool.reserve():
+        assert pool.stats().in_use == 1
+
+
+def test_interrupt_of_a_release_leaves_no_waiter_asleep_beside_an_idle_slot(mc: Client) -> None:
+    pool = ClientPool(mc, 1, timeout=60)
+
+    class Interrupting(type(pool._queue.idle)):  # type: ignore[misc]
+        def append(self, slot: Any) -> None:
+            super().append(slot)
+            if threading.current_thread() is threading.main_thread():
+                raise KeyboardInterrupt
+
+    lent = pool.reserve()
+    lent.__enter__()
+    waiter = threading.Thread(target=use, args=(pool,), daemon=True)
+    waiter.start()
+    eventually(lambda: pool.stats().waiting == 1)
+    plain, pool._queue.idle = pool._queue.idle, Interrupting()
+    with pytest.raises(KeyboardInterrupt):
+        lent.release()
+    waiter.join(10)  # far less than the 60 seconds that it would wait
+    assert not waiter.is_alive()
+    pool._queue.idle = plain
+
+
+def test_lost_slot_is_replaced_once_by_whoever_notices_it(mc: Client) -> None:
+    for _ in range(50):
+        pool = ClientPool(mc, 2, timeout=0)
+        queue = pool._queue
+        lost = pool.reserve()
+        lost.__enter__()
+        number = lost._slot.number
+        # As if an interrupt had ended the finaliser: only the table knows of it.
+        lost._slot._find_owner = lambda: None
+        del lost
+        in_threads([lambda: queue.replace_slot(number)] * 4)  # noqa: B023
+        with pool.reserve(), pool.reserve(), pytest.raises(PoolTimeout):
+            pool.reserve().__enter__()
+
+
+def test_lent_client_is_neither_copied_nor_pickled(mc: Client) -> None:
+    for pool in (ClientPool(mc, 1), ClientPool(pylibmc.Client(mc.addresses), 1)):
+        lent = pool.reserve()
+        with lent:
+            for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+                with pytest.raises(TypeError, match="neither copied nor pickled"):
+                    copied(lent)
+
+
+def test_lent_client_says_whose_it_is(mc: Client) -> None:
+    lent = ClientPool(mc, 1).reserve()
+    assert "ClientPool" in repr(lent)
+    assert mc.addresses[0] in repr(lent)
+    assert "not reserved yet" in repr(lent)
+    with pytest.raises(RuntimeError, match="not reserved yet"):
+        lent.get("key")
+    with lent:
+        assert repr(lent).endswith("reserved>")
+        with pytest.raises(RuntimeError, match="reserved already"):
+            lent.__enter__()
+    assert repr(lent).endswith("released>")
+
+
+def test_lazy_client_is_reserved_at_its_first_command(mc: Client, either_pool: Any) -> None:
+    lent = either_pool.reserve(lazy=True)
+    with lent as same:
+        assert same is lent
+        assert either_pool.stats().in_use == 0
+        assert lent.set("key", "value")
+        assert either_pool.stats().in_use == 1
+        assert lent.get("key") == "value"
+    assert either_pool.stats().in_use == 0
+    assert either_pool.stats().reservations == 1
+    with pytest.raises(ClientReleased):
+        lent.get("key")
+    unused = either_pool.reserve(lazy=True)
+    unused.release()
+    with pytest.raises(ClientReleased):
+        unused.get("key")
+    assert either_pool.stats().reservations == 1
+
+
+def test_lazy_client_in_several_threads_takes_one_slot(mc: Client) -> None:
+    pool = ClientPool(mc, 8)
+    for _ in range(50):
+        with pool.reserve(lazy=True) as lent:
+            in_threads([lambda: lent.get("key")] * 4)
+            assert pool.stats().in_use == 1
+    assert pool.stats().in_use == 0
+
+
+def test_lazy_client_that_found_no_slot_may_try_again(mc: Client) -> None:
+    pool = ClientPool(mc, 1, timeout=0)
+    with pool.reserve(lazy=True) as lent:
+        with pool.reserve(), pytest.raises(PoolTimeout):
+            lent.get("key")
+        assert lent.set("key", "value")
+
+
+def test_lazy_clients_are_of_this_package(address: str) -> None:
+    with pytest.raises(TypeError, match=r"mcpool_wsgi\.Client"):
+        ClientPool(pylibmc.Client([address]), 1).reserve(lazy=True)

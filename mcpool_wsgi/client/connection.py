@@ -98,12 +98,12 @@ class Connection(_Base):
 
     def _prepare(self, command_timeout: float) -> None:
         """What a new client and a new clone need."""
-        self._process = forks.current
         self._turn = threading.RLock()
         self._out_of_sync = False
         self._command_timeout = command_timeout
         self.deadline = NEVER
         self.expired = False
+        self._process = forks.current  # last, for the finaliser of a client that is not complete
         watchdog.watch(self)
         opened_here.add(self)
 
