@@ -18,7 +18,8 @@ Typed code says ``mc = get_client(environ)``, which is the same.
 
 The client is reserved when the request starts. It goes back to its pool when the server
 closes the response, also if the app or the iteration raises, or if the server closes twice.
-If the server never closes the response, the client goes back when the environ is freed.
+If the server never closes the response, the client goes back when the environ is freed, and
+with it whatever else holds the client.
 
 An app that streams for a long time and needs memcached only at its beginning can release
 the client early:
@@ -123,6 +124,8 @@ class MemcachedPoolMiddleware:
         self._app = LazyExhaustion(app, environ_key, on_exhausted) if lazy else app
         reserve: Any = pool.reserve
         self._reserve = functools.partial(reserve, lazy=True) if lazy else reserve
+        if lazy:
+            self._reserve()  # takes nothing, and raises if the pool cannot do it
         self._key = environ_key
         self._release_key = f"{environ_key}.release"
         self._on_exhausted = on_exhausted
@@ -197,12 +200,16 @@ class MemcachedPoolMiddleware:
         if environ.get(self._release_key) is release:
             close()
             return
-        client_of_a_later_request = environ.get(self._key, MISSING)
+        # A later request has its own there.
+        later_client = environ.get(self._key, MISSING)
+        later_release = environ.get(self._release_key, MISSING)
         environ[self._key] = release.client if type(release) is EarlyRelease else reservation
+        environ[self._release_key] = release
         try:
             close()
         finally:
-            restore(environ, self._key, client_of_a_later_request)
+            restore(environ, self._key, later_client)
+            restore(environ, self._release_key, later_release)
 
 
 class LazyExhaustion:
@@ -217,14 +224,14 @@ class LazyExhaustion:
         client: LazyClient = environ[self._key]
         is_started = []
 
-        def noting_start_response(*args: Any) -> Any:
+        def noting_start_response(*args: Any, **kwargs: Any) -> Any:
             is_started.append(True)
-            return start_response(*args)
+            return start_response(*args, **kwargs)
 
         try:
             return self._app(environ, noting_start_response)
-        except PoolTimeout:
-            if is_started or client.was_reserved:
+        except PoolTimeout as error:
+            if is_started or id(error) != client.timeout_id:
                 raise
         return self._on_exhausted(environ, start_response)
 
@@ -329,6 +336,7 @@ class Response:
 
     __slots__ = (
         "__weakref__",
+        "_is_closed",
         "_middleware",
         "_release",
         "_reservation",
@@ -345,10 +353,11 @@ class Response:
         response: Any,
     ) -> None:
         self._middleware = middleware
-        self.environ = environ
+        self.environ: WSGIEnvironment = environ
         self._reservation = reservation
         self._release = release
         self._response = response
+        self._is_closed = False
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(getattr(self, "_response", ()))
@@ -359,6 +368,8 @@ class Response:
             response = self._response
             del self._response  # succeeds once
         except AttributeError:
+            if self._is_closed:
+                self.end()  # once more, because an interrupt may have kept it from its end
             return
         is_closed = True
         try:
@@ -371,6 +382,7 @@ class Response:
             raise
         finally:
             if is_closed:
+                self._is_closed = True
                 self._middleware.end(self.environ, self._reservation, self._release)
             else:
                 self._response = response
@@ -403,13 +415,17 @@ def call_with_files(
         response = app(environ, start_response)
     finally:
         environ["wsgi.file_wrapper"] = server_wrapper
-    if response is not wrapper.wrapped:
+    file, wrapped = wrapper.file, wrapper.wrapped
+    wrapper.file = wrapper.wrapped = None  # the app may keep the wrapper
+    if file is None or response is not wrapped:
         return response, None
     # bjoern's wrapper does not close its file when the client goes away. It is read instead.
-    closes = (
-        response is wrapper.file or hasattr(response, "__dict__") or hasattr(response, "filelike")
+    is_closed_by_the_server = (
+        response is file
+        or hasattr(response, "filelike")
+        or (isinstance(server_wrapper, type) and hasattr(response, "__dict__"))
     )
-    return response, wrapper.file if closes else None
+    return response, file if is_closed_by_the_server else None
 
 
 class FileWrapper:
@@ -437,6 +453,7 @@ class File:
     def __init__(self, file: Any) -> None:
         self._file = file
         self._open_file = file
+        self._is_closed = False
         self.on_close: Callable[[], None] | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -452,12 +469,15 @@ class File:
             file = self._open_file
             del self._open_file  # succeeds once
         except AttributeError:
+            if self._is_closed and self.on_close is not None:
+                self.on_close()  # once more, because an interrupt may have kept it from its end
             return
         try:
             close = getattr(file, "close", None)
             if close is not None:
                 close()
         finally:
+            self._is_closed = True
             if self.on_close is not None:
                 self.on_close()
 

@@ -1010,14 +1010,14 @@ def test_class_based_foreign_reservation_ends_once(end: str) -> None:
 
 def test_no_wait_where_it_would_stop_the_only_thread(mc: Client) -> None:
     pool = ClientPool(mc, 1, timeout=60)
-    app = MemcachedPoolMiddleware(responding([]), pool)
+    app: Any = MemcachedPoolMiddleware(responding([]), pool)
     status = []
     with pool.reserve():
         app(
             {"wsgi.multithread": False, "REQUEST_METHOD": "GET"},
-            lambda *args: status.append(args[0]),
-        )  # type: ignore[arg-type]
-    assert [str(line)[:3] for line in status] == ["503"]
+            lambda line, headers: status.append(line),
+        )
+    assert [line[:3] for line in status] == ["503"]
 
 
 def test_late_release_leaves_an_environ_alone_that_is_used_again(mc: Client) -> None:
@@ -1081,3 +1081,69 @@ def test_lazy_request_needs_a_pool_of_this_package(address: str) -> None:
     for pool in foreign_pools(address):
         with pytest.raises(TypeError, match="lazy"):
             MemcachedPoolMiddleware(count_and_greet, pool, lazy=True)
+
+
+def test_lazy_request_passes_exc_info_on(mc: Client) -> None:
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        start_response("500 Oops", [], exc_info=None)
+        return []
+
+    middleware: Any = MemcachedPoolMiddleware(app, ClientPool(mc, 1), lazy=True)
+    middleware({}, lambda status, headers, exc_info=None: None).close()
+
+
+def test_time_out_of_another_pool_is_the_apps(mc: Client) -> None:
+    other = ClientPool(mc, 1, timeout=0)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        return other.reserve().__enter__()
+
+    with other.reserve(), pytest.raises(PoolTimeout):
+        request(MemcachedPoolMiddleware(app, ClientPool(mc, 1), lazy=True))
+
+
+def test_lazy_middleware_over_a_pool_of_plain_clients_is_refused_at_once(address: str) -> None:
+    pool = ClientPool(pylibmc.Client([address]), 1)
+    with pytest.raises(TypeError, match="lazy"):
+        MemcachedPoolMiddleware(count_and_greet, pool, lazy=True)
+
+
+def test_late_close_releases_its_own_client_only(mc: Client) -> None:
+    """The first app releases its client early, when it is closed."""
+    pool = ClientPool(mc, 2)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        try:
+            yield b"chunk"
+        finally:
+            environ["mc.client.release"]()
+
+    middleware = MemcachedPoolMiddleware(app, pool)
+    environ: dict[str, Any] = {}
+    first = request(middleware, environ)
+    next(iter(first))
+    second = request(middleware, environ)
+    client = environ["mc.client"]
+    first.close()
+    assert client.set("key", "value")
+    assert environ["mc.client"] is client
+    second.close()
+    assert environ == {}
+
+
+def test_closing_again_ends_what_an_interrupt_left(pool: ClientPool) -> None:
+    environ: dict[str, Any] = {}
+    middleware = MemcachedPoolMiddleware(responding([]), pool)
+    response = request(middleware, environ)
+    end, middleware.end = middleware.end, interrupted  # type: ignore[method-assign, assignment]
+    with pytest.raises(Interrupted):
+        response.close()
+    middleware.end = end  # type: ignore[method-assign]
+    assert pool.stats().in_use == 1
+    response.close()
+    assert pool.stats().in_use == 0
+    assert environ == {}
+
+
+def interrupted(*args: Any) -> None:
+    raise Interrupted

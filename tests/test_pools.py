@@ -15,6 +15,7 @@ from typing import Any
 
 import pylibmc
 import pytest
+from forking import FORKS, succeeds
 from harness import Connections, eventually, in_thread, in_threads
 
 from mcpool_wsgi import (
@@ -659,3 +660,47 @@ def test_lazy_client_that_found_no_slot_may_try_again(mc: Client) -> None:
 def test_lazy_clients_are_of_this_package(address: str) -> None:
     with pytest.raises(TypeError, match=r"mcpool_wsgi\.Client"):
         ClientPool(pylibmc.Client([address]), 1).reserve(lazy=True)
+
+
+@pytest.mark.parametrize("fork", FORKS)
+@pytest.mark.servers
+def test_lazy_client_that_a_thread_waits_with_hangs_no_child(mc: Client, fork: Any) -> None:
+    pool = ClientPool(mc, 1, timeout=60)
+    lazy = pool.reserve(lazy=True)
+    with pool.reserve():
+        waiter = threading.Thread(target=lambda: lazy.get("key"))
+        waiter.start()
+        eventually(lambda: pool.stats().waiting == 1)
+        succeeds(fork(lazy.release))
+        succeeds(fork(lambda: lazy.get("key")))
+    waiter.join(10)
+    lazy.release()
+    assert pool.stats().in_use == 0
+
+
+def test_lazy_client_that_is_released_while_it_waits_takes_no_slot(mc: Client) -> None:
+    pool = ClientPool(mc, 1, timeout=60)
+    lazy = pool.reserve(lazy=True)
+    refused = []
+
+    def use_it() -> None:
+        try:
+            lazy.get("key")
+        except ClientReleased:
+            refused.append(True)
+
+    with pool.reserve():
+        waiter = threading.Thread(target=use_it)
+        waiter.start()
+        eventually(lambda: pool.stats().waiting == 1)
+        lazy.release()
+    waiter.join(10)
+    assert refused == [True]
+    assert pool.stats().in_use == 0
+
+
+def test_pool_has_clients_of_one_kind(mc: Client) -> None:
+    pool = ClientPool(mc, 1)
+    with pytest.raises(TypeError, match="one kind"):
+        pool.fill(pylibmc.Client(mc.addresses), 1)
+    assert pool.stats().slots == 1

@@ -9,16 +9,28 @@ sync means that the next answer on it belongs to the next command.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pylibmc
 
+if TYPE_CHECKING:
 
-class CommandExpired(pylibmc.Error):  # type: ignore[misc]
+    class _Error(Exception):
+        """pylibmc has no types."""
+
+    class _ServerDown(_Error):
+        """Likewise."""
+
+else:
+    _Error = pylibmc.Error
+    _ServerDown = pylibmc.ServerDown
+
+
+class CommandExpired(_Error):
     """A command took longer than ``command_timeout``."""
 
 
-class ServerResting(pylibmc.ServerDown):  # type: ignore[misc]
+class ServerResting(_ServerDown):
     """The server failed less than ``retry_timeout`` ago, so the command did not try it."""
 
 

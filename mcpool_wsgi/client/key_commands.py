@@ -46,8 +46,8 @@ class KeyCommands(Connection):
 
     _rule: KeyRule
 
-    serialize = NativeMethod(native.serialize, check_serialized)
-    deserialize = NativeMethod(native.deserialize, check_deserialized)
+    serialize: Any = NativeMethod(native.serialize, check_serialized)
+    deserialize: Any = NativeMethod(native.deserialize, check_deserialized)
 
     @property
     def _has_cas(self) -> bool:

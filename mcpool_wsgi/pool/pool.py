@@ -80,6 +80,9 @@ class Pool:
 
     def _refill(self, mc: Any) -> None:
         forks.check_process()
+        before = self._generations.current.master
+        if before is not None and isinstance(mc, Client) is not isinstance(before, Client):
+            raise TypeError(f"a pool has clients of one kind: it has {before!r}, and not {mc!r}")
         self._generations.begin(master_of(mc), "fill")
         self._lent_class, self._lazy_class = reservation_classes(mc)
 

@@ -21,11 +21,13 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Mapping
+from time import sleep
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, NoReturn, Protocol, TypeVar
 
+from .. import forks
 from ..client import BorrowedCommands, Client
-from ..errors import ClientReleased
+from ..errors import ClientReleased, PoolTimeout
 from ..forks import enter_child, same_process
 from .slot_queue import SlotQueue
 from .slots import NO_GENERATION, Slot
@@ -73,13 +75,14 @@ class Reservation:
     """
 
     # There is no __init__: calling one costs a fifth of a reservation. See Pool.reserve().
-    __slots__ = ("_client", "_pool", "_queue", "_slot", "_timeout")
+    __slots__ = ("_client", "_is_over", "_pool", "_queue", "_slot", "_timeout")
 
     _is_client = False  # whether the reservation is the client, too
     _client: Any
     _pool: Pool
     _queue: SlotQueue  # the one that the slot goes back to
     _slot: Slot  # from the reservation to the release
+    _is_over: bool  # set by a release that found no slot
     _timeout: float  # seconds to wait for a slot, if it is not the pool's timeout
 
     def __enter__(self) -> Any:
@@ -120,7 +123,9 @@ class Reservation:
             slot = self._slot
             del self._slot  # succeeds once
         except AttributeError:
+            self._is_over = True
             self._client = RELEASED
+            self._put_slot_back()  # another thread may just have got one
             return
         # Now, before another reservation can have the slot's client.
         self._client = RELEASED
@@ -183,7 +188,9 @@ class LentClient(BorrowedCommands, Reservation):
     :raises PoolClosed: when it is reserved: the pool is closed.
     """
 
-    __slots__ = ("__dict__", "__weakref__")
+    __slots__ = ("__dict__", "__weakref__", "_has_own_client")
+
+    _has_own_client: bool
 
     _is_client = True
 
@@ -193,7 +200,11 @@ class LentClient(BorrowedCommands, Reservation):
         def __enter__(self: _Self) -> _Self: ...
 
     def _run(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return getattr(self._client, name)(*args, **kwargs)
+        return getattr(self._use(), name)(*args, **kwargs)
+
+    def _use(self) -> Any:
+        """The client to use now."""
+        return self._client
 
     def set_behaviors(self, behaviors: Mapping[str, Any]) -> None:
         """Change options for the rest of this reservation. It opens a connection of its own."""
@@ -213,63 +224,65 @@ class LentClient(BorrowedCommands, Reservation):
 
     def _own_client(self) -> Any:
         """A client of this reservation alone, in the place of the slot's."""
-        client = self._client
+        client = self._use()
+        if getattr(self, "_has_own_client", False):
+            return client
         own = client.clone()
         own._on_failure = client._on_failure
         try:
             slot = self._slot
+            del self._slot  # as a release takes it, so that nobody else has it meanwhile
         except AttributeError:
-            return self._client.clone()  # raises
-        if slot.client is not client:
-            return client  # it is one already
-        # The next reservation of the slot makes a new client, even if this one ends just now.
+            # Another thread of this request is here, or the release has come.
+            while self._client is client:
+                sleep(0.001)
+            return self._client
+        # The next reservation of the slot makes a new client.
         slot.generation = NO_GENERATION
         slot.client = None
+        self._has_own_client = True
         self._client = own
-        if not hasattr(self, "_slot"):
-            self._client = RELEASED
+        self._slot = slot
+        if getattr(self, "_is_over", False):  # the release came, and found no slot
+            self.release()
         return own
 
 
 class LazyClient(LentClient):
     """A lent client that is reserved at its first command, and not when it is entered."""
 
-    __slots__ = ("_reserving",)
+    __slots__ = ("_process", "_reserving")
+
+    #: The ``id()`` of the last :exc:`~mcpool_wsgi.PoolTimeout` of this client. The error itself
+    #: would be a circle, because its traceback has frames that have the client.
+    timeout_id: int | None = None
 
     def __init__(self) -> None:
-        # Several threads of one request have one slot, and none of them has one after the release.
+        self._renew_lock()
+
+    def _renew_lock(self) -> None:
+        self._process = forks.current
+        # Several threads of one request have one slot.
         self._reserving = threading.RLock()
 
     def __enter__(self: _Self) -> _Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
-        with self._reserving:
-            super().__exit__()
-
-    @property
-    def was_reserved(self) -> bool:
-        """Whether a command has reserved it."""
-        return self._client is not NOT_RESERVED
-
-    def _run(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._reserve()
-        return getattr(self._client, name)(*args, **kwargs)
-
-    def _reserve(self) -> None:
+    def _use(self) -> Any:
         if self._client is NOT_RESERVED:
+            forks.check_process()
+            if self._process is not forks.current:
+                self._renew_lock()  # a thread of the parent may hold it for ever
             with self._reserving:
                 if self._client is NOT_RESERVED:
-                    super().__enter__()
-
-    def _own_client(self) -> Any:
-        self._reserve()
-        return super()._own_client()
+                    try:
+                        super().__enter__()
+                    except PoolTimeout as error:
+                        self.timeout_id = id(error)
+                        raise
+                    if getattr(self, "_is_over", False):  # the release came while this waited
+                        self.release()
+        return self._client
 
 
 class _Extras:
@@ -278,11 +291,12 @@ class _Extras:
     __slots__ = ()
 
     _run: Callable[..., Any]
+    _use: Callable[[], Any]
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        value = self._run("__getattribute__", (name,), {})
+        value = getattr(self._use(), name)
         if not callable(value):
             return value
 
@@ -290,6 +304,7 @@ class _Extras:
         def method(*args: Any, **kwargs: Any) -> Any:  # asks again who has the client
             return self._run(name, args, kwargs)
 
+        del method.__wrapped__  # it would reach the client after the release
         return method
 
 

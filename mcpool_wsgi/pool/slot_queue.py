@@ -164,6 +164,7 @@ class SlotQueue:
             if slot is not None:
                 return slot
         began = monotonic()
+        self._replace_lost_slots()
         waiter = Waiter()
         try:
             self.waiters.append(waiter)

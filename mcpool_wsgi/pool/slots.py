@@ -64,7 +64,7 @@ class Slot:
     def __init__(
         self, number: int, find_owner: Callable[[], SlotOwner | None], ended: deque[float]
     ) -> None:
-        self.number = number
+        self.number: int = number
         self.process: forks.Process = forks.current  # the one that made the client
         self.client: Any = None
         self.generation: Generation = NO_GENERATION
