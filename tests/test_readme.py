@@ -1,8 +1,10 @@
-"""README says what is so: its Python blocks run, its names exist."""
+"""README is true: its Python blocks run, and its names and signatures are those of the code."""
 
 from __future__ import annotations
 
+import inspect
 import re
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,10 @@ from servers.catalogue import DIFFERENCES, PREFORK, SERVERS
 from webtest import TestApp
 
 import mcpool_wsgi
-from mcpool_wsgi import Client
+from mcpool_wsgi import Client, ClientPool, ClientReleased, PickleForbidden
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-
-
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 POOL = {"db_client_connection_pool_name": "default"}
 
 
@@ -35,8 +36,27 @@ def test_python_blocks_run_one_after_the_other(
         exec(block.replace("127.0.0.1:11211", address), names)
     assert TestApp(names["app"]).get("/").text in ("hello", "hello, reader")
     assert Client([address]).get("greeting") == "hello"
+    assert names["client"].get("user") == {"name": "Ada"}
+    Client([address]).set("pickled", ["Ada"])
+    with pytest.raises(PickleForbidden):
+        names["client"].get("pickled")
+    with pytest.raises(ClientReleased):
+        names["mc"].get("greeting")
     for name in re.findall(r"rate\((\w+)\[", README):
         assert names["REGISTRY"].get_sample_value(name, POOL) is not None
+
+
+def test_python_blocks_survive_an_outage() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        nowhere = f"127.0.0.1:{listener.getsockname()[1]}"
+    (app,) = (block for block in blocks("python") if "MemcachedPoolMiddleware(" in block)
+    (reading,) = (block for block in blocks("python") if "except pylibmc.Error" in block)
+    names: dict[str, Any] = {}
+    exec(app.replace("127.0.0.1:11211", nowhere) + reading, names)
+    assert TestApp(names["app"]).get("/").text == "nobody there"
+    with pytest.raises(names["pylibmc"].Error):
+        Client([nowhere]).get("greeting")
+    assert names["greeting"](Client([nowhere])) == "nobody there"
 
 
 def test_there_are_two_commands_and_the_shell_reads_them() -> None:
@@ -52,13 +72,43 @@ def test_every_public_name_is_in_the_table(name: str) -> None:
     assert re.search(rf"^\| `?{name}\b|`{name}`", README, re.MULTILINE)
 
 
-#: What suits a server, by what runs its requests side by side.
+SIGNATURES = re.findall(r"^\| `((?:pool\.)?\w+)\((.*?)\)` \|", README, re.MULTILINE)
+
+
+def parameters(function: Any) -> list[tuple[str, Any, Any]]:
+    found = inspect.signature(function).parameters.values()
+    return [(each.name, each.kind, each.default) for each in found if each.name != "self"]
+
+
+@pytest.mark.parametrize(("name", "arguments"), SIGNATURES, ids=[name for name, _ in SIGNATURES])
+def test_signature_in_the_table_is_that_of_the_code(name: str, arguments: str) -> None:
+    names: dict[str, Any] = {}
+    exec(f"def shown({arguments}): pass", names)
+    where: Any = ClientPool if name.startswith("pool.") else mcpool_wsgi
+    shown, real = parameters(names["shown"]), parameters(getattr(where, name.rpartition(".")[2]))
+    for number, (parameter, kind, default) in enumerate(shown):
+        if default is ...:
+            shown[number] = (parameter, kind, real[number][2])
+    assert shown == real
+
+
+def test_the_table_has_signatures() -> None:
+    wanted = {"MemcachedPoolMiddleware", "ClientPool", "Client", "pool.reserve"}
+    assert wanted <= {name for name, _ in SIGNATURES}
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!https:)(.+?)\)", README))))
+def test_link_leads_to_a_file(target: str) -> None:
+    assert (ROOT / target).is_file()
+
+
+#: What runs at the same time on a server, and which pool suits it.
 SUITS = {
     "threads": ("threads", "`ClientPool`, a slot per thread"),
-    "greenlets": ("greenlets", "`ClientPool`; a wait lets other greenlets go on"),
+    "greenlets": ("greenlets", "`ClientPool`; other greenlets run during a wait"),
     "loop": (
-        "responses only, in one thread",
-        "`ClientPool`, a slot per connection: a wait is a 503 at once",
+        "responses, in one thread",
+        "`ClientPool`, a slot per connection; no waits, `503` at once",
     ),
     "nothing": ("nothing", "`ClientPool`, one slot"),
 }
@@ -66,12 +116,12 @@ SUITS = {
 
 def server_table() -> str:
     preforked = {server for server, _, _ in PREFORK.values()}
-    rows = ["| server | side by side | pool | differs from the bare app |", "|---|---|---|---|"]
+    rows = ["| server | runs at the same time | pool | differences |", "|---|---|---|---|"]
     for server in SERVERS:
-        side_by_side, pool = SUITS[server.concurrency]
+        at_the_same_time, pool = SUITS[server.concurrency]
         effects = sorted(set(DIFFERENCES.get(server.name, {}).values()))
         name = f"{server.name} ¹" if server.name in preforked else server.name
-        rows.append(f"| {name} | {side_by_side} | {pool} | {' '.join(effects) or 'nowhere'} |")
+        rows.append(f"| {name} | {at_the_same_time} | {pool} | {' '.join(effects) or 'none'} |")
     return "\n".join(rows)
 
 

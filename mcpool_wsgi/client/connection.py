@@ -116,6 +116,7 @@ class Connection(_Base):
         with self._turn:
             # Those of the command that a signal handler interrupted to run this one.
             outer_deadline, outer_expired = self.deadline, self.expired
+            is_sent = False
             try:
                 self.expired = False
                 self.deadline = deadline = monotonic() + self._command_timeout
@@ -123,7 +124,7 @@ class Connection(_Base):
                     watchdog.wake()
                 if self._out_of_sync:
                     self._resynchronize()
-                self._out_of_sync = True
+                self._out_of_sync = is_sent = True
                 result = command(self, *args)
                 self.deadline = NEVER  # before the look at expired: see the watchdog
                 if self.expired:
@@ -133,7 +134,7 @@ class Connection(_Base):
                 self.deadline = NEVER
                 if self.expired and not isinstance(error, failures.CommandExpired):
                     error = self._expiry(command.__name__, error)
-                if not self._forgives(error):
+                if not self._forgives(error, is_sent):
                     raise error
                 result = failures.miss(command.__name__, args)
             except BaseException:
@@ -169,16 +170,20 @@ class Connection(_Base):
         expiry.__cause__ = cause
         return expiry
 
-    def _forgives(self, error: Exception) -> bool:
-        """Note the *error* of a command; whether its caller gets a miss instead of it."""
+    def _forgives(self, error: Exception, is_sent: bool) -> bool:
+        """Note the *error* of a command; whether its caller gets a miss instead of it.
+
+        :param is_sent: whether it comes from the command, and not from what is done before.
+        """
         self.expired = False
-        self._out_of_sync = not failures.leaves_sync(error, len(self.addresses))
+        servers = len(self.addresses)
+        self._out_of_sync = not is_sent or not failures.leaves_sync(error, servers)
         if not failures.is_unavailable(error):
             return False
-        if isinstance(error, failures.ServerResting):
+        if is_sent and servers == 1 and failures.is_outage(error):
+            # libmemcached lets a server that failed rest, in whole seconds, and some commands make
+            # the rest begin anew. So the door does it.
             self._out_of_sync = True
-        elif failures.is_time_out(error) and len(self.addresses) == 1:
-            # libmemcached lets a server that failed rest, and forgets that when it disconnects.
             self._rests_until = monotonic() + self.renewal_interval
         for notice in (self._on_failure, self.on_connection_failure):
             if notice is not None:

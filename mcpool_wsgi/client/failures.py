@@ -73,9 +73,9 @@ def is_unavailable(error: Exception) -> bool:
     return not isinstance(error, _CALLERS) and not str(error).startswith(_UNREADABLE)
 
 
-def is_time_out(error: Exception) -> bool:
-    """Whether *error* means that the server did not answer in time."""
-    if type(error) is CommandExpired:
+def is_outage(error: Exception) -> bool:
+    """Whether *error* means that the server cannot be reached, or did not answer in time."""
+    if isinstance(error, (CommandExpired, *_CLOSED, pylibmc.WriteError)):
         return True
     # pylibmc has no class for it, and of incr and decr it does not even give the cause.
     text = str(error)

@@ -42,6 +42,7 @@ import stat
 from typing import Any, Callable
 
 import _pylibmc
+import pylibmc
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ def _calibrated() -> _Library | None:
         try:
             library = _Library()
             library.calibrate()
-        except Exception as error:
+        except (LookupError, OSError, AttributeError, pylibmc.Error) as error:
             _warnings[:] = [str(error) or repr(error)]
         else:
             _library = library

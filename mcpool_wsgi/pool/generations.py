@@ -44,8 +44,9 @@ class Generations:
     def begin(self, master: Any, reason: str) -> None:
         """Begin a new generation: every slot gets a new client when it is next reserved."""
         with self._lock:
-            self.current.current = False
-            self.current = Generation(master, reason)
+            # In this order: an interrupt between the two must leave a generation that is current.
+            before, self.current = self.current, Generation(master, reason)
+            before.current = False
 
     def fill(self, slot: Slot) -> None:
         """Give *slot* a client of the current generation. ``clone()`` opens no connection."""
@@ -67,6 +68,8 @@ class Generations:
         with self._lock:
             age = monotonic() - generation.born
             is_over = generation is self.current and age >= generation.renewal_interval
+            if generation is not self.current:
+                generation.current = False  # an interrupt may have come before that was done
             if is_over:
                 self.begin(generation.master, "failure")
         if is_first:
