@@ -70,7 +70,7 @@ from mcpool_wsgi.devserver import memcached
 ROUND = 10.0  # seconds, about
 CALM = 3.0  # seconds of each round that come after the last restart
 SLACK = 0.5  # seconds that a command may take beyond its command_timeout
-RECOVERY = {1: 1.5, 3: 2.5}  # seconds by the number of servers; three have a dead_timeout of 1
+RECOVERY = {1: 1.5, 3: 4.0}  # seconds by the number of servers; libmemcached counts whole ones
 PATIENCE = 15.0  # seconds after which something hangs
 LONGEST_DELAY = 0.7  # seconds by which a proxy delays an answer
 THREADS = 4  # besides the main thread

@@ -1,357 +1,635 @@
-"""What memcached cannot do is a miss or False with fail_soft, counted and logged."""
+"""fail_soft: what memcached cannot do is a miss or False. What the caller did wrong raises.
+
+There is one test for each row of the table in mcpool_wsgi/client/client.py.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
+import logging
+import os
+import re
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import hostile
 import pylibmc
 import pytest
-from harness import eventually
+from forking import in_child, succeeds
+from harness import eventually, in_threads
 from mortal import Mortal
 
-from mcpool_wsgi import Client, ClientPool, InvalidKey, ThreadMappedPool
+from mcpool_wsgi import Client, ClientPool, InvalidKey, PickleForbidden
+from mcpool_wsgi.devserver import memcached
 
 pytestmark = pytest.mark.servers
 
-#: Every command, and what it gives when memcached cannot do it.
-SOFT: dict[str, tuple[Callable[[Any], object], object]] = {
-    "get": (lambda mc: mc.get("key", "default"), "default"),
-    "gets": (lambda mc: mc.gets("key"), (None, None)),
-    "get_multi": (lambda mc: mc.get_multi(["key", "other"]), {}),
-    "set": (lambda mc: mc.set("key", "value"), False),
-    "add": (lambda mc: mc.add("new", "value"), False),
-    "replace": (lambda mc: mc.replace("key", "value"), False),
-    "append": (lambda mc: mc.append("key", "value"), False),
-    "prepend": (lambda mc: mc.prepend("key", "value"), False),
-    "cas": (lambda mc: mc.cas("key", "value", 1), False),
-    "set_multi": (
-        lambda mc: mc.set_multi({"key": 1, b"other": 2}, key_prefix="p"),
-        ["key", b"other"],
-    ),
-    "add_multi": (lambda mc: mc.add_multi({"new": 1}), ["new"]),
-    "incr": (lambda mc: mc.incr("number"), False),
-    "decr": (lambda mc: mc.decr("number"), False),
-    "incr_multi": (lambda mc: mc.incr_multi(["number", "other"]), None),
-    "touch": (lambda mc: mc.touch("key", 10), False),
-    "delete": (lambda mc: mc.delete("key"), False),
-    "delete_multi": (lambda mc: mc.delete_multi(["key"]), False),
-    "flush_all": (lambda mc: mc.flush_all(), False),
-    "get_stats": (lambda mc: mc.get_stats(), []),
-    "in": (lambda mc: "key" in mc, False),
-    "[]": (lambda mc: mc.__setitem__("key", "value"), None),
-}
-
-#: A row: starts what fails, and gives its addresses.
-Row = Callable[[ExitStack, Path], list[str]]
+LOGGER = "mcpool_wsgi"
+LIMIT = ("-t", "1", "-c", "64")  # with fewer, memcached cannot open its own files
+QUICK = {"cas": True, "connect_timeout": 500, "_poll_timeout": 100}
+PATIENT = {**QUICK, "_poll_timeout": 5000}
 
 
-def refused(running: ExitStack, directory: Path) -> list[str]:
-    return [running.enter_context(hostile.refusing())]
+class Call(NamedTuple):
+    """A command, and what it gives while memcached can do nothing."""
+
+    run: Callable[[Any], Any]
+    miss: Any
 
 
-def full(running: ExitStack, directory: Path) -> list[str]:
-    """A memcached that has as many connections as it may."""
-    address = running.enter_context(hostile.real("-c", "16", "-t", "1"))
-    host, _, port = address.rpartition(":")
-    while True:
-        connection = running.enter_context(socket.create_connection((host, int(port))))
-        connection.settimeout(10)
-        connection.sendall(b"version\r\n")
-        if connection.recv(100).startswith(b"ERROR Too many"):
-            return [address]
-
-
-def out_of_memory(running: ExitStack, directory: Path) -> list[str]:
-    script = hostile.answers(hostile.OUT_OF_MEMORY)
-    return [running.enter_context(hostile.fake(script)).address]
-
-
-def silent(running: ExitStack, directory: Path) -> list[str]:
-    return [running.enter_context(hostile.fake(hostile.silent)).address]
-
-
-def dripping(running: ExitStack, directory: Path) -> list[str]:
-    """Each byte is in time. The command as a whole is not."""
-    script = hostile.endless(b"V", interval=0.02)
-    return [running.enter_context(hostile.fake(script)).address]
-
-
-def closing(running: ExitStack, directory: Path) -> list[str]:
-    return [running.enter_context(hostile.fake(hostile.answers_once(b""))).address]
-
-
-def half_an_answer(running: ExitStack, directory: Path) -> list[str]:
-    script = hostile.answers_once(b"VALUE key 16 5\r\nval")
-    return [running.enter_context(hostile.fake(script)).address]
-
-
-def server_error(running: ExitStack, directory: Path) -> list[str]:
-    script = hostile.answers(b"SERVER_ERROR something went wrong\r\n")
-    return [running.enter_context(hostile.fake(script)).address]
-
-
-def no_unix_socket(running: ExitStack, directory: Path) -> list[str]:
-    return [str(directory / "nothing")]
-
-
-def no_socket_at_all(running: ExitStack, directory: Path) -> list[str]:
-    (directory / "file").touch()
-    return [str(directory / "file")]
-
-
-def all_refused(running: ExitStack, directory: Path) -> list[str]:
-    return [running.enter_context(hostile.refusing()) for _ in range(3)]
-
-
-ROWS: dict[str, Row] = {
-    row.__name__.replace("_", " "): row
-    for row in (
-        refused,
-        full,
-        out_of_memory,
-        silent,
-        dripping,
-        closing,
-        half_an_answer,
-        server_error,
-        no_unix_socket,
-        no_socket_at_all,
-        all_refused,
-    )
-}
-#: These speak the text protocol, or none that the binary protocol takes for an answer.
-TEXT_ONLY = ("out of memory", "dripping", "half an answer", "server error")
-
-
-@pytest.fixture
-def running() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-
-
-def soft_pool(addresses: list[str], binary: bool = False, **options: Any) -> Any:
-    behaviors = {"cas": True, "_poll_timeout": 100, "connect_timeout": 100}
-    return ClientPool(Client(addresses, behaviors, binary, fail_soft=True, **options), 1)
-
-
-@pytest.mark.parametrize("binary", [False, True], ids=["text", "binary"])
-@pytest.mark.parametrize("command", SOFT)
-@pytest.mark.parametrize("what", ROWS)
-def test_failure_is_a_miss_and_counted_and_logged(
-    running: ExitStack,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    what: str,
-    command: str,
-    binary: bool,
-) -> None:
-    if binary and what in TEXT_ONLY:
-        pytest.skip("an answer of the text protocol")
-    pool = soft_pool(ROWS[what](running, tmp_path), binary, command_timeout=0.2)
-    call, soft = SOFT[command]
-    # The first get of a connection that fails may be a miss without an error.
-    for _ in range(2):
-        with pool.reserve() as mc:
-            assert call(mc) == soft
-    if what not in ("out of memory", "server error") or command not in (
-        "get",
-        "gets",
-        "get_multi",
-        "in",
-    ):
-        assert pool.stats().failures >= 1
-        names = {record.name.partition(".")[0] for record in caplog.records}
-        assert "mcpool_wsgi" in names
-    assert pool.stats().in_use == 0
-
-
-@pytest.mark.parametrize("command", SOFT)
-@pytest.mark.parametrize("what", ROWS)
-def test_failure_raises_without_fail_soft(
-    running: ExitStack, tmp_path: Path, what: str, command: str
-) -> None:
-    """Or it is a miss, where pylibmc says no more. It is never a success."""
-    behaviors = {"cas": True, "_poll_timeout": 100, "connect_timeout": 100}
-    mc = Client(ROWS[what](running, tmp_path), behaviors, command_timeout=0.2)
-    call, soft = SOFT[command]
+def raises_key_error(command: Callable[[], object]) -> bool:
     try:
-        found = call(mc)
-    except pylibmc.Error:
-        return
+        command()
     except KeyError:
-        assert command == "[]"
-        return
-    assert command in ("get", "gets", "get_multi", "in")
-    assert found == soft
+        return True
+    return False
 
 
-@pytest.mark.parametrize("what", ["out of memory", "server error"])
-def test_errors_of_the_server_do_not_last(what: str) -> None:
-    """The next command of the same client works if the server does."""
-    refuse = [True]
+def set_item(mc: Any) -> None:
+    """Without fail_soft, pylibmc raises a KeyError where it was told that nothing was stored."""
+    try:
+        mc["key"] = "written"
+    except KeyError as error:
+        assert not mc._client._fail_soft
+        raise RuntimeError("not stored") from error
+
+
+READS = {
+    "get": Call(lambda mc: mc.get("key"), None),
+    "get with a default": Call(lambda mc: mc.get("key", "default"), "default"),
+    "gets": Call(lambda mc: mc.gets("key"), (None, None)),
+    "get_multi": Call(lambda mc: mc.get_multi(["key", "other"]), {}),
+    "get_multi, bytes": Call(lambda mc: mc.get_multi([b"key"], key_prefix="a-"), {}),
+    "get_stats": Call(lambda mc: mc.get_stats(), []),
+    "in": Call(lambda mc: "key" in mc, False),
+}
+WRITES = {
+    "set": Call(lambda mc: mc.set("key", "written"), False),
+    "set of a large value": Call(lambda mc: mc.set("key", b"x" * 500_000), False),
+    "add": Call(lambda mc: mc.add("new", "written"), False),
+    "replace": Call(lambda mc: mc.replace("key", "written"), False),
+    "append": Call(lambda mc: mc.append("key", "written"), False),
+    "prepend": Call(lambda mc: mc.prepend("key", "written"), False),
+    "cas": Call(lambda mc: mc.cas("key", "written", 5), False),
+    "incr": Call(lambda mc: mc.incr("number"), False),
+    "decr": Call(lambda mc: mc.decr("number"), False),
+    "touch": Call(lambda mc: mc.touch("key", 100), False),
+    "delete": Call(lambda mc: mc.delete("key"), False),
+    "delete_multi": Call(lambda mc: mc.delete_multi(["key", "other"]), False),
+    "flush_all": Call(lambda mc: mc.flush_all(), False),
+    "set_multi": Call(lambda mc: mc.set_multi({"key": 1, b"other": 2}), ["key", b"other"]),
+    "set_multi, prefix": Call(lambda mc: mc.set_multi({"key": 1}, key_prefix="a-"), ["key"]),
+    "add_multi": Call(lambda mc: mc.add_multi({"new": 1, "other": 2}), ["new", "other"]),
+}
+#: These have no way to say that nothing was written, or say it by an error of Python's own.
+SILENT = {
+    "incr_multi": Call(lambda mc: mc.incr_multi(["number"]), None),
+    "write an item": Call(set_item, None),
+    "read an item": Call(lambda mc: raises_key_error(lambda: mc["key"]), True),
+    "delete an item": Call(lambda mc: raises_key_error(lambda: mc.__delitem__("key")), True),
+}
+CALLS = {**READS, **WRITES, **SILENT}
+
+
+# -- What can happen to memcached
+
+
+class Outage(NamedTuple):
+    """Servers that fail from some moment on."""
+
+    servers: list[str]
+    behaviors: dict[str, int] = QUICK
+    #: Seconds.
+    command_timeout: float = 1.0
+    #: Makes the servers fail; before that, each client is connected. None if they fail at once.
+    begin: Callable[[], object] | None = None
+
+
+Start = Callable[[Path], contextlib.AbstractContextManager[Outage]]
+
+
+@contextlib.contextmanager
+def nobody_listens(directory: Path) -> Iterator[Outage]:
+    with hostile.refusing() as address:
+        yield Outage([address])
+
+
+@contextlib.contextmanager
+def server_is_killed(directory: Path) -> Iterator[Outage]:
+    server = Mortal(None)
+    try:
+        yield Outage([server.address], begin=server.kill)
+    finally:
+        server.kill()
+
+
+@contextlib.contextmanager
+def connection_is_reset(directory: Path) -> Iterator[Outage]:
+    """Each connection ends in the middle of the first answer."""
+    with hostile.fake(hostile.answers_once(b"VALUE key 16 100\r\nvalu")) as server:
+        yield Outage([server.address])
+
+
+@contextlib.contextmanager
+def server_hangs(directory: Path) -> Iterator[Outage]:
+    server = Mortal(None)
+    try:
+        yield Outage([server.address], begin=server.stop)
+    finally:
+        server.go_on()
+        server.kill()
+
+
+@contextlib.contextmanager
+def server_says_nothing(directory: Path) -> Iterator[Outage]:
+    with hostile.fake(hostile.silent) as server:
+        yield Outage([server.address])
+
+
+@contextlib.contextmanager
+def unix_server_hangs(directory: Path) -> Iterator[Outage]:
+    path = str(directory / "socket")
+    with memcached(unix_socket=path) as server:
+
+        def stop() -> None:
+            server.process.send_signal(signal.SIGSTOP)
+            os.waitpid(server.process.pid, os.WUNTRACED)
+
+        try:
+            yield Outage([path], begin=stop)
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def server_drips(directory: Path) -> Iterator[Outage]:
+    """No byte is late, and the answer never ends. Only command_timeout ends the command."""
+    with hostile.fake(hostile.endless(b"V", interval=0.02)) as server:
+        yield Outage([server.address], PATIENT, command_timeout=0.15)
+
+
+@contextlib.contextmanager
+def out_of_memory(directory: Path) -> Iterator[Outage]:
+    with hostile.fake(storing(hostile.OUT_OF_MEMORY)) as server:
+        yield Outage([server.address])
+
+
+@contextlib.contextmanager
+def server_error(directory: Path) -> Iterator[Outage]:
+    with hostile.fake(storing(b"SERVER_ERROR busy\r\n")) as server:
+        yield Outage([server.address])
+
+
+@contextlib.contextmanager
+def too_many_connections(directory: Path) -> Iterator[Outage]:
+    """memcached says so, and closes the connection."""
+    with full(*LIMIT, "-o", "maxconns_fast") as address:
+        yield Outage([address])
+
+
+@contextlib.contextmanager
+def no_more_connections(directory: Path) -> Iterator[Outage]:
+    """memcached accepts no connection until another one ends."""
+    with full(*LIMIT, "-o", "no_maxconns_fast") as address:
+        yield Outage([address])
+
+
+@contextlib.contextmanager
+def unix_socket_is_missing(directory: Path) -> Iterator[Outage]:
+    yield Outage([str(directory / "missing")])
+
+
+@contextlib.contextmanager
+def unix_socket_is_gone(directory: Path) -> Iterator[Outage]:
+    path = str(directory / "socket")
+    with memcached(unix_socket=path) as server:
+
+        def end() -> None:
+            server.process.kill()
+            server.process.wait()
+            os.unlink(path)
+
+        yield Outage([path], begin=end)
+
+
+@contextlib.contextmanager
+def unix_socket_is_a_file(directory: Path) -> Iterator[Outage]:
+    path = directory / "file"
+    path.touch()
+    yield Outage([str(path)])
+
+
+@contextlib.contextmanager
+def unix_socket_is_abandoned(directory: Path) -> Iterator[Outage]:
+    path = str(directory / "socket")
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(path)
+    yield Outage([path])
+
+
+@contextlib.contextmanager
+def nobody_of_several_listens(directory: Path) -> Iterator[Outage]:
+    with ExitStack() as refusing:
+        yield Outage([refusing.enter_context(hostile.refusing()) for _ in range(3)])
+
+
+@contextlib.contextmanager
+def several_servers_are_killed(directory: Path) -> Iterator[Outage]:
+    servers = [Mortal(None) for _ in range(2)]
+
+    def kill() -> None:
+        for server in servers:
+            server.kill()
+
+    try:
+        yield Outage([server.address for server in servers], begin=kill)
+    finally:
+        kill()
+
+
+#: What memcached says when it has no room for the answer of a read.
+READ_ERROR = b"SERVER_ERROR out of memory writing get response\r\n"
+
+
+def storing(answer: bytes) -> hostile.Script:
+    """Take the value of a storing command, and give *answer*; of a read, that of memcached."""
+    storage = re.compile(rb"(?:set|add|replace|append|prepend|cas) \S+ \d+ \d+ (\d+)")
 
     def script(conversation: hostile.Conversation) -> None:
+        data = b""
         while True:
-            conversation.request()
-            conversation.send(hostile.OUT_OF_MEMORY if refuse else b"STORED\r\n")
+            data += conversation.request()
+            while data:
+                line, _, rest = data.partition(b"\r\n")
+                match = storage.match(line)
+                length = int(match[1]) + 2 if match else 0
+                if len(rest) < length:
+                    break
+                data = rest[length:]
+                conversation.send(READ_ERROR if line.startswith(b"get") else answer)
 
-    with hostile.fake(script) as server, soft_pool([server.address]).reserve() as mc:
-        assert mc.set("key", "value") is False
-        refuse.clear()
-        eventually(lambda: mc.set("key", "value"))
-
-
-@pytest.mark.parametrize("binary", [False, True], ids=["text", "binary"])
-def test_real_memcached_without_room(binary: bool) -> None:
-    """It was started with -M, so it evicts nothing."""
-    with hostile.real("-M", "-m", "2") as address:
-        pool = soft_pool([address], binary)
-        with pool.reserve() as mc:
-            stored = [mc.set(f"key{number}", b"x" * 500_000) for number in range(20)]
-            assert {True, False} == set(stored)
-        watch = pylibmc.Client([address])
-        for number, is_stored in enumerate(stored):
-            assert (watch.get(f"key{number}") is not None) is is_stored
-        assert pool.stats().failures >= 1
+    return script
 
 
-@pytest.mark.parametrize("make", [ClientPool, ThreadMappedPool])
-def test_killed_server(mortal: Mortal, make: Any) -> None:
-    mc = Client([mortal.address], {"cas": True}, fail_soft=True)
-    pool = make(mc, 1) if make is ClientPool else make(mc)
-    with pool.reserve() as lent:
-        assert lent.set("key", "value")
-    mortal.kill()
-    for command, (call, soft) in SOFT.items():
-        with pool.reserve() as lent:
-            assert call(lent) == soft, command
-    assert pool.stats().failures >= len(SOFT) - 1
-    mortal.start()
+@contextlib.contextmanager
+def full(*options: str) -> Iterator[str]:
+    """A memcached that has as many connections as it takes."""
+    with hostile.real(*options) as address, ExitStack() as opened:
+        host, _, port = address.rpartition(":")
 
-    def works() -> bool:
-        with pool.reserve() as lent:
-            return bool(lent.set("key", "value") and lent.get("key") == "value")
+        def is_full() -> bool:
+            connection = socket.create_connection((host, int(port)), timeout=0.2)
+            opened.enter_context(connection)
+            try:
+                connection.sendall(b"version\r\n")
+                return not connection.recv(100).startswith(b"VERSION")
+            except OSError:  # it has closed the connection, or does not accept it
+                return True
 
-    eventually(works)
-
-
-def test_stopped_server(mortal: Mortal) -> None:
-    pool = soft_pool([mortal.address])
-    with pool.reserve() as mc:
-        assert mc.set("key", "value")
-    mortal.stop()
-    try:
-        for command, (call, soft) in SOFT.items():
-            with pool.reserve() as mc:
-                assert call(mc) == soft, command
-    finally:
-        mortal.go_on()
-    assert pool.stats().failures >= 1
+        eventually(is_full, "memcached takes any number of connections")
+        yield address
 
 
-@pytest.mark.parametrize("binary", [False, True], ids=["text", "binary"])
-def test_one_server_of_several_is_dead(running: ExitStack, binary: bool) -> None:
-    """What the others have is found. Nothing raises, and no write is a success that is none."""
-    live = [running.enter_context(hostile.real()) for _ in range(2)]
-    dead = running.enter_context(hostile.refusing())
-    pool = soft_pool([*live, dead], binary)
-    keys = [f"key{number}" for number in range(60)]
-    for _ in range(5):
-        with pool.reserve() as mc:
-            for command, (call, _) in SOFT.items():
-                if command not in ("incr", "decr", "incr_multi"):
-                    call(mc)
-            failed = mc.set_multi({key: key for key in keys})
-            stored = [key for key in keys if key not in failed]
-            theirs: dict[str, Any] = {}
-            for address in live:
-                theirs.update(pylibmc.Client([address]).get_multi(keys))
-            assert theirs.items() >= {key: key for key in stored}.items()
-            for key in keys:
-                mc.delete(key)
-    assert pool.stats().failures >= 1
+#: The rows of the table in the docstring that say "reads are misses; writes return False".
+ROWS: dict[str, list[Start]] = {
+    "no connection, or it broke": [
+        nobody_listens,
+        server_is_killed,
+        connection_is_reset,
+        nobody_of_several_listens,
+        several_servers_are_killed,
+    ],
+    "a time-out, or ``command_timeout``": [
+        server_hangs,
+        server_says_nothing,
+        unix_server_hangs,
+        server_drips,
+    ],
+    "``SERVER_ERROR``, out of memory too": [out_of_memory, server_error],
+    "connection limit, system errors": [
+        too_many_connections,
+        no_more_connections,
+        unix_socket_is_missing,
+        unix_socket_is_gone,
+        unix_socket_is_a_file,
+        unix_socket_is_abandoned,
+    ],
+}
+OUTAGES = pytest.mark.parametrize("start", [start for row in ROWS.values() for start in row])
 
 
-@pytest.mark.parametrize("binary", [False, True], ids=["text", "binary"])
-@pytest.mark.parametrize("fail_soft", [False, True], ids=["raising", "fail_soft"])
-@pytest.mark.parametrize("what", ["refused", "silent", "closing", "full"])
-def test_flush_that_was_not_acknowledged_is_no_success(
-    running: ExitStack, tmp_path: Path, what: str, fail_soft: bool, binary: bool
+def failing(outage: Outage, fail_soft: bool) -> dict[str, ClientPool]:
+    """A pool with one client for each of CALLS, and all clients of a server that fails now."""
+    pools = {}
+    for name in CALLS:
+        mc = Client(
+            outage.servers,
+            outage.behaviors,
+            fail_soft=fail_soft,
+            command_timeout=outage.command_timeout,
+        )
+        pools[name] = ClientPool(mc, 1)
+        if outage.begin is not None:
+            with pools[name].reserve() as lent:
+                assert lent.set_multi({"key": "value", "number": 1, "other": "value"}) == []
+    if outage.begin is not None:
+        outage.begin()
+    return pools
+
+
+def run_all(pools: dict[str, ClientPool]) -> list[tuple[str, list[Any], list[Exception]]]:
+    """Run each of CALLS three times: its name, what it gave, and what it raised."""
+    called: list[tuple[str, list[Any], list[Exception]]] = []
+
+    def work(name: str) -> None:
+        found: list[Any] = []
+        errors: list[Exception] = []
+        with pools[name].reserve() as mc:
+            for _ in range(3):
+                try:
+                    found.append(CALLS[name].run(mc))
+                except (pylibmc.Error, RuntimeError) as error:
+                    errors.append(error)
+        called.append((name, found, errors))
+
+    in_threads([functools.partial(work, name) for name in CALLS])
+    assert len(called) == len(CALLS)
+    return called
+
+
+def differs(found: Any, miss: Any) -> bool:
+    """Whether *found* is anything but *miss*. A 0 is no False."""
+    return type(found) is not type(miss) or found != miss
+
+
+@OUTAGES
+def test_what_memcached_cannot_do_is_a_miss(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In the binary protocol pylibmc says True whatever becomes of it."""
-    behaviors = {"_poll_timeout": 100}
-    mc = Client(ROWS[what](running, tmp_path), behaviors, binary, fail_soft=fail_soft)
-    with contextlib.suppress(pylibmc.Error):
-        assert mc.flush_all() is False
+    """Each failure is counted, and the first of a burst is logged."""
+    with start(tmp_path) as outage, caplog.at_level(logging.WARNING, LOGGER):
+        pools = failing(outage, fail_soft=True)
+        found = {name: found for name, found, _ in run_all(pools)}
+    assert {
+        name: results
+        for name, results in found.items()
+        if any(differs(result, CALLS[name].miss) for result in results)
+    } == {}
+    # At the first read after a connection broke, libmemcached says that there is no such key.
+    assert [name for name, pool in pools.items() if not pool.stats().failures] == []
+    # Each pool says it once.
+    warnings = [one for one in caplog.records if one.name.startswith(LOGGER)]
+    assert len(warnings) == len(pools)
+
+
+@OUTAGES
+def test_what_memcached_cannot_do_raises_otherwise(start: Start, tmp_path: Path) -> None:
+    """Or it is a miss, as the first read after a connection broke. It is never a success."""
+    with start(tmp_path) as outage:
+        pools = failing(outage, fail_soft=False)
+        called = run_all(pools)
+    wrong = {
+        name: results
+        for name, results, _ in called
+        if any(differs(result, CALLS[name].miss) for result in results)
+    }
+    assert wrong == {}
+    # Of many keys, pylibmc says which could not be stored, and raises nothing.
+    silent = [name for name, _, errors in called if not errors and "_multi" not in name]
+    assert silent == []
+
+
+def test_no_descriptor_for_a_connection(mortal: Mortal, caplog: pytest.LogCaptureFixture) -> None:
+    """A process with too many open files can make no socket."""
+    resource = pytest.importorskip("resource")
+    warm = Client([mortal.address])  # so that the watchdog runs
+    warm.set("key", "value")
+
+    def work() -> None:
+        pools = {
+            name: ClientPool(Client([mortal.address], QUICK, fail_soft=True), 1) for name in CALLS
+        }
+        warm.get("key")
+        taken = os.open(os.devnull, os.O_RDONLY)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (taken + 1, taken + 1))
+        with contextlib.suppress(OSError):
+            while True:
+                os.dup(taken)
+        for name, call in CALLS.items():
+            with pools[name].reserve() as mc:
+                found = [call.run(mc) for _ in range(3)]
+            assert found == [call.miss] * 3, (name, found)
+            assert pools[name].stats().failures >= 2, name
+
+    succeeds(in_child(work))
+    assert warm.get("key") == "value"
+
+
+# -- Several servers, one of them dead
+
+
+def test_keys_of_the_dead_server_alone_are_misses(caplog: pytest.LogCaptureFixture) -> None:
+    keys = [f"key{number}" for number in range(60)]
+    alive, dead = Mortal(None), Mortal(None)
+    try:
+        pool = ClientPool(
+            Client([alive.address, dead.address], {**QUICK, "retry_timeout": 60}, fail_soft=True),
+            1,
+        )
+        with pool.reserve() as mc:
+            assert mc.set_multi(dict.fromkeys(keys, "value")) == []
+        there = Client([alive.address]).get_multi(keys)
+        assert 0 < len(there) < len(keys)
+        dead.kill()
+        with caplog.at_level(logging.WARNING, LOGGER), pool.reserve() as mc:
+            for _ in range(2):
+                found = mc.get_multi(keys)
+                assert found == {key: "value" for key in found if key in there}
+            # Once the dead server is left out, its keys are kept by the other one.
+            for key in keys:
+                assert mc.get(key) == ("value" if key in there else None)
+            stored = [key for key in keys if mc.set(key, "new")]
+            acknowledged = Client([alive.address]).get_multi(stored)
+            assert acknowledged == dict.fromkeys(stored, "new")
+            refused = mc.set_multi(dict.fromkeys(keys, "newer"))
+            acknowledged = Client([alive.address]).get_multi(keys)
+            assert {k for k in keys if acknowledged.get(k) != "newer"} <= set(refused)
+        assert pool.stats().failures >= 1
+        assert any(record.name.startswith(LOGGER) for record in caplog.records)
+    finally:
+        alive.kill()
+        dead.kill()
+
+
+def test_works_again_when_memcached_is_back(mortal: Mortal) -> None:
+    mc = Client([mortal.address], QUICK, fail_soft=True)
+    assert mc.set("key", "value") is True
+    mortal.kill()
+    for _ in range(3):
+        assert mc.set("key", "value") is False
+        assert mc.get("key") is None
+    mortal.start()
+    eventually(lambda: mc.set("key", "value"))
+    assert mc.get("key") == "value"
 
 
 # -- What the caller did wrong
 
 
+class Unpicklable:
+    def __reduce__(self) -> Any:
+        raise RuntimeError("not for pickle")
+
+
+class NotToBeRead:
+    """pickle stores it, and fails when it is read."""
+
+    def __reduce__(self) -> Any:
+        return (not_to_be_read, ())
+
+
+def not_to_be_read() -> object:
+    raise LookupError("not to be read")
+
+
+Wrong = Callable[[Client], object]
+
+#: The other rows of the table, which say "raises".
+RAISING: dict[str, list[tuple[type[Exception], Wrong]]] = {
+    "``NotFound`` of ``incr``": [
+        (pylibmc.NotFound, lambda mc: mc.incr("missing")),
+        (pylibmc.NotFound, lambda mc: mc.decr("missing")),
+        (pylibmc.NotFound, lambda mc: mc.incr_multi(["missing"])),
+        (pylibmc.NotFound, lambda mc: mc.incr_multi(["number", "missing"], delta=2)),
+        (pylibmc.NotFound, lambda mc: mc.incr_multi(["issing"], key_prefix="m")),
+    ],
+    "``ClientError``, ``TooBig``": [
+        (pylibmc.ClientError, lambda mc: mc.incr("text")),
+        (pylibmc.ClientError, lambda mc: mc.decr("text")),
+        (pylibmc.ClientError, lambda mc: mc.incr_multi(["text"])),
+        (pylibmc.TooBig, lambda mc: mc.set("key", b"x" * (1 << 21))),
+        (pylibmc.TooBig, lambda mc: mc.add("new", b"x" * (1 << 21))),
+        (pylibmc.TooBig, lambda mc: mc.replace("key", b"x" * (1 << 21))),
+    ],
+    ":exc:`~mcpool_wsgi.InvalidKey`": [
+        (InvalidKey, lambda mc: mc.get("a b")),
+        (InvalidKey, lambda mc: mc.set("", 1)),
+        (InvalidKey, lambda mc: mc.delete("k" * 251)),
+        (InvalidKey, lambda mc: mc.get_multi(["key", "a\r\nb"])),
+        (InvalidKey, lambda mc: mc.set_multi({"key": 1, "\ud800": 2})),
+        (InvalidKey, lambda mc: mc.get_stats("a\r\nb")),
+    ],
+    "wrong types, numbers out of range": [
+        (TypeError, lambda mc: mc.get(5)),  # type: ignore[arg-type]
+        (TypeError, lambda mc: mc.set(None, 1)),  # type: ignore[arg-type]
+        (TypeError, lambda mc: mc.set("key", 1, time="1")),  # type: ignore[arg-type]
+        (TypeError, lambda mc: mc.incr("number", 1.5)),  # type: ignore[arg-type]
+        (TypeError, lambda mc: mc.get_multi("key")),
+        (TypeError, lambda mc: mc.set_multi(5)),  # type: ignore[arg-type]
+        (TypeError, lambda mc: mc.get()),  # type: ignore[call-arg]
+        (ValueError, lambda mc: mc.set("key", 1, time=-1)),
+        (ValueError, lambda mc: mc.set("key", 1, time=2**31)),
+        (ValueError, lambda mc: mc.set("key", "x", compress_level=10)),
+        (ValueError, lambda mc: mc.incr("number", -1)),
+        (ValueError, lambda mc: mc.touch("key", 2**32)),
+        (ValueError, lambda mc: mc.cas("key", 1, -1)),
+        (ValueError, lambda mc: mc.flush_all(-5)),
+        (ValueError, lambda mc: mc.set_behaviors({"nonsense": 1})),
+    ],
+    "a value that pickle refuses": [
+        (RuntimeError, lambda mc: mc.set("key", Unpicklable())),
+        (RuntimeError, lambda mc: mc.set_multi({"key": [Unpicklable()]})),
+        (RuntimeError, lambda mc: mc.cas("key", Unpicklable(), 5)),
+        (LookupError, lambda mc: mc.get("unreadable")),
+        (LookupError, lambda mc: mc.gets("unreadable")),
+        (LookupError, lambda mc: mc.get_multi(["unreadable"])),
+    ],
+}
+
+
 @pytest.mark.parametrize("fail_soft", [False, True], ids=["raising", "fail_soft"])
-def test_errors_of_the_caller_raise(address: str, fail_soft: bool) -> None:
-    pool = ClientPool(Client([address], fail_soft=fail_soft), 1)
-    with pool.reserve() as mc:
-        mc.set("text", "no number")
-        for error, call in (
-            (InvalidKey, lambda: mc.get("a b")),
-            (InvalidKey, lambda: mc.get("")),
-            (TypeError, lambda: mc.get(5)),
-            (TypeError, lambda: mc.set("key", "value", "soon")),
-            (ValueError, lambda: mc.set("key", "value", -1)),
-            (ValueError, lambda: mc.incr("text", -1)),
-            (ValueError, lambda: mc.gets("text")),  # without the behavior cas
-            (pylibmc.NotFound, lambda: mc.incr("missing")),
-            (pylibmc.NotFound, lambda: mc.decr("missing")),
-            (pylibmc.NotFound, lambda: mc.incr_multi(["missing"])),
-            (pylibmc.ClientError, lambda: mc.incr("text")),
-            (pylibmc.TooBig, lambda: mc.set("key", b"x" * (1 << 21))),
-            (Exception, lambda: mc.set("key", lambda: None)),
-        ):
-            with pytest.raises(error):
-                call()
-        assert mc.get("text") == "no number"
+@pytest.mark.parametrize("row", RAISING)
+def test_what_the_caller_did_wrong_raises(
+    address: str, row: str, fail_soft: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    master = Client([address], {"cas": True}, fail_soft=fail_soft)
+    pool = ClientPool(master, 1)
+    with pool.reserve() as mc, caplog.at_level(logging.DEBUG, LOGGER):
+        for number, (error, wrong) in enumerate(RAISING[row]):
+            mc.set_multi({"key": "value", "number": 5, "text": "text"})
+            mc.set("unreadable", NotToBeRead())
+            with pytest.raises(Exception) as caught:  # noqa: PT011
+                wrong(mc)
+            assert isinstance(caught.value, error), f"number {number} of {row}"
+            assert mc.get("text") == "text"
     assert pool.stats().failures == 0
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize("fail_soft", [False, True], ids=["raising", "fail_soft"])
-def test_incr_multi_of_a_missing_key_is_not_found(address: str, fail_soft: bool) -> None:
-    """The other keys are incremented nevertheless."""
+def test_pickle_that_is_forbidden_raises(address: str, fail_soft: bool) -> None:
+    mc = Client([address], {"cas": True}, fail_soft=fail_soft, allow_pickle=False)
+    pylibmc.Client([address]).set("pickled", [1])
+    wrongs: list[Wrong] = [
+        lambda mc: mc.set("key", [1]),
+        lambda mc: mc.set_multi({"key": [1]}),
+        lambda mc: mc.get("pickled"),
+        lambda mc: mc.gets("pickled"),
+        lambda mc: mc.get_multi(["pickled"]),
+        lambda mc: "pickled" in mc,
+    ]
+    for wrong in wrongs:
+        with pytest.raises(PickleForbidden):
+            wrong(mc)
+
+
+@pytest.mark.parametrize("fail_soft", [False, True], ids=["raising", "fail_soft"])
+def test_incr_multi_counts_all_that_are_there(address: str, fail_soft: bool) -> None:
     mc = Client([address], fail_soft=fail_soft)
-    mc.set_multi({"a": 1, "b": 1})
-    for keys in (["missing"], ["a", "missing", "b"], ["missing", "a", "b"]):
-        with pytest.raises(pylibmc.NotFound):
-            mc.incr_multi(keys)
-    assert mc.get_multi(["a", "b"]) == {"a": 3, "b": 3}
+    mc.set_multi({"one": 1, "two": 2})
+    with pytest.raises(pylibmc.NotFound, match="missing"):
+        mc.incr_multi(["one", "missing", "two"], delta=10)
+    assert mc.get_multi(["one", "two", "missing"]) == {"one": 11, "two": 12}
+    mc.incr_multi(["one", "two"])
+    assert mc.get_multi(["one", "two"]) == {"one": 12, "two": 13}
 
 
-def test_value_that_cannot_be_read_raises(address: str) -> None:
-    """memcached has done its part."""
-    theirs = hostile_values(address)
-    pool = ClientPool(Client([address], fail_soft=True), 1)
+@pytest.mark.parametrize("fail_soft", [False, True], ids=["raising", "fail_soft"])
+def test_miss_is_no_failure(address: str, fail_soft: bool) -> None:
+    pool = ClientPool(Client([address], {"cas": True}, fail_soft=fail_soft), 1)
     with pool.reserve() as mc:
-        for key in theirs:
-            with pytest.raises(Exception):  # noqa: B017, PT011  they have nothing in common
-                mc.get(key)
-        assert mc.get("fine") == "fine"
+        assert mc.get("missing") is None
+        assert mc.gets("missing") == (None, None)
+        assert mc.get_multi(["missing"]) == {}
+        assert mc.delete("missing") is False
+        assert mc.touch("missing", 5) is False
+        assert mc.replace("missing", 5) is False
+        assert mc.append("missing", "x") is False
+        assert mc.delete_multi(["missing"]) is False
+        assert mc.set("key", "value") is True
+        assert mc.add("key", "value") is False
+        assert mc.add_multi({"key": "value"}) == ["key"]
+        assert mc.cas("key", "value", 2**62) is False
     assert pool.stats().failures == 0
 
 
-def hostile_values(address: str) -> list[str]:
-    """Store values that pylibmc cannot read: no pickle, no number, not compressed."""
-    host, _, port = address.rpartition(":")
-    found = []
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
-        for flags in (1, 2, 4, 8, 5):
-            connection.sendall(b"set bad%d %d 0 3\r\nxyz\r\n" % (flags, flags))
-            assert connection.recv(100) == b"STORED\r\n"
-            found.append(f"bad{flags}")
-        connection.sendall(b"set fine 16 0 4\r\nfine\r\n")
-        assert connection.recv(100) == b"STORED\r\n"
-    return found
+# -- The table
+
+
+def test_table_of_the_documentation_has_the_rows_that_are_tested() -> None:
+    text = importlib.import_module("mcpool_wsgi.client.client").__doc__
+    assert text is not None
+    _, _, rows, *_ = re.split(r"^=+ +=+$", text, flags=re.MULTILINE)
+    table = dict(re.split(r" {2,}", row, maxsplit=1) for row in rows.strip().splitlines())
+    first, *others = ROWS
+    assert table == {
+        first: "reads are misses; writes return False",
+        **dict.fromkeys(others, "the same"),
+        **dict.fromkeys(RAISING, "raises"),
+    }

@@ -157,9 +157,11 @@ class Connection(_Base):
             raise failures.ServerResting(
                 f"{self.addresses[0]} failed less than {self.renewal_interval:g} s ago"
             )
-        # First, because libmemcached reads what is left of an answer before it closes a
-        # connection, and with some answers it never comes to an end.
-        sockets.shut_down(self)
+        # libmemcached reads what is left of an answer before it closes a connection, and with some
+        # answers it never comes to an end. Of several servers it would leave out those that are
+        # shut down.
+        if len(self.addresses) == 1:
+            sockets.shut_down(self)
         native.disconnect_all(self)
 
     def _expiry(self, command: str, cause: Exception | None = None) -> failures.CommandExpired:
