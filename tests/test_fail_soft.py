@@ -434,37 +434,72 @@ def test_no_descriptor_for_a_connection(mortal: Mortal, caplog: pytest.LogCaptur
 # -- Several servers, one of them dead
 
 
-def test_keys_of_the_dead_server_alone_are_misses(caplog: pytest.LogCaptureFixture) -> None:
-    keys = [f"key{number}" for number in range(60)]
-    alive, dead = Mortal(None), Mortal(None)
-    try:
-        pool = ClientPool(
-            Client([alive.address, dead.address], {**QUICK, "retry_timeout": 60}, fail_soft=True),
-            1,
-        )
+@contextlib.contextmanager
+def alive_and_dead() -> Iterator[tuple[Mortal, Mortal]]:
+    with ExitStack() as running:
+        servers = [Mortal(None) for _ in range(2)]
+        for server in servers:
+            running.callback(server.kill)
+        yield servers[0], servers[1]
+
+
+KEYS = [f"key{number}" for number in range(60)]
+
+
+def stored_in(servers: tuple[Mortal, Mortal]) -> tuple[ClientPool, set[Any]]:
+    """A pool for *servers* with a value under each key, and the keys of the first server."""
+    behaviors = {**QUICK, "retry_timeout": 60}
+    addresses = [server.address for server in servers]
+    pool = ClientPool(Client(addresses, behaviors, fail_soft=True), 1)
+    with pool.reserve() as mc:
+        assert mc.set_multi(dict.fromkeys(KEYS, "value")) == []
+    there = set(Client(addresses[:1]).get_multi(KEYS))
+    assert 0 < len(there) < len(KEYS)
+    return pool, there
+
+
+def test_writes_to_the_dead_server_alone_are_false(caplog: pytest.LogCaptureFixture) -> None:
+    with alive_and_dead() as servers, caplog.at_level(logging.WARNING, LOGGER):
+        pool, there = stored_in(servers)
+        servers[1].kill()
+        watch = Client([servers[0].address])
         with pool.reserve() as mc:
-            assert mc.set_multi(dict.fromkeys(keys, "value")) == []
-        there = Client([alive.address]).get_multi(keys)
-        assert 0 < len(there) < len(keys)
-        dead.kill()
-        with caplog.at_level(logging.WARNING, LOGGER), pool.reserve() as mc:
-            for _ in range(2):
-                found = mc.get_multi(keys)
-                assert found == {key: "value" for key in found if key in there}
+            stored = [key for key in KEYS if mc.set(key, "new")]
             # Once the dead server is left out, its keys are kept by the other one.
-            for key in keys:
-                assert mc.get(key) == ("value" if key in there else None)
-            stored = [key for key in keys if mc.set(key, "new")]
-            acknowledged = Client([alive.address]).get_multi(stored)
-            assert acknowledged == dict.fromkeys(stored, "new")
-            refused = mc.set_multi(dict.fromkeys(keys, "newer"))
-            acknowledged = Client([alive.address]).get_multi(keys)
-            assert {k for k in keys if acknowledged.get(k) != "newer"} <= set(refused)
+            assert there <= set(stored) != set(KEYS)
+            assert watch.get_multi(stored) == dict.fromkeys(stored, "new")
+            failed = mc.set_multi(dict.fromkeys(KEYS, "newer"))
+            acknowledged = {key for key in KEYS if key not in failed}
+            assert watch.get_multi(list(acknowledged)) == dict.fromkeys(acknowledged, "newer")
         assert pool.stats().failures >= 1
         assert any(record.name.startswith(LOGGER) for record in caplog.records)
-    finally:
-        alive.kill()
-        dead.kill()
+
+
+def test_reads_of_the_dead_server_alone_are_misses() -> None:
+    """libmemcached leaves the server out at once, and says nothing of it."""
+    with alive_and_dead() as servers:
+        pool, there = stored_in(servers)
+        servers[1].kill()
+        with pool.reserve() as mc:
+            for _ in range(3):
+                found = mc.get_multi(KEYS)
+                assert found == {key: "value" for key in found if key in there}
+            for key in KEYS:
+                assert mc.get(key) == ("value" if key in there else None)
+            assert set(mc.get_multi(KEYS)) == there
+
+
+def test_get_multi_that_is_not_whole_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """One of two servers hangs. The keys of the other one are found."""
+    with alive_and_dead() as servers, caplog.at_level(logging.WARNING, LOGGER):
+        pool, there = stored_in(servers)
+        servers[1].stop()
+        with pool.reserve() as mc:
+            found = mc.get_multi(KEYS)
+            assert found == {key: "value" for key in found if key in there}
+        servers[1].go_on()
+        assert pool.stats().failures >= 1
+        assert any(record.name.startswith(LOGGER) for record in caplog.records)
 
 
 def test_works_again_when_memcached_is_back(mortal: Mortal) -> None:

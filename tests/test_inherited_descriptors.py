@@ -439,28 +439,3 @@ def test_what_the_child_has_put_in_its_place_is_never_closed(
         ends_well(fork(work))
     assert mc.get("key") == "value"
     used(pool)
-
-
-@pytest.mark.parametrize("fork", FORKS)
-def test_connection_of_another_client_in_its_place_is_never_closed(
-    fork: Fork, address: str
-) -> None:
-    """A connection to the same memcached, which the child itself has opened."""
-    before = sockets_to(address)
-    mc = Client([address])
-    mc.set("key", "value")
-    (descriptor,) = sockets_to(address) - before
-
-    def work() -> None:
-        os.close(descriptor) if fork is in_child_by_c else None
-        host, _, port = address.rpartition(":")
-        with socket.create_connection((host, int(port)), timeout=10) as connection:
-            if connection.fileno() != descriptor:
-                os.dup2(connection.fileno(), descriptor)
-            assert mc.get("key") == "value"
-            assert identity(descriptor) == identity(connection.fileno())
-            connection.sendall(b"version\r\n")
-            assert connection.recv(100).startswith(b"VERSION")
-
-    ends_well(fork(work))
-    assert mc.get("key") == "value"

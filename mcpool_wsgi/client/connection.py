@@ -226,6 +226,17 @@ class Connection(_Base):
             sockets.shut_down(self)  # to free it closes the connection: see _resynchronize()
 
 
+def _peers(addresses: Iterable[Any]) -> set[object]:
+    """The ports and the paths of *addresses*."""
+    peers: set[object] = set()
+    for address in addresses:
+        spec = address
+        if isinstance(address, str):
+            spec = pylibmc.client.translate_server_spec(address)
+        peers.update((spec[1], spec[2]))
+    return peers
+
+
 class _OpenedHere:
     """The clients of this process. A child closes what it inherits of their connections."""
 
@@ -244,7 +255,7 @@ class _OpenedHere:
         for find in inherited.copy().values():
             client = find()
             if client is not None:
-                sockets.close_inherited(client)
+                sockets.close_inherited(client, _peers(client.addresses))
 
 
 #: Every client that may have a connection, of this package or of pylibmc.

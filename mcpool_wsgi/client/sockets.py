@@ -39,6 +39,7 @@ import ctypes
 import logging
 import os
 import stat
+from collections.abc import Collection
 from typing import Any, Callable
 
 import _pylibmc
@@ -222,7 +223,7 @@ def shut_down(client: object) -> None:
             library.shutdown(descriptor.value, 2)
 
 
-def close_inherited(client: object) -> None:
+def close_inherited(client: object, peers: Collection[object] | None = None) -> None:
     """Close the sockets of a *client* that the parent process has opened, in a forked child.
 
     Nothing is sent and nothing is shut down, so the connections of the parent stay. A second
@@ -232,6 +233,8 @@ def close_inherited(client: object) -> None:
     this call.
 
     :param client: a ``pylibmc.Client``. An object of another type has no sockets.
+    :param peers: the ports and the paths of the client's servers. What is connected to
+        something else stays open: the child has put it there itself.
     """
     library = _calibrated()
     if library is None:
@@ -240,9 +243,17 @@ def close_inherited(client: object) -> None:
         number = descriptor.value
         # Before close(): a second call must not close what has the same number by then.
         descriptor.value = -1
-        if _is_socket(number):
+        if _is_socket(number) and (peers is None or _is_connected_to(number, peers)):
             with contextlib.suppress(OSError):
                 os.close(number)
+
+
+def _is_connected_to(descriptor: int, peers: Collection[object]) -> bool:
+    try:
+        peer = _peer(descriptor)
+    except OSError:  # the other side has gone, or it was never connected
+        return False
+    return (peer[1] if isinstance(peer, tuple) else peer) in peers
 
 
 def _duplicate(number: int) -> int:
