@@ -195,6 +195,7 @@ def _get_multi_of_several(client: Commands, keys: list[Key]) -> dict[Key, Any]:
             native.get(client, next(encoded(key) for key in keys if key not in found))
         except (pylibmc.Error, RuntimeError, StopIteration):
             native.disconnect_all(client)
+            client._note_failure()
     return found
 
 

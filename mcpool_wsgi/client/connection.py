@@ -187,10 +187,13 @@ class Connection(_Base):
             # the rest begin anew. So the door does it.
             self._out_of_sync = True
             self._rests_until = monotonic() + self.renewal_interval
+        self._note_failure()
+        return self._fail_soft
+
+    def _note_failure(self) -> None:
         for notice in (self._on_failure, self.on_connection_failure):
             if notice is not None:
                 notice()
-        return self._fail_soft
 
     def _clone(self: _Self) -> _Self:
         # Copies options and addresses only: neither reads nor writes a socket.
