@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Callable
 
+import hostile
 import pylibmc
 import pytest
 from harness import Connections, eventually, in_thread
@@ -226,22 +227,22 @@ def test_lazy_client_that_was_never_reserved_takes_no_setting_after_its_release(
 
 
 @LAZY
-def test_notice_of_failures_holds_for_the_request(
-    pool: Any, lazy: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("make", [clientpool, ThreadMappedPool])
+def test_notice_of_failures_holds_for_the_request(make: Any, lazy: bool) -> None:
     notices: list[str] = []
-    with pool.reserve(lazy=lazy) as mc:
-        mc.on_connection_failure = lambda: notices.append("mine")
-        assert mc.on_connection_failure is not None
-        assert mc.get("key") == "value"
-        mc._client._forgives(pylibmc.ServerDown("as if it were down"))
+    with hostile.refusing() as address, make(Client([address])) as pool:
+        with pool.reserve(lazy=lazy) as mc:
+            mc.on_connection_failure = lambda: notices.append("mine")
+            with pytest.raises(pylibmc.Error):
+                mc.set("key", "value")
+            assert notices == ["mine"]
+            assert pool.stats().failures == 1  # the pool is told as well
+        for other in every_client(pool):
+            assert other.on_connection_failure is None
+            with pytest.raises(pylibmc.Error):
+                other.set("key", "value")
         assert notices == ["mine"]
-        assert pool.stats().failures == 1  # the pool is told as well
-    for other in every_client(pool):
-        as_at_first(other)
-        other._client._forgives(pylibmc.ServerDown("as if it were down"))
-    assert notices == ["mine"]
-    assert pool.stats().failures == 3
+        assert pool.stats().failures == 3
 
 
 @LAZY
