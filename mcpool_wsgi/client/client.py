@@ -46,9 +46,17 @@ A miss is ``None`` or the default for ``get``, ``(None, None)`` for ``gets``, ``
 ``get_multi``, ``[]`` for ``get_stats``, and all keys for ``set_multi``. The pool counts and
 logs what was forgiven.
 
-What it does not promise: a server that breaks the protocol can crash the C code, a value
-that inflates to a gigabyte takes a gigabyte, and a name that is looked up takes as long as
-the resolver does.
+What it does not promise:
+
+-   A server that breaks the protocol can crash the C code.
+-   A value that inflates to a gigabyte takes a gigabyte.
+-   ``gets`` reads the end of its answer with Python's lock held, where ``command_timeout`` does
+    not reach.
+-   A name that is looked up takes as long as the resolver does.
+-   If the sockets of libmemcached cannot be found, ``command_timeout`` limits nothing, and a
+    forked child keeps the descriptors that it inherits. One warning is logged.
+-   A child of a fork in C that closes an inherited socket itself, and opens one to the same
+    memcached under the same number, may lose that one.
 """
 
 from __future__ import annotations
