@@ -60,7 +60,9 @@ def says_nothing(conversation: Conversation) -> None:
 @pytest.mark.parametrize("script", [drips, says_nothing])
 def test_server_that_is_slow(script: Any, command: str, soft: bool) -> None:
     with fake(script) as server:
-        mc = Client([server.address], fail_soft=soft, command_timeout=LIMIT)
+        mc = Client(
+            [server.address], {"_poll_timeout": 5000}, fail_soft=soft, command_timeout=LIMIT
+        )
         expected = contextlib.nullcontext() if soft else pytest.raises(pylibmc.Error)
         with within_the_limit(), expected:
             assert COMMANDS[command](mc) in (None, False, [], {}, ["key", "other"], [b"key"])

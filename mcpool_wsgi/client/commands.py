@@ -146,7 +146,7 @@ class Commands(KeyCommands):
 
     def flush_all(self, time: int = 0) -> bool:
         """Forget everything on all servers, in *time* seconds."""
-        return bool(self._command(native.flush_all, checked_number("time", time, LARGEST_TIME)))
+        return bool(self._command(_flush_all, checked_number("time", time, LARGEST_TIME)))
 
     def get_stats(self, *args: Any) -> list[tuple[bytes, dict[str, bytes]]]:
         """``[(server, {name: value}), ...]``
@@ -182,6 +182,17 @@ def _get_multi(client: Commands, keys: list[Key]) -> dict[Key, Any]:
     return found
 
 
+def _flush_all(client: Commands, time: int) -> bool:
+    """In the binary protocol the C code says True although no server has answered.
+
+    So a command follows that every server must answer.
+    """
+    flushed: bool = native.flush_all(client, time)
+    if client.binary:
+        native.get_stats(client)
+    return flushed
+
+
 def _get_multi_of_several(client: Commands, keys: list[Key]) -> dict[Key, Any]:
     """The answers of several servers.
 
@@ -200,4 +211,5 @@ def _get_multi_of_several(client: Commands, keys: list[Key]) -> dict[Key, Any]:
 
 
 _native_get_multi: Any = native.get_multi
+_flush_all.__name__ = native.flush_all.__name__
 _get_multi.__name__ = _get_multi_of_several.__name__ = native.get_multi.__name__
