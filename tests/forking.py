@@ -14,6 +14,8 @@ from typing import Callable
 
 from harness import eventually
 
+from mcpool_wsgi.client.watchdog import watchdog
+
 _FIRST_PROCESS = os.getpid()
 
 
@@ -36,9 +38,12 @@ def in_child(work: Callable[[], object], fork: Callable[[], int] = os.fork) -> i
 def in_child_by_c(work: Callable[[], object]) -> int:
     """The same by a fork in C, which runs no hook of Python's, as uWSGI does it."""
     # A fork while another thread waits for the interpreter lock would hang CPython itself. A child
-    # has no other thread, and after a fork in C CPython crashes when it looks for them.
+    # has only its watchdog, and after a fork in C CPython crashes when it looks for threads.
     if os.getpid() == _FIRST_PROCESS:
         eventually(others_rest)
+    else:
+        time.sleep(0.02)  # what has been woken goes to sleep again
+    eventually(lambda: watchdog.wakes_at > time.monotonic() + 0.3)
     return in_child(work, ctypes.PyDLL(None).fork)
 
 
