@@ -383,7 +383,7 @@ class Response:
         finally:
             if is_closed:
                 self._is_closed = True
-                self._middleware.end(self.environ, self._reservation, self._release)
+                self.end()
             else:
                 self._response = response
 

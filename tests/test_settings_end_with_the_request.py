@@ -300,7 +300,7 @@ class Stop:
         self.go_on = threading.Event()
 
     def trace(self, frame: FrameType, event: str, arg: object) -> Any:
-        if not frame.f_code.co_filename.endswith("reservation.py"):
+        if not frame.f_code.co_filename.endswith(("reservation.py", "lent_client.py")):
             return None
         if event == "line":
             self._left -= 1

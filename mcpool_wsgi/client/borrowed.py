@@ -10,7 +10,6 @@ own. It says which client to use, and each command is run on that one. A subclas
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable
 
 from pylibmc.consts import BehaviorDict
@@ -78,14 +77,8 @@ class BorrowedCommands(_Interface):
         """See :attr:`behaviors`."""
         return BehaviorDict(self, self._run("get_behaviors", (), {}))  # type: ignore[no-any-return]
 
-    @property
-    def behaviors(self) -> dict[str, Any]:
-        """The options of libmemcached, as pylibmc names them."""
-        return self.get_behaviors()
-
-    @behaviors.setter
-    def behaviors(self, behaviors: Mapping[str, Any]) -> None:
-        self.set_behaviors(behaviors)
+    if not TYPE_CHECKING:
+        behaviors = Client.behaviors
 
 
 def _run_on_a_client(name: str) -> Callable[..., Any]:

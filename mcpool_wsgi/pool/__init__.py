@@ -4,9 +4,9 @@ clients, and statistics.
 """
 
 from .client_pool import ClientPool as ClientPool
+from .lent_client import LazyClient as LazyClient
+from .lent_client import LentClient as LentClient
 from .pool import Pool as Pool
-from .reservation import LazyClient as LazyClient
-from .reservation import LentClient as LentClient
 from .reservation import Reservation as Reservation
 from .statistics import PoolStats as PoolStats
 from .thread_mapped_pool import ThreadMappedPool as ThreadMappedPool

@@ -30,7 +30,8 @@ from typing import Any, Callable, TypeVar
 from .. import forks
 from ..client import Client
 from .generations import Generations
-from .reservation import NOT_RESERVED, LentClient, reservation_classes
+from .lent_client import LentClient, reservation_classes
+from .reservation import NOT_RESERVED
 from .slot_queue import SlotQueue
 from .statistics import PoolStats, Statistics
 

@@ -2,37 +2,19 @@
 Reservation
 ===========
 
-What ``pool.reserve()`` returns. A :class:`LentClient` is the reservation and the client in
-one: it has the commands of :class:`~mcpool_wsgi.Client`, and it stands for a connection of
-the pool from the moment at which it is reserved to the moment at which it is released.
-
-.. code-block:: python
-
-    with pool.reserve() as mc:
-        mc.set("greeting", "hello")
-
-    mc.get("greeting")  # ClientReleased
-
-HikariCP and SQLAlchemy lend a thin object of the same kind, which knows when it is over.
+One reservation of a slot: how it gets the slot, and how it puts it back once. A
+:class:`~mcpool_wsgi.pool.lent_client.LentClient` is a reservation and the client in one.
 """
 
 from __future__ import annotations
 
-import functools
-import threading
-from collections.abc import Mapping
-from time import sleep
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Callable, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol
 
-from .. import forks
-from ..client import BorrowedCommands, Client
-from ..errors import ClientReleased, PoolTimeout
+from ..errors import ClientReleased
 from ..forks import enter_child, same_process
 from .slot_queue import SlotQueue
-from .slots import NO_GENERATION, Slot
-
-_Self = TypeVar("_Self", bound="LentClient")
+from .slots import Slot
 
 
 class Pool(Protocol):
@@ -175,155 +157,3 @@ class Reservation:
         elif self._client is RELEASED:
             state = "released"
         return f"<{type(self).__name__} of {self._pool!r}, {state}>"
-
-
-class LentClient(BorrowedCommands, Reservation):
-    """A client of a pool, for the length of one reservation.
-
-    It is reserved when it is entered. From its release on, every command raises
-    :exc:`~mcpool_wsgi.ClientReleased`. What is set on it (behaviors, attributes) is gone
-    with it.
-
-    :raises PoolTimeout: when it is reserved: no client came free in time.
-    :raises PoolClosed: when it is reserved: the pool is closed.
-    """
-
-    __slots__ = ("__dict__", "__weakref__", "_has_own_client")
-
-    _has_own_client: bool
-
-    _is_client = True
-
-    if TYPE_CHECKING:
-
-        def __init__(self) -> None: ...
-        def __enter__(self: _Self) -> _Self: ...
-
-    def _run(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return getattr(self._use(), name)(*args, **kwargs)
-
-    def _use(self) -> Any:
-        """The client to use now."""
-        return self._client
-
-    def set_behaviors(self, behaviors: Mapping[str, Any]) -> None:
-        """Change options for the rest of this reservation. It opens a connection of its own."""
-        self._own_client().set_behaviors(behaviors)
-
-    @property
-    def on_connection_failure(self) -> Callable[[], None] | None:
-        """Called without arguments when a command could not reach memcached."""
-        found: Callable[[], None] | None = self._run(
-            "__getattribute__", ("on_connection_failure",), {}
-        )
-        return found
-
-    @on_connection_failure.setter
-    def on_connection_failure(self, notice: Callable[[], None] | None) -> None:
-        self._own_client().on_connection_failure = notice
-
-    def _own_client(self) -> Any:
-        """A client of this reservation alone, in the place of the slot's."""
-        client = self._use()
-        if getattr(self, "_has_own_client", False):
-            return client
-        own = client.clone()
-        own._on_failure = client._on_failure
-        try:
-            slot = self._slot
-            del self._slot  # as a release takes it, so that nobody else has it meanwhile
-        except AttributeError:
-            # Another thread of this request is here, or the release has come.
-            while self._client is client:
-                sleep(0.001)
-            return self._client
-        # The next reservation of the slot makes a new client.
-        slot.generation = NO_GENERATION
-        slot.client = None
-        self._has_own_client = True
-        self._client = own
-        self._slot = slot
-        if getattr(self, "_is_over", False):  # the release came, and found no slot
-            self.release()
-        return own
-
-
-class LazyClient(LentClient):
-    """A lent client that is reserved at its first command, and not when it is entered."""
-
-    __slots__ = ("_process", "_reserving")
-
-    #: The ``id()`` of the last :exc:`~mcpool_wsgi.PoolTimeout` of this client. The error itself
-    #: would be a circle, because its traceback has frames that have the client.
-    timeout_id: int | None = None
-
-    def __init__(self) -> None:
-        self._renew_lock()
-
-    def _renew_lock(self) -> None:
-        self._process = forks.current
-        # Several threads of one request have one slot.
-        self._reserving = threading.RLock()
-
-    def __enter__(self: _Self) -> _Self:
-        return self
-
-    def _use(self) -> Any:
-        if self._client is NOT_RESERVED:
-            forks.check_process()
-            if self._process is not forks.current:
-                self._renew_lock()  # a thread of the parent may hold it for ever
-            with self._reserving:
-                if self._client is NOT_RESERVED:
-                    try:
-                        super().__enter__()
-                    except PoolTimeout as error:
-                        self.timeout_id = id(error)
-                        raise
-                    if getattr(self, "_is_over", False):  # the release came while this waited
-                        self.release()
-        return self._client
-
-
-class _Extras:
-    """What a subclass of :class:`~mcpool_wsgi.Client` has of its own, for its lent clients."""
-
-    __slots__ = ()
-
-    _run: Callable[..., Any]
-    _use: Callable[[], Any]
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        value = getattr(self._use(), name)
-        if not callable(value):
-            return value
-
-        @functools.wraps(value)
-        def method(*args: Any, **kwargs: Any) -> Any:  # asks again who has the client
-            return self._run(name, args, kwargs)
-
-        del method.__wrapped__  # it would reach the client after the release
-        return method
-
-
-class _LentSubclass(_Extras, LentClient):
-    __slots__ = ()
-
-
-class _LazySubclass(_Extras, LazyClient):
-    __slots__ = ()
-
-
-def _not_lazy() -> NoReturn:
-    raise TypeError("lazy reservations need clients that are mcpool_wsgi.Client")
-
-
-def reservation_classes(master: Any) -> tuple[type[Any], Callable[[], Any]]:
-    """The class of reservations of clones of *master*, and the one of lazy reservations."""
-    if master is None or type(master) is Client:
-        return LentClient, LazyClient
-    if isinstance(master, Client):
-        return _LentSubclass, _LazySubclass
-    return Reservation, _not_lazy
