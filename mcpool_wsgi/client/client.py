@@ -139,7 +139,9 @@ class Client(Commands):
         clone._serializer = self._serializer
         return clone
 
-    def with_servers(self: _Self, servers: Iterable[str]) -> _Self:
+    def with_servers(
+        self: _Self, servers: Iterable[str], command_timeout: float | None = None
+    ) -> _Self:
         """A client for other *servers*, with the options of this one."""
         return type(self)(
             servers,
@@ -149,8 +151,15 @@ class Client(Commands):
             fail_soft=self._fail_soft,
             allow_pickle=reads_pickle(self),
             serializer=self._serializer,
-            command_timeout=self._command_timeout,
+            command_timeout=command_timeout or self._command_timeout,
         )
+
+    def _for_one_server(self: _Self, address: str, command_timeout: float) -> _Self:
+        here = self._here()
+        client = here.with_servers([address], command_timeout)
+        client._on_failure = here._on_failure
+        client.on_connection_failure = here.on_connection_failure
+        return client
 
     @property
     def renewal_interval(self) -> float:

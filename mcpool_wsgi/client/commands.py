@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Callable
+from time import monotonic
+from typing import Any, Callable, TypeVar
 
 import pylibmc
 
@@ -20,6 +21,9 @@ from .key_commands import KeyCommands, check_compression
 from .keys import Key, encoded
 from .values import storable
 
+_Self = TypeVar("_Self", bound="Commands")
+
+SHORTEST_LIMIT = 0.001  # seconds
 _control_character = re.compile(rb"[\x00-\x1f\x7f]").search
 
 
@@ -146,7 +150,10 @@ class Commands(KeyCommands):
 
     def flush_all(self, time: int = 0) -> bool:
         """Forget everything on all servers, in *time* seconds."""
-        return bool(self._command(_flush_all, checked_number("time", time, LARGEST_TIME)))
+        time = checked_number("time", time, LARGEST_TIME)
+        if len(self.addresses) > 1:
+            return all(self._ask_each_server("flush_all", time))
+        return bool(self._command(_flush_all, time))
 
     def get_stats(self, *args: Any) -> list[tuple[bytes, dict[str, bytes]]]:
         """``[(server, {name: value}), ...]``
@@ -156,8 +163,35 @@ class Commands(KeyCommands):
         for arg in args:
             if _control_character(encoded(arg)):
                 raise InvalidKey(arg, "has a byte in it that ends a command")
+        if len(self.addresses) > 1:
+            return [found for (found,) in filter(None, self._ask_each_server("get_stats", *args))]
         found: list[tuple[bytes, dict[str, bytes]]] = self._command(native.get_stats, *args)
         return found
+
+    def _ask_each_server(self, command: str, *args: Any) -> list[Any]:
+        """The answers to *command* from all servers, each on a new connection.
+
+        With one client for all of them, libmemcached fails as long as one server counts as dead,
+        and each failure makes that last longer.
+
+        :raises pylibmc.Error: the first error, after all servers were asked.
+        """
+        end = monotonic() + self._command_timeout
+        answers = []
+        first_error = None
+        for address in self.addresses:
+            try:
+                client = self._for_one_server(address, max(end - monotonic(), SHORTEST_LIMIT))
+                answers.append(getattr(client, command)(*args))
+            except pylibmc.Error as error:
+                first_error = first_error or error
+        if first_error is not None:
+            raise first_error
+        return answers
+
+    def _for_one_server(self: _Self, address: str, command_timeout: float) -> _Self:
+        """A new client with the options of this one."""
+        raise NotImplementedError
 
     def disconnect_all(self) -> None:
         """Close all connections. The next command opens what it needs."""
