@@ -188,7 +188,7 @@ def server_error(directory: Path) -> Iterator[Outage]:
 
 @contextlib.contextmanager
 def too_many_connections(directory: Path) -> Iterator[Outage]:
-    """memcached says so, and closes the connection."""
+    """memcached says so, and closes the connection. libmemcached takes its ERROR for a miss."""
     with full(*LIMIT, "-o", "maxconns_fast") as address:
         yield Outage([address])
 
@@ -381,8 +381,11 @@ def test_what_memcached_cannot_do_is_a_miss(
         for name, results in found.items()
         if any(differs(result, CALLS[name].miss) for result in results)
     } == {}
-    # At the first read after a connection broke, libmemcached says that there is no such key.
-    assert [name for name, pool in pools.items() if not pool.stats().failures] == []
+    failures = {name: pool.stats().failures for name, pool in pools.items()}
+    least = {
+        name: 3 if name in READS and start is not too_many_connections else 1 for name in CALLS
+    }
+    assert {name: count for name, count in failures.items() if count < least[name]} == {}
     # Each pool says it once.
     warnings = [one for one in caplog.records if one.name.startswith(LOGGER)]
     assert len(warnings) == len(pools)
@@ -390,7 +393,7 @@ def test_what_memcached_cannot_do_is_a_miss(
 
 @OUTAGES
 def test_what_memcached_cannot_do_raises_otherwise(start: Start, tmp_path: Path) -> None:
-    """Or it is a miss, as the first read after a connection broke. It is never a success."""
+    """It is never a success."""
     with start(tmp_path) as outage:
         pools = failing(outage, fail_soft=False)
         called = run_all(pools)
@@ -400,6 +403,8 @@ def test_what_memcached_cannot_do_raises_otherwise(start: Start, tmp_path: Path)
         if any(differs(result, CALLS[name].miss) for result in results)
     }
     assert wrong == {}
+    if start is not too_many_connections:
+        assert [(name, found) for name, found, _ in called if found and name in READS] == []
     # Of many keys, pylibmc says which could not be stored, and raises nothing.
     silent = [name for name, _, errors in called if not errors and "_multi" not in name]
     assert silent == []

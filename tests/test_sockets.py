@@ -423,7 +423,7 @@ def test_interrupted_calibration_is_done_again(monkeypatch: pytest.MonkeyPatch) 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as interrupted:
-        interrupted.setattr(sockets._Library, "calibrate", interrupt)
+        interrupted.setattr(sockets.Library, "calibrate", interrupt)
         with pytest.raises(KeyboardInterrupt):
             sockets.is_available()
     assert sockets.is_available()
@@ -433,7 +433,7 @@ def test_interrupted_calibration_is_done_again(monkeypatch: pytest.MonkeyPatch) 
 def test_calibration_in_a_signal_handler_during_a_calibration(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    calibrate = sockets._Library.calibrate
+    calibrate = sockets.Library.calibrate
     results: list[str] = []
 
     def interrupted(self: Any) -> None:
@@ -445,7 +445,7 @@ def test_calibration_in_a_signal_handler_during_a_calibration(
     def handle(number: int, frame: FrameType | None) -> None:
         results.append(str(sockets.is_available()))
 
-    monkeypatch.setattr(sockets._Library, "calibrate", interrupted)
+    monkeypatch.setattr(sockets.Library, "calibrate", interrupted)
     previous = signal.signal(signal.SIGUSR1, handle)
     try:
         assert sockets.is_available()

@@ -203,17 +203,28 @@ def _single_key(key: Key) -> TypeError:
 
 
 def _get_multi(client: Commands, keys: list[Key]) -> dict[Key, Any]:
-    """The answer of one server.
+    """The answer of all servers.
 
     :raises pylibmc.ProtocolError: it has a key that was not asked for.
     """
-    found: dict[Key, Any] = _native_get_multi(client, keys)
-    try:
-        "".join(found)  # type: ignore[arg-type]  # a key that was not asked for is bytes
-    except TypeError:
-        if not found.keys() <= set(keys):
-            raise pylibmc.ProtocolError("get_multi was answered with a foreign key") from None
-    return found
+    while True:
+        found: dict[Key, Any] = _native_get_multi(client, keys)
+        try:
+            "".join(found)  # type: ignore[arg-type]  # a key that was not asked for is bytes
+        except TypeError:
+            if not found.keys() <= set(keys):
+                raise pylibmc.ProtocolError("get_multi was answered with a foreign key") from None
+        if len(found) == len(keys):
+            return found
+        try:
+            if client._is_answered("get_multi"):
+                return found
+        except pylibmc.Error:
+            if not (found and client._fail_soft):
+                raise
+            client._disconnect()
+            client._note_failure()
+            return found
 
 
 def _flush_all(client: Commands, time: int) -> bool:

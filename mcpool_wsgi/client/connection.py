@@ -34,6 +34,7 @@ from .. import forks
 from ..forks import same_process
 from . import failures, sockets
 from .keys import Key
+from .silent_errors import Interrupted, silent_error
 from .watchdog import watchdog
 
 _Self = TypeVar("_Self", bound="Connection")
@@ -157,6 +158,9 @@ class Connection(_Base):
             raise failures.ServerResting(
                 f"{self.addresses[0]} failed less than {self.renewal_interval:g} s ago"
             )
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         # libmemcached reads what is left of an answer before it closes a connection, and with some
         # answers it never comes to an end. Of several servers it would leave out those that are
         # shut down.
@@ -164,10 +168,24 @@ class Connection(_Base):
             sockets.shut_down(self)
         native.disconnect_all(self)
 
+    def _is_answered(self, command: str) -> bool:
+        """Whether the servers have answered the *command* that found nothing.
+
+        :return: False if a signal has ended it: then it can be sent again.
+        :raises pylibmc.Error: it failed for another reason.
+        """
+        error = silent_error(self, command)
+        if error is None:
+            return True
+        if self.expired or not isinstance(error, Interrupted):
+            raise error
+        self._disconnect()
+        return False
+
     def _expiry(self, command: str, cause: Exception | None = None) -> failures.CommandExpired:
         expiry = failures.CommandExpired(
             f"{command} was ended after command_timeout, {self._command_timeout:g} s, without an"
-            f" answer from {', '.join(map(str, self.addresses))}"
+            f" answer from {self._shown_addresses}"
         )
         expiry.__cause__ = cause
         return expiry
@@ -188,7 +206,13 @@ class Connection(_Base):
             self._out_of_sync = True
             self._rests_until = monotonic() + self.renewal_interval
         self._note_failure()
+        if not any(str(address) in str(error) for address in self.addresses):
+            error.args = (f"{error} (memcached: {self._shown_addresses})",)
         return self._fail_soft
+
+    @property
+    def _shown_addresses(self) -> str:
+        return ", ".join(map(str, self.addresses))
 
     def _note_failure(self) -> None:
         for notice in (self._on_failure, self.on_connection_failure):

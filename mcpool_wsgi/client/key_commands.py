@@ -62,7 +62,7 @@ class KeyCommands(Connection):
     def get(self, key: Key, default: Any = None) -> Any:
         """The value stored under *key*, or *default*."""
         try:
-            return self._command(native.get, self._rule.encoded(key), default)
+            return self._command(_get, self._rule.encoded(key), default)
         except PickleForbidden as error:
             raise PickleForbidden(error.why, key) from None
 
@@ -77,7 +77,7 @@ class KeyCommands(Connection):
         raw = self._rule.encoded(key)
         self._check_cas("gets")
         try:
-            return self._command(native.gets, raw)
+            return self._command(_gets, raw)
         except PickleForbidden as error:
             raise PickleForbidden(error.why, key) from None
 
@@ -223,6 +223,25 @@ class KeyCommands(Connection):
     def _check_cas(self, command: str) -> None:
         if not self._has_cas:
             raise ValueError(f"{command} needs the behavior cas: behaviors={{'cas': True}}")
+
+
+def _get(client: KeyCommands, key: bytes, default: Any) -> Any:
+    while True:
+        value = _native_get(client, key, default)
+        if value is not default or client._is_answered("get"):
+            return value
+
+
+def _gets(client: KeyCommands, key: bytes) -> Any:
+    while True:
+        found = native.gets(client, key)
+        if found[1] is not None or client._is_answered("gets"):
+            return found
+
+
+_native_get: Any = native.get
+_get.__name__ = native.get.__name__
+_gets.__name__ = native.gets.__name__
 
 
 def _with_key(error: Exception, key: Key) -> Exception:

@@ -53,8 +53,8 @@ CALIBRATION_TIMEOUT = 100  # milliseconds that each step of the calibration may 
 PAUSE = 100  # microseconds between the two looks of abort()
 
 
-class _Library:
-    """The C functions that find and end connections."""
+class Library:
+    """The C functions that find and end connections, and that tell the cause of a failure."""
 
     def __init__(self) -> None:
         # PyDLL holds the interpreter lock during calls. A module also finds the functions of the
@@ -64,6 +64,12 @@ class _Library:
         self._server: Callable[..., int] = library.memcached_server_instance_by_position
         _declare(self._count, ctypes.c_uint32, ctypes.c_void_p)
         _declare(self._server, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint32)
+        self.last_error: Callable[[int], int] = library.memcached_last_error
+        self.last_errno: Callable[[int], int] = library.memcached_last_error_errno
+        self.last_message: Callable[[int], bytes | None] = library.memcached_last_error_message
+        _declare(self.last_error, ctypes.c_int, ctypes.c_void_p)
+        _declare(self.last_errno, ctypes.c_int, ctypes.c_void_p)
+        _declare(self.last_message, ctypes.c_char_p, ctypes.c_void_p)
         program = ctypes.PyDLL(None)
         self.shutdown: Callable[[int, int], int] = program.shutdown
         _declare(self.shutdown, ctypes.c_int, ctypes.c_int, ctypes.c_int)
@@ -73,6 +79,10 @@ class _Library:
         if _pylibmc.client.__basicsize__ != object.__basicsize__ + POINTER_SIZE + 8:
             raise LookupError("pylibmc's client is not the C struct that is known")
 
+    def memcached_st(self, client: object) -> int | None:
+        """The address of libmemcached's struct of *client*, which must be one of ``_pylibmc``."""
+        return ctypes.c_void_p.from_address(id(client) + object.__basicsize__).value
+
     def descriptors(self, client: object) -> list[ctypes.c_int32]:
         """The descriptor of each server, -1 where there is no connection.
 
@@ -81,7 +91,7 @@ class _Library:
         # Not isinstance(), which believes the __class__ of a mock.
         if not issubclass(type(client), _pylibmc.client):
             return []
-        memcached_st = ctypes.c_void_p.from_address(id(client) + object.__basicsize__).value
+        memcached_st = self.memcached_st(client)
         if not memcached_st:
             return []
         return [
@@ -120,19 +130,19 @@ def _declare(function: Any, result: Any, *arguments: Any) -> None:
     function.argtypes = arguments
 
 
-_library: _Library | None = None
+_library: Library | None = None
 _is_calibrated: bool = False
 _warnings: list[str] = []  # what is still to be logged
 
 
-def _calibrated() -> _Library | None:
-    """The library, calibrated. None if the calibration failed."""
+def calibrated() -> Library | None:
+    """The library, calibrated at the first call. None if the calibration failed."""
     # No lock, because a signal handler may interrupt the calibration and call this. Two
     # calibrations at once do no harm.
     global _library, _is_calibrated
     if not _is_calibrated:
         try:
-            library = _Library()
+            library = Library()
             library.calibrate()
         except (LookupError, OSError, AttributeError, pylibmc.Error) as error:
             _warnings[:] = [str(error) or repr(error)]
@@ -145,7 +155,7 @@ def _calibrated() -> _Library | None:
 
 def is_available() -> bool:
     """Whether this module finds the sockets of clients. The first call calibrates it."""
-    library = _calibrated()
+    library = calibrated()
     # Logged here only: where abort() and close_inherited() are called, logging may hang.
     with contextlib.suppress(IndexError):
         if _warnings:
@@ -186,7 +196,7 @@ def abort(client: object, is_due: Callable[[], bool] = lambda: True) -> int:
     :param is_due: called right before each shutdown, which happens only if it returns true.
     :return: how many sockets were shut down. 0 if :func:`is_available` is false.
     """
-    library = _calibrated()
+    library = calibrated()
     if library is None:
         return 0
     count = 0
@@ -217,7 +227,7 @@ def shut_down(client: object) -> None:
 
     :param client: a ``pylibmc.Client``. An object of another type has no sockets.
     """
-    library = _calibrated()
+    library = calibrated()
     if library is not None:
         for descriptor in library.descriptors(client):
             library.shutdown(descriptor.value, 2)
@@ -236,7 +246,7 @@ def close_inherited(client: object, peers: Collection[object] | None = None) -> 
     :param peers: the ports and the paths of the client's servers. What is connected to
         something else stays open: the child has put it there itself.
     """
-    library = _calibrated()
+    library = calibrated()
     if library is None:
         return
     for descriptor in library.descriptors(client):

@@ -44,7 +44,6 @@ class PoolStats:
     #: Reservations that ended in a :exc:`~mcpool_wsgi.PoolTimeout`.
     timeouts: int
     #: Commands that failed because memcached could not do them, with ``fail_soft`` as well.
-    #: The first read after a connection broke is not among them: libmemcached calls it a miss.
     failures: int
     #: Clients that were made, as replacements or as the first of their slot.
     clients_made: int

@@ -1,0 +1,46 @@
+"""
+Silent errors
+=============
+
+The errors that pylibmc does not raise. If the server of a ``get`` times out, closes the
+connection or answers ``SERVER_ERROR``, pylibmc returns what it returns for a key that is not
+there. libmemcached remembers the cause, and exports a function that tells it.
+
+Only a read that found nothing asks for it, so a hit costs nothing. Where the function cannot be
+used (see :mod:`mcpool_wsgi.client.sockets`), such a read stays a miss.
+"""
+
+from __future__ import annotations
+
+import errno
+
+import pylibmc
+
+from . import sockets
+
+ERRNO = 26  # libmemcached's code for an error of the system
+#: Any other code is a plain pylibmc.Error.
+_classes = {getattr(kind, "retcode", None): kind for kind in vars(pylibmc).values()}
+
+
+class Interrupted(pylibmc.Error):  # type: ignore[misc]
+    """A signal ended the read. libmemcached has given the answer up."""
+
+
+def silent_error(client: object, command: str) -> Exception | None:
+    """Why the last *command* of *client* failed, if it has failed."""
+    library = sockets.calibrated()
+    if library is None:
+        return None
+    memcached_st = library.memcached_st(client)
+    if not memcached_st:
+        return None
+    code = library.last_error(memcached_st)
+    if not code:
+        return None
+    message = (library.last_message(memcached_st) or b"").decode("utf-8", "replace")
+    kind = _classes.get(code, pylibmc.Error)
+    if code == ERRNO and library.last_errno(memcached_st) == errno.EINTR:
+        kind = Interrupted
+    error: Exception = kind(f"error {code} from {command}: {message}")
+    return error

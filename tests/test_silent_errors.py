@@ -1,0 +1,94 @@
+"""Reads that pylibmc answers with a miss, although no server has said so."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from typing import Any, Callable
+
+import hostile
+import pylibmc
+import pytest
+
+from mcpool_wsgi import Client
+from mcpool_wsgi.client import sockets
+
+BEHAVIORS = {"cas": True, "_poll_timeout": 100}
+READS: dict[str, Callable[[Any], Any]] = {
+    "get": lambda mc: mc.get("key"),
+    "gets": lambda mc: mc.gets("key"),
+    "get_multi": lambda mc: mc.get_multi(["key", "other"]),
+}
+SILENCES = {
+    "time-out": (hostile.silent, "TIMEOUT"),
+    "closed": (hostile.answers_once(b""), "get"),
+    "server error": (hostile.answers(b"SERVER_ERROR busy\r\n"), "SERVER"),
+}
+
+
+@pytest.mark.parametrize("silence", SILENCES)
+@pytest.mark.parametrize("read", READS)
+@pytest.mark.parametrize("binary", [False, True])
+def test_read_that_was_not_answered_is_an_error(silence: str, read: str, binary: bool) -> None:
+    script, text = SILENCES[silence]
+    with hostile.fake(script) as server:
+        mc = Client([server.address], BEHAVIORS, binary)
+        with pytest.raises(pylibmc.Error, match="." if binary else text) as caught:
+            READS[read](mc)
+    assert server.address in str(caught.value)
+
+
+@pytest.mark.parametrize("read", READS)
+def test_with_fail_soft_it_is_a_miss_that_is_counted(read: str) -> None:
+    failures: list[bool] = []
+    with hostile.fake(hostile.silent) as server:
+        mc = Client([server.address], BEHAVIORS, fail_soft=True)
+        mc.on_connection_failure = lambda: failures.append(True)
+        assert READS[read](mc) in (None, (None, None), {})
+    assert failures == [True]
+
+
+@contextlib.contextmanager
+def signals(interval: float) -> Iterator[list[int]]:
+    """A signal each *interval* of seconds, whose handler does nothing."""
+    seen: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda number, frame: seen.append(number))
+    signal.setitimer(signal.ITIMER_REAL, interval, interval)
+    try:
+        yield seen
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("read", ["get", "get_multi"])  # gets raises an error of its own
+@pytest.mark.parametrize("binary", [False, True])
+def test_read_that_a_signal_ended_is_sent_again(address: str, read: str, binary: bool) -> None:
+    with hostile.proxy(address) as slow, signals(0.03) as seen:
+        mc = Client([slow.address], {**BEHAVIORS, "_poll_timeout": 500}, binary)
+        mc.set_multi({"key": "value", "other": "more"})
+        slow.delay = 0.01
+        while len(seen) < 20:
+            found = READS[read](mc)
+            assert found == {"key": "value", "other": "more"} or "value" in found, found
+
+
+def test_partial_answer_of_several_servers_is_kept_with_fail_soft(address: str) -> None:
+    keys = [f"key{number}" for number in range(20)]
+    with hostile.fake(hostile.silent) as silent:
+        servers = [address, silent.address]
+        mc = Client(servers, BEHAVIORS, fail_soft=True)
+        Client([address]).set_multi(dict.fromkeys(keys, "value"))
+        found = mc.get_multi(keys)
+        assert 0 < len(found) < len(keys)
+        with pytest.raises(pylibmc.Error):
+            Client(servers, BEHAVIORS).get_multi(keys)
+
+
+def test_without_the_function_a_read_that_was_not_answered_is_a_miss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sockets, "calibrated", lambda: None)
+    with hostile.fake(hostile.silent) as server:
+        assert Client([server.address], BEHAVIORS).get("key") is None
