@@ -27,3 +27,4 @@ from .pool import ClientPool as ClientPool
 from .pool import LentClient as LentClient
 from .pool import PoolStats as PoolStats
 from .pool import ThreadMappedPool as ThreadMappedPool
+from .pooled import PooledClient as PooledClient

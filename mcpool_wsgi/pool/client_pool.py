@@ -21,12 +21,16 @@ connections.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 from .. import forks
+from ..client import Client
 from .pool import Pool, checked_number, checked_timeout, master_of
 from .slot_queue import SlotQueue
 from .statistics import PoolStats
+
+_Self = TypeVar("_Self", bound="ClientPool")
 
 
 class ClientPool(Pool):
@@ -36,18 +40,44 @@ class ClientPool(Pool):
     :param n_slots: how many clients there may be at once. Best is the number of threads that
         serve requests. A slot that was never used costs nothing.
     :param timeout: seconds that a reservation waits for a client.
+    :param name: what log lines and metrics call the pool; ``pool-1`` for the first one without.
     :raises TypeError: *mc* is no client, or a number is none.
     :raises ValueError: *n_slots* is not positive, or *timeout* negative or not finite.
 
     Without *mc* the pool is empty until :meth:`fill`.
     """
 
-    def __init__(self, mc: Any = None, n_slots: int = 0, *, timeout: float = 5.0) -> None:
+    def __init__(
+        self,
+        mc: Any = None,
+        n_slots: int = 0,
+        *,
+        timeout: float = 5.0,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
         self.timeout: float = checked_timeout(timeout)
         master = None if mc is None else master_of(mc)
         size = 0 if mc is None else checked_number(n_slots)
         self._renew(master, size, closed=False)
         forks.reset_in_child(self)
+
+    @classmethod
+    def from_servers(
+        cls: type[_Self],
+        servers: Iterable[str],
+        n_slots: int,
+        *,
+        timeout: float = 5.0,
+        name: str | None = None,
+        **options: Any,
+    ) -> _Self:
+        """A pool of clients for *servers*.
+
+        :param options: those of :class:`~mcpool_wsgi.Client`: ``behaviors``, ``fail_soft`` and so
+            on.
+        """
+        return cls(Client(servers, **options), n_slots, timeout=timeout, name=name)
 
     def _renew(self, master: Any, size: float, closed: bool) -> None:
         self._start(master)
@@ -67,4 +97,4 @@ class ClientPool(Pool):
 
     def _reset_in_child(self) -> None:
         # The parent's queue stays in the reservations that the child has inherited.
-        self._renew(self._generations.current.master, self._queue.size, self._queue.closed)
+        self._renew(self.master, self._queue.size, self._queue.closed)

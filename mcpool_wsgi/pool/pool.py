@@ -21,6 +21,7 @@ and what is lent is the client itself.
 
 from __future__ import annotations
 
+import itertools
 import operator
 import threading
 from collections.abc import Iterable
@@ -36,17 +37,33 @@ from .slot_queue import SlotQueue
 from .statistics import PoolStats, Statistics
 
 _Self = TypeVar("_Self", bound="Pool")
+_numbers = itertools.count(1)
 
 
 class Pool:
     """The interface of both pools."""
 
     timeout: float
+    #: What log lines and metrics call the pool.
+    name: str
+    #: True in it if somebody wants to know which client the running request has.
+    tells_requests: list[bool]
     _generations: Generations
     _statistics: Statistics
     _lent_class: type[LentClient]
     _lazy_class: Callable[[], LentClient]
     _queue: Any  # the SlotQueue to go to: the pool's, or the calling thread's
+
+    def __init__(self, name: str | None) -> None:
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name must be a str, not {name!r}")
+        self.name = name or f"pool-{next(_numbers)}"
+        self.tells_requests = []
+
+    @property
+    def master(self) -> Any:
+        """The client that the pool's clients are clones of. None in a pool that is not filled."""
+        return self._generations.current.master
 
     def reserve(
         self, block: bool = True, timeout: float | None = None, *, lazy: bool = False
@@ -81,7 +98,7 @@ class Pool:
 
     def _refill(self, mc: Any) -> None:
         forks.check_process()
-        before = self._generations.current.master
+        before = self.master
         if before is not None and isinstance(mc, Client) is not isinstance(before, Client):
             raise TypeError(f"a pool has clients of one kind: it has {before!r}, and not {mc!r}")
         self._generations.begin(master_of(mc), "fill")
@@ -112,12 +129,19 @@ class Pool:
         :raises TypeError: the pool's clients are not :class:`mcpool_wsgi.Client`.
         """
         forks.check_process()
-        master = self._generations.current.master
+        master = self.master
         if not isinstance(master, Client):
             raise TypeError(
                 f"set_servers() needs clients that are mcpool_wsgi.Client, not {master!r}"
             )
         self._generations.begin(master.with_servers(servers), "servers")
+        for queue in self._queues():
+            queue.drop_old_clients()
+
+    def disconnect_all(self) -> None:
+        """Close the idle connections now, and the reserved ones at their release."""
+        forks.check_process()
+        self._generations.begin(self.master, "disconnect")
         for queue in self._queues():
             queue.drop_old_clients()
 
@@ -165,7 +189,7 @@ class Pool:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {self._generations.current.master!r}>"
+        return f"<{type(self).__name__} {self.name!r} of {self.master!r}>"
 
 
 def master_of(mc: Any) -> Any:

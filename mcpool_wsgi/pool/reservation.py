@@ -124,6 +124,11 @@ class Reservation:
         """Return the client to its pool. More than once does no harm."""
         self.__exit__()
 
+    @property
+    def is_released(self) -> bool:
+        """Whether it is over."""
+        return self._client is RELEASED
+
     def _wait_limit(self) -> float:
         return getattr(self, "_timeout", self._pool.timeout)
 

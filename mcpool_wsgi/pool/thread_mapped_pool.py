@@ -18,28 +18,51 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 from .. import forks
+from ..client import Client
 from .generations import Generations
 from .pool import Pool, checked_number, master_of
 from .slot_queue import SlotQueue
 from .slots import NO_GENERATION
 from .statistics import PoolStats, Statistics
 
+_Self = TypeVar("_Self", bound="ThreadMappedPool")
+
 
 class ThreadMappedPool(Pool):
     """A client for each thread, in place of :class:`pylibmc.ThreadMappedPool`.
 
     :param mc: the client to clone. It is not lent itself.
+    :param name: what log lines and metrics call the pool; ``pool-1`` for the first one without.
     :raises TypeError: *mc* is no client.
     """
 
     timeout: float = 0.0
 
-    def __init__(self, mc: Any) -> None:
+    def __init__(self, mc: Any, *, name: str | None = None) -> None:
+        super().__init__(name)
         self._renew(master_of(mc), closed=False)
         forks.reset_in_child(self)
+
+    @classmethod
+    def from_servers(
+        cls: type[_Self],
+        servers: Iterable[str],
+        n_slots: int = 1,
+        *,
+        name: str | None = None,
+        **options: Any,
+    ) -> _Self:
+        """A pool of clients for *servers*. *n_slots* is checked, and that is all.
+
+        :param options: those of :class:`~mcpool_wsgi.Client`: ``behaviors``, ``fail_soft`` and so
+            on.
+        """
+        checked_number(n_slots)
+        return cls(Client(servers, **options), name=name)
 
     def _renew(self, master: Any, closed: bool) -> None:
         self._start(master)
@@ -76,7 +99,7 @@ class ThreadMappedPool(Pool):
         return [queue for queue in queues if queue is not None]
 
     def _reset_in_child(self) -> None:
-        self._renew(self._generations.current.master, self._threads.shared.closed)
+        self._renew(self.master, self._threads.shared.closed)
 
 
 class _Shared:

@@ -1,0 +1,90 @@
+"""
+Early release
+=============
+
+How a request leaves its environ if that needs more than to remove two keys.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any, Callable
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+    from .response import Response
+
+MISSING: Any = object()
+
+
+class EarlyRelease:
+    """What is at ``environ["mc.client.release"]`` if it must do more than release the client.
+
+    It knows what an outer request has put into the environ. And a client of somebody else
+    leaves the environ, because it cannot refuse commands after its release.
+    """
+
+    __slots__ = (
+        "_client_before",
+        "_find_environ",
+        "_key",
+        "_release_before",
+        "_reservation",
+        "client",
+    )
+
+    def __init__(self, environ: WSGIEnvironment, key: str, reservation: Any, client: Any) -> None:
+        self._key = key
+        self._reservation = reservation
+        self.client: Any = client
+        self._find_environ: Callable[[], WSGIEnvironment | None] = lambda: environ
+        self._client_before: Any = environ.get(key, MISSING)
+        self._release_before: Any = environ.get(f"{key}.release", MISSING)
+
+    def follow(self, response: Response) -> None:
+        """Hold the environ no longer, which holds this; *response* has it as long as it lives."""
+        find_response = weakref.ref(response)
+
+        def find_environ() -> WSGIEnvironment | None:
+            response = find_response()
+            return None if response is None else response.environ
+
+        self._find_environ = find_environ
+
+    def __call__(self) -> None:
+        if self.client is not self._reservation:
+            environ = self._find_environ()
+            if environ is None:  # the server has dropped the response, and the app goes on
+                return
+            if environ.get(self._key) is self.client:
+                del environ[self._key]
+        self._reservation.release()
+
+    def leave(self, environ: WSGIEnvironment, latest: Any) -> None:
+        """Leave *environ* as it was. *latest* is the release of the latest request with it."""
+        if latest is not self:
+            EarlyRelease.skip(latest, self, self._client_before, self._release_before)
+            return
+        restore(environ, self._key, self._client_before)
+        restore(environ, f"{self._key}.release", self._release_before)
+
+    @staticmethod
+    def skip(latest: Any, ended: Any, client_before: Any, release_before: Any) -> None:
+        """A request has *ended* before a later one with its environ.
+
+        What was there before it is what was there before the later one.
+        """
+        while type(latest) is EarlyRelease:
+            if latest._release_before is ended:
+                latest._client_before = client_before
+                latest._release_before = release_before
+            latest = latest._release_before
+
+
+def restore(environ: WSGIEnvironment, key: str, before: Any) -> None:
+    """Put back what was in *environ* before."""
+    if before is MISSING:
+        environ.pop(key, None)
+    else:
+        environ[key] = before

@@ -1,0 +1,97 @@
+"""
+Files
+=====
+
+Responses that the server sends with its own ``wsgi.file_wrapper``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Callable
+
+from .early_release import MISSING
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+def call_with_files(
+    app: WSGIApplication, environ: WSGIEnvironment, start_response: StartResponse
+) -> tuple[Any, File | None]:
+    """The response of *app* and, if it is a file for the server, that file.
+
+    Servers know what their own wrapper made, and send such a file without reading it. So the
+    response must stay what it is, and the file in it tells when it is closed.
+    """
+    server_wrapper = environ["wsgi.file_wrapper"]
+    environ["wsgi.file_wrapper"] = wrapper = FileWrapper(server_wrapper)
+    try:
+        response = app(environ, start_response)
+    finally:
+        environ["wsgi.file_wrapper"] = server_wrapper
+    file, wrapped = wrapper.file, wrapper.wrapped
+    wrapper.file = wrapper.wrapped = None  # the app may keep the wrapper
+    if file is None or response is not wrapped:
+        return response, None
+    # bjoern's wrapper does not close its file when the client goes away. It is read instead.
+    is_closed_by_the_server = (
+        response is file
+        or hasattr(response, "filelike")
+        or (isinstance(server_wrapper, type) and hasattr(response, "__dict__"))
+    )
+    return response, file if is_closed_by_the_server else None
+
+
+class FileWrapper:
+    """What stands in the environ for the server's ``wsgi.file_wrapper`` while the app runs."""
+
+    __slots__ = ("_server_wrapper", "file", "wrapped")
+
+    def __init__(self, server_wrapper: Callable[..., Any]) -> None:
+        self._server_wrapper = server_wrapper
+        self.file: Any = None
+        self.wrapped: Any = MISSING
+
+    def __call__(self, file: Any, *args: Any) -> Any:
+        self.file = File(file)
+        self.wrapped = self._server_wrapper(self.file, *args)
+        return self.wrapped
+
+    def __instancecheck__(self, instance: Any) -> bool:
+        return isinstance(instance, self._server_wrapper)  # type: ignore[arg-type]
+
+
+class File:
+    """A file that a server reads, sends and closes as if it were the app's own."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._open_file = file
+        self._is_closed = False
+        self.on_close: Callable[[], None] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._file, name)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._file)
+
+    def close(self) -> None:
+        try:
+            file = self._open_file
+            del self._open_file  # succeeds once
+        except AttributeError:
+            if self._is_closed and self.on_close is not None:
+                self.on_close()  # once more, because an interrupt may have kept it from its end
+            return
+        try:
+            close = getattr(file, "close", None)
+            if close is not None:
+                close()
+        finally:
+            self._is_closed = True
+            if self.on_close is not None:
+                self.on_close()

@@ -1,0 +1,225 @@
+"""
+Memcached Pool Middleware
+=========================
+
+Lends every request a memcached client.
+
+.. code-block:: python
+
+    from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
+
+    def app(environ, start_response):
+        mc = environ["mc.client"]
+        ...
+
+    app = MemcachedPoolMiddleware(app, ClientPool(Client(["127.0.0.1"]), 12))
+
+Typed code says ``mc = get_client(environ)``, which is the same.
+
+The client is reserved when the request starts. It goes back to its pool when the server
+closes the response, also if the app or the iteration raises, or if the server closes twice.
+If the server never closes the response, the client goes back when the environ is freed, and
+with it whatever else holds the client.
+
+An app that streams for a long time and needs memcached only at its beginning can release
+the client early:
+
+.. code-block:: python
+
+    environ["mc.client.release"]()
+
+From then on every command of the client raises :exc:`~mcpool_wsgi.ClientReleased`.
+
+With ``lazy=True`` the client is reserved at its first command. A request that uses no
+memcached then takes no client. Choose it if many requests need none, a health check for one.
+
+If no client comes free in time, ``on_exhausted`` answers, which is a WSGI app too. By
+default the answer is a 503 with ``Retry-After: 1``.
+"""
+
+from __future__ import annotations
+
+import functools
+import queue
+import threading
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from types import GeneratorType
+from typing import TYPE_CHECKING, Any, Callable, Protocol
+
+from werkzeug.exceptions import ServiceUnavailable
+
+from ..pool import LentClient, Pool, Reservation
+from .early_release import MISSING, EarlyRelease, restore
+from .exhaustion import LazyExhaustion
+from .files import call_with_files
+from .foreign import ForeignReservation
+from .request import InRequest
+from .response import Response, SizedResponse
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+class Reserving(Protocol):
+    """What the middleware needs of a pool: one of this package's, of pylibmc's, or your own."""
+
+    def reserve(self) -> AbstractContextManager[Any]: ...
+
+
+def get_client(environ: WSGIEnvironment, environ_key: str = "mc.client") -> LentClient:
+    """The client of the request that *environ* is of.
+
+    :raises KeyError: there is none: the middleware is not in front of the app.
+    """
+    try:
+        client: LentClient = environ[environ_key]
+    except KeyError:
+        raise KeyError(
+            f"no {environ_key!r} in the environ: MemcachedPoolMiddleware is not in front of the"
+            " app, or the request has released a client that is not this package's"
+        ) from None
+    return client
+
+
+class MemcachedPoolMiddleware:
+    """Puts a client from *pool* into the environ of every request.
+
+    :param app: the WSGI app to wrap.
+    :param pool: anything with a ``reserve()`` that returns a context manager.
+    :param environ_key: where the app finds the client. The same key with ``.release``
+        behind it has the function that releases the client early.
+    :param lazy: reserve the client at its first command. It needs a pool of this package
+        with clients of this package.
+    :param on_exhausted: the WSGI app that answers when no client came free. Entering the
+        reservation says so by :exc:`queue.Empty` (as this package's and pylibmc's pools do)
+        or :exc:`IndexError` (as a list does).
+    :raises TypeError: one of them is not what it must be.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        pool: Reserving,
+        *,
+        environ_key: str = "mc.client",
+        lazy: bool = False,
+        on_exhausted: WSGIApplication = ServiceUnavailable(  # noqa: B008  it has no state
+            "All memcached connections are in use.", retry_after=1
+        ),
+    ) -> None:
+        if not callable(app):
+            raise TypeError(f"app must be a WSGI app, which can be called, not {app!r}")
+        if not callable(getattr(pool, "reserve", None)):
+            raise TypeError(
+                f"pool must have a method reserve() that returns a context manager, and {pool!r}"
+                " has none"
+            )
+        if not isinstance(environ_key, str) or not environ_key:
+            raise TypeError(f"environ_key must be a name, not {environ_key!r}")
+        if not callable(on_exhausted):
+            raise TypeError(
+                f"on_exhausted must be a WSGI app, which can be called, not {on_exhausted!r}"
+            )
+        if lazy and not isinstance(pool, Pool):
+            raise TypeError(f"lazy=True needs a pool of this package, not {pool!r}")
+        self._app = app
+        self._app_in_request: WSGIApplication = InRequest(app, environ_key)
+        if lazy:
+            self._app = LazyExhaustion(self._app, environ_key, on_exhausted)
+            self._app_in_request = LazyExhaustion(self._app_in_request, environ_key, on_exhausted)
+        self._tells_requests = pool.tells_requests if isinstance(pool, Pool) else []
+        reserve: Any = pool.reserve
+        self._reserve = functools.partial(reserve, lazy=True) if lazy else reserve
+        if lazy:
+            self._reserve()  # takes nothing, and raises if the pool cannot do it
+        self._key = environ_key
+        self._release_key = f"{environ_key}.release"
+        self._on_exhausted = on_exhausted
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        reservation = self._reserve()
+        if not isinstance(reservation, Reservation):
+            reservation = ForeignReservation(reservation)
+        elif not environ.get("wsgi.multithread", True) and not _others_run_during_a_wait():
+            reservation.wait_at_most(0)  # nobody could release a client meanwhile
+        release = reservation.release
+        try:
+            try:
+                client = reservation.__enter__()
+            except (queue.Empty, IndexError):
+                return self._on_exhausted(environ, start_response)
+            if client is not reservation or self._release_key in environ:
+                release = EarlyRelease(environ, self._key, reservation, client)
+            environ[self._key] = client
+            environ[self._release_key] = release
+            app = self._app_in_request if self._tells_requests else self._app
+            file = None
+            if "wsgi.file_wrapper" in environ:
+                response, file = call_with_files(app, environ, start_response)
+            else:
+                response = app(environ, start_response)
+            if type(response) is list:
+                closing: Response = SizedResponse(self, environ, reservation, release, response)
+            elif type(response) is GeneratorType:
+                closing = Response(self, environ, reservation, release, response)
+            elif file is not None or response is None:
+                closing = Response(self, environ, reservation, release, None)
+            else:
+                kind = SizedResponse if hasattr(response, "__len__") else Response
+                closing = kind(self, environ, reservation, release, response)
+            if type(release) is EarlyRelease:
+                release.follow(closing)
+            if file is not None:
+                file.on_close = closing.end
+                return response  # type: ignore[no-any-return]
+            if response is None:  # that is not WSGI, and the server will say so
+                closing.end()
+                return response  # type: ignore[return-value]
+        except BaseException:
+            self.end(environ, reservation, release)
+            raise
+        return closing
+
+    def end(self, environ: WSGIEnvironment, reservation: Any, release: Any) -> None:
+        """End a request: release its client, and leave *environ* as it was before it."""
+        try:
+            reservation.__exit__()
+        except BaseException:
+            reservation.__exit__()  # an interrupt came, and something may be left to do
+            raise
+        latest = environ.get(self._release_key)
+        if type(release) is EarlyRelease:
+            release.leave(environ, latest)
+        elif latest is release:
+            del environ[self._release_key]
+            environ.pop(self._key, None)
+        else:
+            EarlyRelease.skip(latest, release, MISSING, MISSING)
+
+    def call(
+        self,
+        close: Callable[[], object],
+        environ: WSGIEnvironment,
+        reservation: Any,
+        release: Any,
+    ) -> None:
+        """Call *close* while *environ* holds the client of the request that it belongs to."""
+        if environ.get(self._release_key) is release:
+            close()
+            return
+        # A later request has its own there.
+        later_client = environ.get(self._key, MISSING)
+        later_release = environ.get(self._release_key, MISSING)
+        environ[self._key] = release.client if type(release) is EarlyRelease else reservation
+        environ[self._release_key] = release
+        try:
+            close()
+        finally:
+            restore(environ, self._key, later_client)
+            restore(environ, self._release_key, later_release)
+
+
+def _others_run_during_a_wait() -> bool:
+    """Whether a wait lets other requests of this thread go on, as gevent's patched lock does."""
+    return type(threading.Lock()).__module__ != "_thread"

@@ -1,0 +1,173 @@
+"""
+Pooled client
+=============
+
+One object for the whole program. Every command borrows a client of the pool for its own length.
+
+.. code-block:: python
+
+    from mcpool_wsgi import PooledClient
+
+    cache = PooledClient.from_servers(["127.0.0.1"], n_slots=12)
+
+    cache.set("greeting", "hello")
+    cache.get("greeting")
+
+Use it where there is no request: in modules, services, background threads and command-line
+programs. It is safe in any number of threads, greenlets and processes, and it can be made
+before a fork.
+
+In a request behind :class:`~mcpool_wsgi.MemcachedPoolMiddleware` with the same pool, it uses
+the client of the request. So a request never needs two clients.
+
+If no client comes free in time, a command raises :exc:`~mcpool_wsgi.PoolTimeout`, with
+``fail_soft`` as well.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any, NoReturn, TypeVar
+
+from pylibmc.consts import BehaviorDict
+
+from .client import BorrowedCommands, Client
+from .errors import ClientReleased
+from .pool import ClientPool, Pool, request_client
+
+_Self = TypeVar("_Self", bound="PooledClient")
+
+
+class PooledClient(BorrowedCommands):
+    """The commands of :class:`~mcpool_wsgi.Client`, each on a client of *pool*.
+
+    :param pool: a pool of this package, with clients of this package.
+    :raises TypeError: *pool* is something else.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        if not isinstance(pool, Pool):
+            raise TypeError(f"PooledClient needs a pool of this package, not {pool!r}")
+        self._pool = pool
+        self._owns_pool = False
+        self._master()
+        pool.tells_requests.append(True)
+
+    @classmethod
+    def from_servers(
+        cls: type[_Self], servers: Iterable[str], n_slots: int, **options: Any
+    ) -> _Self:
+        """A client over a pool of its own. The parameters are those of
+        :meth:`ClientPool.from_servers() <mcpool_wsgi.ClientPool.from_servers>`.
+        """
+        client = cls(ClientPool.from_servers(servers, n_slots, **options))
+        client._owns_pool = True
+        return client
+
+    @property
+    def pool(self) -> Pool:
+        """The pool, for its :meth:`~mcpool_wsgi.ClientPool.stats` for example."""
+        return self._pool
+
+    def _run(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        client = request_client(self._pool)
+        if client is not None:
+            try:
+                return getattr(client, name)(*args, **kwargs)
+            except ClientReleased:
+                pass  # another thread has released it meanwhile, before the command began
+        with self._pool.reserve() as client:
+            return getattr(client, name)(*args, **kwargs)
+
+    def _master(self) -> Client | None:
+        """The client that the pool clones. It has the options, and no connection."""
+        master = self._pool.master
+        if master is not None and not isinstance(master, Client):
+            raise TypeError(
+                f"PooledClient needs a pool of mcpool_wsgi.Client, and this one has {master!r}"
+            )
+        return master
+
+    def _ask_master(self, name: str, *args: Any) -> Any:
+        master = self._master()
+        if master is None:
+            raise RuntimeError("the pool has no clients yet: fill(mc, n_slots) makes some")
+        value = getattr(master, name)
+        return value(*args) if args or callable(value) else value
+
+    @property
+    def addresses(self) -> list[str]:  # type: ignore[override]
+        """The servers."""
+        return list(self._ask_master("addresses"))
+
+    @property
+    def binary(self) -> bool:  # type: ignore[override]
+        """Whether the binary protocol is spoken."""
+        return bool(self._ask_master("binary"))
+
+    def hash(self, key: Any) -> int:
+        return int(self._ask_master("hash", key))
+
+    def get_behaviors(self) -> dict[str, Any]:
+        """See :attr:`behaviors`. They cannot be changed."""
+        return BehaviorDict(self, self._ask_master("get_behaviors"))  # type: ignore[no-any-return]
+
+    def set_behaviors(self, behaviors: Mapping[str, Any]) -> NoReturn:
+        """:raises TypeError: always. The behaviors belong to all who use the pool."""
+        raise TypeError(
+            "the behaviors of a PooledClient are read-only. Give them to the client that the pool"
+            " is made from: ClientPool(Client(servers, behaviors={...}), n_slots)"
+        )
+
+    @property
+    def behaviors(self) -> dict[str, Any]:
+        """The options of libmemcached, as pylibmc names them. They cannot be changed."""
+        return self.get_behaviors()
+
+    @behaviors.setter
+    def behaviors(self, behaviors: Mapping[str, Any]) -> NoReturn:
+        self.set_behaviors(behaviors)
+
+    def clone(self: _Self) -> _Self:
+        """Another client over the same pool."""
+        return type(self)(self._pool)
+
+    def disconnect_all(self) -> None:
+        """Close the idle connections of the pool now, and the others at their release."""
+        self._pool.disconnect_all()
+
+    def close(self) -> None:
+        """Close the pool, if :meth:`from_servers` has made it."""
+        if self._owns_pool:
+            self._pool.close()
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __getattr__(self, name: str) -> Any:
+        """A method that a subclass of :class:`~mcpool_wsgi.Client` has of its own."""
+        if name.startswith("_") or not callable(getattr(type(self._master()), name, None)):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return functools.partial(self._run_extra, name)
+
+    def _run_extra(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        return self._run(name, args, kwargs)
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(
+            "a PooledClient is not pickled, because its connections belong to this process: make"
+            " one in the other process from the same servers"
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._pool!r})"

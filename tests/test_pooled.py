@@ -1,0 +1,389 @@
+"""PooledClient: every command borrows a client, or uses the one of the running request."""
+
+from __future__ import annotations
+
+import contextvars
+import copy
+import io
+import pickle
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any, Callable
+from wsgiref.util import FileWrapper
+
+import greenlet
+import pylibmc
+import pytest
+from forking import FORKS, succeeds
+from harness import Connections, in_thread, in_threads
+
+from mcpool_wsgi import (
+    Client,
+    ClientPool,
+    InvalidKey,
+    MemcachedPoolMiddleware,
+    PooledClient,
+    PoolTimeout,
+    ThreadMappedPool,
+    get_client,
+)
+
+Pools = [ClientPool, ThreadMappedPool]
+
+
+@pytest.fixture
+def pool(mc: Client) -> ClientPool:
+    """One slot, so that whoever needs a second client fails at once."""
+    return ClientPool(mc, 1, timeout=0)
+
+
+@pytest.fixture
+def cache(pool: ClientPool) -> PooledClient:
+    return PooledClient(pool)
+
+
+def serve(app: Callable[..., Any], environ: dict[str, Any] | None = None) -> list[bytes]:
+    """What a server does with *app*."""
+    response = app({} if environ is None else environ, lambda *_: None)
+    try:
+        return list(response)
+    finally:
+        response.close()
+
+
+# -- Without a request
+
+
+def test_every_command_borrows_a_client_for_its_own_length(
+    cache: PooledClient, pool: ClientPool
+) -> None:
+    assert cache.set("key", "value", time=60)
+    assert cache.get("key") == "value"
+    assert cache["key"] == "value"
+    assert "key" in cache
+    assert cache.set_multi({"a": 1, "b": 2}) == []
+    assert cache.get_multi(["a", "b", "c"]) == {"a": 1, "b": 2}
+    assert cache.incr("a") == 2
+    assert cache.get("missing", "default") == "default"
+    with pytest.raises(InvalidKey):
+        cache.get("a b")
+    assert pool.stats().in_use == 0
+    assert pool.stats().reservations == 9
+
+
+def test_no_client_came_free(cache: PooledClient, pool: ClientPool) -> None:
+    with pool.reserve(), pytest.raises(PoolTimeout):
+        cache.get("key")
+
+
+def test_cas_works_across_borrowed_clients(address: str) -> None:
+    pool = ClientPool(Client([address], {"cas": True}), 2)
+    cache = PooledClient(pool)
+    cache.set("key", 1)
+    value, cas = cache.gets("key")
+    with pool.reserve() as first:  # so that the next command gets another connection
+        assert cache.cas("key", value + 1, cas)
+        assert first.get("key") == 2
+    assert not cache.cas("key", 5, cas)
+
+
+@pytest.mark.parametrize("pool_class", Pools)
+def test_threads_share_it(address: str, pool_class: Any) -> None:
+    cache = PooledClient(pool_class.from_servers([address], 3))
+
+    def work(number: int) -> None:
+        for round_ in range(200):
+            cache.set(f"key{number}", round_)
+            assert cache.get(f"key{number}") == round_
+
+    in_threads([lambda number=number: work(number) for number in range(8)])  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("fork", FORKS)
+@pytest.mark.servers
+def test_it_can_be_made_and_used_before_a_fork(cache: PooledClient, fork: Any) -> None:
+    cache.set("key", "value")
+
+    def work() -> None:
+        assert [cache.get("key") for _ in range(50)] == ["value"] * 50
+
+    succeeds(fork(work))
+    assert cache.get("key") == "value"
+
+
+@pytest.mark.parametrize("pool_class", Pools)
+def test_from_servers(address: str, pool_class: Any) -> None:
+    pool = pool_class.from_servers(
+        [address], 12, behaviors={"connect_timeout": 300}, fail_soft=True, name="mine"
+    )
+    assert pool.name == "mine"
+    assert pool.master.behaviors["connect_timeout"] == 300
+    with pool.reserve() as mc:
+        assert mc.addresses == [address]
+    with PooledClient.from_servers([address], n_slots=12, timeout=0.5) as cache:
+        assert isinstance(cache.pool, ClientPool)
+        assert cache.pool.stats().slots == 12
+        assert cache.pool.timeout == 0.5
+        assert cache.set("key", 1)
+    with pytest.raises(RuntimeError, match="closed"):
+        cache.get("key")
+
+
+def test_wrong_options_are_errors_at_once(address: str, mc: Client) -> None:
+    with pytest.raises(TypeError, match="pool of this package, not <"):
+        PooledClient(pylibmc.ClientPool(mc, 2))
+    with pytest.raises(TypeError, match=r"pool of mcpool_wsgi\.Client"):
+        PooledClient(ClientPool(pylibmc.Client([address]), 2))
+    with pytest.raises(ValueError, match="n_slots must be a positive number, not 0"):
+        PooledClient.from_servers([address], 0)
+    with pytest.raises(TypeError, match="fail_softly"):
+        PooledClient.from_servers([address], 1, fail_softly=True)
+
+
+def test_a_pool_that_is_filled_later(mc: Client) -> None:
+    pool = ClientPool(timeout=0)
+    cache = PooledClient(pool)
+    with pytest.raises(PoolTimeout, match="fill"):
+        cache.get("key")
+    with pytest.raises(RuntimeError, match="fill"):
+        _ = cache.behaviors
+    pool.fill(mc, 1)
+    assert cache.set("key", 1)
+
+
+# -- What belongs to all who use the pool
+
+
+def test_behaviors_are_read_only(cache: PooledClient) -> None:
+    assert cache.behaviors["tcp_nodelay"] == 1
+    changes: list[Callable[[], object]] = [
+        lambda: cache.set_behaviors({"tcp_nodelay": 0}),
+        lambda: setattr(cache, "behaviors", {"tcp_nodelay": 0}),
+        lambda: cache.behaviors.update({"tcp_nodelay": 0}),
+        lambda: cache.behaviors.__setitem__("tcp_nodelay", 0),
+    ]
+    for change in changes:
+        with pytest.raises(TypeError, match=r"read-only.*behaviors=\{\.\.\.\}"):
+            change()
+    assert cache.behaviors["tcp_nodelay"] == 1
+
+
+def test_what_is_known_without_a_connection(
+    cache: PooledClient, pool: ClientPool, address: str
+) -> None:
+    with pool.reserve():
+        assert cache.addresses == [address]
+        assert cache.binary is False
+        assert cache.hash("key") == Client([address]).hash("key")
+        assert cache.behaviors["connect_timeout"] == 500
+    assert repr(cache) == f"PooledClient({pool!r})"
+
+
+def test_a_clone_uses_the_same_pool(cache: PooledClient, pool: ClientPool) -> None:
+    clone = cache.clone()
+    assert clone.set("key", 1)
+    assert clone.pool is pool
+    clone.close()  # somebody else has made the pool
+    assert cache.get("key") == 1
+
+
+def test_disconnect_all_closes_the_connections_of_the_pool(
+    mc: Client, connections: Connections
+) -> None:
+    pool = ClientPool(mc, 3)
+    cache = PooledClient(pool)
+    with pool.reserve() as one, pool.reserve() as other:
+        one.set("key", 1)
+        other.set("key", 1)
+        assert connections.count() == 2
+    cache.disconnect_all()
+    assert connections.count() == 0
+    assert cache.get("key") == 1
+
+
+def test_it_is_not_pickled(cache: PooledClient) -> None:
+    for refused in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="connections belong to this process"):
+            refused(cache)
+
+
+def test_methods_of_a_subclass_are_there(address: str) -> None:
+    class Mine(Client):
+        def get_twice(self, key: str) -> list[Any]:
+            return [self.get(key), self.get(key)]
+
+    cache: Any = PooledClient(ClientPool(Mine([address]), 1))
+    cache.set("key", 1)
+    assert cache.get_twice("key") == [1, 1]
+    with pytest.raises(AttributeError, match="no attribute 'get_thrice'"):
+        _ = cache.get_thrice
+
+
+# -- In a request
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_request_uses_its_own_client(pool: ClientPool, cache: PooledClient, lazy: bool) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        cache.set("key", "value")
+        assert pool.stats().in_use == 1
+        return [get_client(environ).get("key").encode()]
+
+    wrapped = MemcachedPoolMiddleware(app, pool, lazy=lazy)
+    assert serve(wrapped) == [b"value"]
+    assert pool.stats().reservations == 1
+    assert cache.get("key") == "value"  # afterwards it borrows again
+
+
+def test_as_many_threads_as_slots_never_wait(mc: Client) -> None:
+    pool = ClientPool(mc, 12, timeout=0)
+    cache = PooledClient(pool)
+    meeting = threading.Barrier(12)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        meeting.wait(10)  # each has a client
+        for number in range(20):
+            assert cache.set(f"key{threading.get_ident()}", number)
+            yield str(cache.get(f"key{threading.get_ident()}")).encode()
+
+    wrapped = MemcachedPoolMiddleware(app, pool)
+    in_threads([lambda: serve(wrapped)] * 12)
+    assert pool.stats().waits == 0
+
+
+class Closing:
+    """A response whose length is known, and whose ``close()`` uses the cache."""
+
+    def __init__(self, cache: PooledClient) -> None:
+        self.cache = cache
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self.cache.get("key").encode()
+
+    def close(self) -> None:
+        self.cache.set("closed", True)
+
+
+def test_stream_and_close_use_the_client_of_the_request(
+    pool: ClientPool, cache: PooledClient
+) -> None:
+    cache.set("key", "value")
+    app = MemcachedPoolMiddleware(lambda environ, start_response: Closing(cache), pool)
+    response = app({}, lambda *_: lambda data: None)
+    assert len(response) == 1  # type: ignore[arg-type]
+    assert list(response) == [b"value"]
+    response.close()  # type: ignore[attr-defined]
+    assert cache.get("closed") == 1
+
+
+def test_interleaved_streams_use_their_own_clients(mc: Client) -> None:
+    """As on bjoern, where one thread serves all requests."""
+    pool = ClientPool(mc, 2, timeout=0)
+    cache = PooledClient(pool)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        get_client(environ).behaviors = {"namespace": environ["PATH_INFO"]}
+        for _ in range(3):
+            cache.set("key", environ["PATH_INFO"])
+            yield b""
+            yield cache.get("key").encode()
+
+    wrapped = MemcachedPoolMiddleware(app, pool)
+    responses = [wrapped({"PATH_INFO": path}, lambda *_: lambda data: None) for path in "ab"]
+    chunks = list(zip(*responses))
+    assert chunks == [(b"", b""), (b"a", b"b")] * 3
+    for response in responses:
+        response.close()  # type: ignore[attr-defined]
+    assert pool.stats().in_use == 0
+
+
+def test_nested_requests_use_their_own_clients(mc: Client, address: str) -> None:
+    """A subrequest in a stream, behind another pool and then behind the same one again."""
+    outer_pool, inner_pool = ClientPool(mc, 1, timeout=0), ClientPool(mc, 2, timeout=0)
+    outer, inner = PooledClient(outer_pool), PooledClient(inner_pool)
+
+    def inner_app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        inner.set("inner", "1")
+        yield outer.get("outer").encode()
+
+    inner_wrapped = MemcachedPoolMiddleware(inner_app, inner_pool, environ_key="inner")
+
+    def outer_app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        outer.set("outer", "2")
+        yield from serve(inner_wrapped, environ)
+        yield outer.get("inner").encode()
+
+    assert serve(MemcachedPoolMiddleware(outer_app, outer_pool)) == [b"2", b"1"]
+    assert inner_pool.stats().reservations == outer_pool.stats().reservations == 1
+
+
+def test_greenlets_use_their_own_clients(mc: Client) -> None:
+    pool = ClientPool(mc, 2, timeout=0)
+    cache = PooledClient(pool)
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        get_client(environ).behaviors = {"namespace": environ["PATH_INFO"]}
+        cache.set("key", environ["PATH_INFO"])
+        greenlet.getcurrent().parent.switch()
+        return [cache.get("key").encode()]
+
+    wrapped = MemcachedPoolMiddleware(app, pool)
+    greenlets = [
+        greenlet.greenlet(lambda path=p: serve(wrapped, {"PATH_INFO": path})) for p in "ab"
+    ]
+    for one in greenlets:
+        one.switch()
+    assert [one.switch() for one in greenlets] == [[b"a"], [b"b"]]
+    assert pool.stats().reservations == 2
+
+
+def test_thread_of_a_request_borrows_a_client_of_its_own(mc: Client) -> None:
+    pool = ClientPool(mc, 2, timeout=0)
+    cache = PooledClient(pool)
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        get_client(environ).set("key", "value")
+        in_thread(lambda: cache.get("key"))
+        return [b""]
+
+    serve(MemcachedPoolMiddleware(app, pool))
+    assert pool.stats().reservations == 2
+
+
+def test_what_outlives_its_request_borrows_again(pool: ClientPool, cache: PooledClient) -> None:
+    """A task that the request has left behind, with the request's context."""
+    left: list[contextvars.Context] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        cache.set("key", "value")
+        left.append(contextvars.copy_context())
+        return [b""]
+
+    serve(MemcachedPoolMiddleware(app, pool))
+    in_thread(lambda: left[0].run(cache.get, "key"))
+    assert pool.stats().reservations == 2
+
+
+def test_after_an_early_release_it_borrows_again(pool: ClientPool, cache: PooledClient) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        environ["mc.client.release"]()
+        cache.set("key", "value")
+        return [cache.get("key").encode()]
+
+    assert serve(MemcachedPoolMiddleware(app, pool)) == [b"value"]
+    assert pool.stats().reservations == 3
+
+
+def test_file_stays_a_file(pool: ClientPool, cache: PooledClient) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](io.BytesIO(b"file"))
+        return wrapped
+
+    environ = {"wsgi.file_wrapper": FileWrapper}
+    response = MemcachedPoolMiddleware(app, pool)(environ, lambda *_: lambda data: None)
+    assert isinstance(response, FileWrapper)
+    response.close()
+    assert pool.stats().in_use == 0
