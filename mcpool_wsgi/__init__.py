@@ -16,6 +16,7 @@ The app then finds a client of its own in ``environ["mc.client"]``.
 """
 
 from .client import Client as Client
+from .client import CommandEvent as CommandEvent
 from .errors import ClientReleased as ClientReleased
 from .errors import InvalidKey as InvalidKey
 from .errors import PickleForbidden as PickleForbidden
@@ -24,6 +25,7 @@ from .errors import PoolTimeout as PoolTimeout
 from .middleware import MemcachedPoolMiddleware as MemcachedPoolMiddleware
 from .middleware import get_client as get_client
 from .pool import ClientPool as ClientPool
+from .pool import Holder as Holder
 from .pool import LentClient as LentClient
 from .pool import PoolStats as PoolStats
 from .pool import ThreadMappedPool as ThreadMappedPool

@@ -8,3 +8,6 @@ from .behaviors import SEVERAL_SERVERS_BEHAVIORS as SEVERAL_SERVERS_BEHAVIORS
 from .borrowed import BorrowedCommands as BorrowedCommands
 from .client import Client as Client
 from .connection import opened_here as opened_here
+from .events import CommandEvent as CommandEvent
+from .events import Listener as Listener
+from .events import observe as observe

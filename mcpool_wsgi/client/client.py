@@ -158,6 +158,7 @@ class Client(Commands):
         here = self._here()
         client = here.with_servers([address], command_timeout)
         client._on_failure = here._on_failure
+        client._listeners = here._listeners
         client.on_connection_failure = here.on_connection_failure
         return client
 

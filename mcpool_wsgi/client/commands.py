@@ -219,11 +219,11 @@ def _get_multi(client: Commands, keys: list[Key]) -> dict[Key, Any]:
         try:
             if client._is_answered("get_multi"):
                 return found
-        except pylibmc.Error:
+        except pylibmc.Error as error:
             if not (found and client._fail_soft):
                 raise
             client._disconnect()
-            client._note_failure()
+            client._note_failure(error)
             return found
 
 
@@ -248,10 +248,11 @@ def _get_multi_of_several(client: Commands, keys: list[Key]) -> dict[Key, Any]:
     found = _get_multi(client, keys)
     if len(found) < len(keys):
         try:
-            native.get(client, next(encoded(key) for key in keys if key not in found))
-        except (pylibmc.Error, RuntimeError, StopIteration):
+            for key in [key for key in keys if key not in found][:1]:
+                native.get(client, encoded(key))
+        except (pylibmc.Error, RuntimeError) as error:
             native.disconnect_all(client)
-            client._note_failure()
+            client._note_failure(error)
     return found
 
 

@@ -33,6 +33,7 @@ import pylibmc.client
 from .. import forks
 from ..forks import same_process
 from . import failures, sockets
+from .events import Listener, observe, tell
 from .keys import Key
 from .silent_errors import Interrupted, silent_error
 from .watchdog import watchdog
@@ -75,19 +76,28 @@ class Connection(_Base):
     """A :class:`pylibmc.Client` whose commands pass one door."""
 
     # What every command looks at: to read and set a slot takes a third of the time.
-    __slots__ = ("_command_timeout", "_out_of_sync", "_process", "_turn", "deadline", "expired")
+    __slots__ = (
+        "_command_timeout",
+        "_listeners",
+        "_out_of_sync",
+        "_process",
+        "_turn",
+        "deadline",
+        "expired",
+    )
 
     _process: forks.Process  # the one that the connection belongs to
     _turn: threading.RLock  # reentrant, for signal handlers that use the client
     _out_of_sync: bool
     _command_timeout: float  # seconds
+    _listeners: list[Listener]  # a pool's clients share one list
     deadline: float  # when the running command must have ended, in monotonic() time
     expired: bool  # whether the watchdog has ended the running command
 
     #: Called without arguments when a command could not reach memcached.
     on_connection_failure: Callable[[], None] | None = None
 
-    _on_failure: Callable[[], None] | None = None  # the pool's
+    _on_failure: Callable[[Exception], None] | None = None  # the pool's
     _fail_soft: bool = False
     _rests_until: float = 0.0
     _child_client: Any = None
@@ -102,6 +112,7 @@ class Connection(_Base):
         self._turn = threading.RLock()
         self._out_of_sync = False
         self._command_timeout = command_timeout
+        self._listeners = []
         self.deadline = NEVER
         self.expired = False
         self._process = forks.current  # last, for the finaliser of a client that is not complete
@@ -118,9 +129,10 @@ class Connection(_Base):
             # Those of the command that a signal handler interrupted to run this one.
             outer_deadline, outer_expired = self.deadline, self.expired
             is_sent = False
+            deadline = monotonic() + self._command_timeout
             try:
                 self.expired = False
-                self.deadline = deadline = monotonic() + self._command_timeout
+                self.deadline = deadline
                 if deadline < watchdog.wakes_at:
                     watchdog.wake()
                 if self._out_of_sync:
@@ -135,9 +147,13 @@ class Connection(_Base):
                 self.deadline = NEVER
                 if self.expired and not isinstance(error, failures.CommandExpired):
                     error = self._expiry(command.__name__, error)
-                if not self._forgives(error, is_sent):
-                    raise error
+                forgiven = self._forgives(error, is_sent)
                 result = failures.miss(command.__name__, args)
+                if self._listeners:
+                    self._tell(command, args, result, error, deadline)
+                if not forgiven:
+                    raise error
+                return result
             except BaseException:
                 self._out_of_sync = True  # a signal handler may have changed it
                 raise
@@ -145,7 +161,28 @@ class Connection(_Base):
                 self.deadline = NEVER
                 if outer_deadline is not NEVER:
                     self._go_on_with(outer_deadline, outer_expired)
+        if self._listeners:
+            self._tell(command, args, result, None, deadline)
         return result
+
+    def _tell(
+        self,
+        command: Callable[..., Any],
+        args: tuple[Any, ...],
+        result: Any,
+        error: Exception | None,
+        deadline: float,
+    ) -> None:
+        seconds = monotonic() - deadline + self._command_timeout
+        tell(self._listeners, command.__name__, args, result, error, seconds, self.addresses)
+
+    def observe(self, listener: Listener) -> Callable[[], None]:
+        """Call *listener* after each command, with a :class:`~mcpool_wsgi.CommandEvent`.
+
+        :return: a function that ends it.
+        :raises TypeError: *listener* cannot be called.
+        """
+        return observe(self._listeners, listener)
 
     def _go_on_with(self, outer_deadline: float, outer_expired: bool) -> None:
         # One in the past is left of a command whose end was interrupted, or expires anyway.
@@ -205,7 +242,7 @@ class Connection(_Base):
             # the rest begin anew. So the door does it.
             self._out_of_sync = True
             self._rests_until = monotonic() + self.renewal_interval
-        self._note_failure()
+        self._note_failure(error)
         if not any(str(address) in str(error) for address in self.addresses):
             error.args = (f"{error} (memcached: {self._shown_addresses})",)
         return self._fail_soft
@@ -214,16 +251,18 @@ class Connection(_Base):
     def _shown_addresses(self) -> str:
         return ", ".join(map(str, self.addresses))
 
-    def _note_failure(self) -> None:
-        for notice in (self._on_failure, self.on_connection_failure):
-            if notice is not None:
-                notice()
+    def _note_failure(self, error: Exception) -> None:
+        if self._on_failure is not None:
+            self._on_failure(error)
+        if self.on_connection_failure is not None:
+            self.on_connection_failure()
 
     def _clone(self: _Self) -> _Self:
         # Copies options and addresses only: neither reads nor writes a socket.
         clone: _Self = super().clone()
         clone._prepare(self._command_timeout)
         clone._fail_soft = self._fail_soft
+        clone._listeners = self._listeners
         clone.on_connection_failure = self.on_connection_failure
         return clone
 

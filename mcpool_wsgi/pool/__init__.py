@@ -4,6 +4,7 @@ clients, and statistics.
 """
 
 from .client_pool import ClientPool as ClientPool
+from .holders import Holder as Holder
 from .lent_client import LazyClient as LazyClient
 from .lent_client import LentClient as LentClient
 from .pool import Pool as Pool

@@ -81,7 +81,7 @@ class ClientPool(Pool):
 
     def _renew(self, master: Any, size: float, closed: bool) -> None:
         self._start(master)
-        queue = SlotQueue(self._generations, self._statistics, size)
+        queue = SlotQueue(self._generations, self._statistics, self.name, size)
         if closed:
             queue.close()
         self._queue = queue

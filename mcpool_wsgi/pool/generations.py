@@ -22,7 +22,8 @@ from time import monotonic
 from typing import Any
 
 from .. import forks
-from ..client import Client, opened_here
+from ..client import Client, Listener, opened_here
+from .outages import Outages
 from .slots import NO_GENERATION, Generation, Slot
 from .statistics import Statistics
 
@@ -33,11 +34,16 @@ class Generations:
     """Makes the clients of one pool.
 
     :param master: the client to clone.
+    :param listeners: those of all clients' commands.
     """
 
-    def __init__(self, master: Any, statistics: Statistics) -> None:
+    def __init__(
+        self, master: Any, statistics: Statistics, outages: Outages, listeners: list[Listener]
+    ) -> None:
         self.current: Generation = Generation(master, "")
         self._statistics = statistics
+        self._outages = outages
+        self._listeners = listeners
         # Reentrant, for signal handlers that use the pool.
         self._lock: AbstractContextManager[Any] = threading.RLock()
 
@@ -54,6 +60,7 @@ class Generations:
         client = generation.master.clone()
         if isinstance(client, Client):
             client._on_failure = functools.partial(self._client_failed, generation)
+            client._listeners = self._listeners
         else:
             opened_here.add(client)
         is_renewed = slot.generation is not NO_GENERATION
@@ -62,9 +69,10 @@ class Generations:
         slot.generation = generation
         self._statistics.note_client(generation.reason if is_renewed else None)
 
-    def _client_failed(self, generation: Generation) -> None:
+    def _client_failed(self, generation: Generation, error: Exception) -> None:
         """A client of *generation* could not reach its server."""
-        is_first = self._statistics.note_failure()
+        self._statistics.note_failure()
+        self._outages.note_failure(generation.master, error)
         with self._lock:
             age = monotonic() - generation.born
             is_over = generation is self.current and age >= generation.renewal_interval
@@ -72,7 +80,5 @@ class Generations:
                 generation.current = False  # an interrupt may have come before that was done
             if is_over:
                 self.begin(generation.master, "failure")
-        if is_first:
-            logger.warning("cannot reach memcached: %r", generation.master)
         if is_over:
-            logger.info("renewing all clients of %r", generation.master)
+            logger.debug("renewing all clients of %r", generation.master)

@@ -29,9 +29,11 @@ from types import TracebackType
 from typing import Any, Callable, TypeVar
 
 from .. import forks
-from ..client import Client
+from ..client import Client, Listener, observe
 from .generations import Generations
+from .holders import Holder, find_holders
 from .lent_client import LentClient, reservation_classes
+from .outages import Outages
 from .reservation import NOT_RESERVED
 from .slot_queue import SlotQueue
 from .statistics import PoolStats, Statistics
@@ -59,6 +61,8 @@ class Pool:
             raise TypeError(f"name must be a str, not {name!r}")
         self.name = name or f"pool-{next(_numbers)}"
         self.tells_requests = []
+        self._listeners: list[Listener] = []
+        self._outages = Outages(self.name, self._listeners)
 
     @property
     def master(self) -> Any:
@@ -93,7 +97,9 @@ class Pool:
     def _start(self, master: Any) -> None:
         """Start with no client, for clones of *master*."""
         self._statistics = Statistics()
-        self._generations = Generations(master, self._statistics)
+        self._outages.forget()
+        self._outages = Outages(self.name, self._listeners)
+        self._generations = Generations(master, self._statistics, self._outages, self._listeners)
         self._lent_class, self._lazy_class = reservation_classes(master)
 
     def _refill(self, mc: Any) -> None:
@@ -158,6 +164,24 @@ class Pool:
     def stats(self) -> PoolStats:
         """How the pool is doing."""
         raise NotImplementedError
+
+    def holders(self) -> list[Holder]:
+        """Who holds the clients that are reserved. The one that has held longest is the first.
+
+        It takes some milliseconds in a large program, because it asks Python's garbage collector
+        which request has which client.
+        """
+        forks.check_process()
+        return find_holders(slot for queue in self._queues() for slot in queue.in_use())
+
+    def observe(self, listener: Listener) -> Callable[[], None]:
+        """Call *listener* after each command of the pool's clients, with a
+        :class:`~mcpool_wsgi.CommandEvent`.
+
+        :return: a function that ends it.
+        :raises TypeError: *listener* cannot be called.
+        """
+        return observe(self._listeners, listener)
 
     def _queues(self) -> list[SlotQueue]:
         return [self._queue]

@@ -8,13 +8,15 @@ One reservation of a slot: how it gets the slot, and how it puts it back once. A
 
 from __future__ import annotations
 
+from _thread import get_ident
+from time import monotonic
 from types import TracebackType
 from typing import Any, NoReturn, Protocol
 
 from ..errors import ClientReleased
 from ..forks import enter_child, same_process
 from .slot_queue import SlotQueue
-from .slots import Slot
+from .slots import Slot, SlotHolder
 
 
 class Pool(Protocol):
@@ -49,7 +51,7 @@ RELEASED: Any = _NoClient(
 )
 
 
-class Reservation:
+class Reservation(SlotHolder):
     """One reservation, which lends the client in the slot itself.
 
     Pools of clients that are not :class:`~mcpool_wsgi.Client` reserve with it. It ends
@@ -88,6 +90,8 @@ class Reservation:
                     del self._slot, slot
                     slot = self._slot = queue.wait_for_slot(self._wait_limit())
             slot.reservations += 1.0
+            slot.thread = get_ident()
+            slot.since = monotonic()
             self._client = slot.client
         except BaseException:
             self._client = NOT_RESERVED

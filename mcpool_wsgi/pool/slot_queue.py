@@ -47,10 +47,14 @@ from typing import Any
 
 from ..errors import PoolClosed, PoolTimeout
 from .generations import Generations
+from .holders import Holder, find_holders
 from .slots import Slot
 from .statistics import Statistics
 
 logger: logging.Logger = logging.getLogger("mcpool_wsgi.pool")
+
+HOLDERS_LOGGED = 12  # by the first time-out of many
+HOLDERS_KEPT = 1.0  # seconds for which time-outs tell of the same holders
 
 
 class Waiter:
@@ -81,12 +85,20 @@ class Waiter:
 class SlotQueue:
     """A stack of idle slots and a queue of waiters.
 
+    :param name: of the pool.
     :param size: how many slots there may be. They are made when they are needed.
     """
 
     def __init__(
-        self, generations: Generations, statistics: Statistics, size: float = math.inf
+        self,
+        generations: Generations,
+        statistics: Statistics,
+        name: str,
+        size: float = math.inf,
     ) -> None:
+        self.name: str = name
+        self._holders: list[Holder] = []
+        self._holders_until = 0.0
         self.generations: Generations = generations
         self.idle: deque[Slot] = deque()
         self.waiters: deque[Waiter] = deque()
@@ -103,6 +115,11 @@ class SlotQueue:
     def slots(self) -> list[Slot]:
         """The slots that were made and still exist."""
         return [slot for slot in (find() for find in list(self._slots.values())) if slot]
+
+    def in_use(self) -> list[Slot]:
+        """The slots that are reserved."""
+        idle = set(self.idle.copy())
+        return [slot for slot in self.slots() if slot not in idle]
 
     def take_slot(self) -> Slot | None:
         """An idle slot, or a new one, or None."""
@@ -186,13 +203,32 @@ class SlotQueue:
         is_first = self._statistics.note_wait(waited, timed_out=slot is None)
         if slot is not None:
             return slot
-        if is_first:
-            logger.warning("no client came free; waited %.3g s", waited)
         if not self.size:
-            raise PoolTimeout("the pool has no slots: fill(mc, n_slots) makes some") from None
+            raise PoolTimeout(f"{self.name} has no slots: fill(mc, n_slots) makes some") from None
+        holders = self._longest_holders()
+        if is_first:
+            logger.warning(
+                "%s: no client came free within %.3g s; %d of %d are in use",
+                self.name,
+                waited,
+                len(holders),
+                self.size,
+            )
+            for holder in holders[:HOLDERS_LOGGED]:
+                logger.warning("%s: a client is held for %s", self.name, holder)
+        longest = f"; the longest for {holders[0]}" if holders else ""
         raise PoolTimeout(
-            f"no client came free within {timeout} s: {self.size} of {self.size} in use"
+            f"no client of {self.name} came free within {timeout} s: {len(holders)} of"
+            f" {self.size} are in use{longest}"
         ) from None
+
+    def _longest_holders(self) -> list[Holder]:
+        # To find them takes milliseconds, and in an outage there may be thousands of time-outs.
+        now = monotonic()
+        if now >= self._holders_until:
+            self._holders_until = now + HOLDERS_KEPT
+            self._holders = find_holders(self.in_use())
+        return self._holders
 
     def _last_chance(self, waiter: Waiter) -> Slot | None:
         """The slot of *waiter*, if an interrupt kept another thread from assigning it."""

@@ -34,6 +34,12 @@ NO_GENERATION: Generation = Generation(None, "")
 NO_GENERATION.current = False
 
 
+class SlotHolder:
+    """What may have a slot in ``_slot``."""
+
+    __slots__ = ()
+
+
 class SlotOwner(Protocol):
     """What a slot needs of its queue."""
 
@@ -59,6 +65,8 @@ class Slot:
         "process",
         "replaced",
         "reservations",
+        "since",
+        "thread",
     )
 
     def __init__(
@@ -68,6 +76,9 @@ class Slot:
         self.process: forks.Process = forks.current  # the one that made the client
         self.client: Any = None
         self.generation: Generation = NO_GENERATION
+        # When it was last reserved, in seconds of monotonic(), and by which thread.
+        self.since: float = 0.0
+        self.thread: int = 0
         # Only the holder counts, so no count is lost. A float, because adding to one is faster.
         self.reservations: float = 0.0
         # Garbage in a circle is finalised in any order. So a slot that has been replaced may still

@@ -41,6 +41,8 @@ class PoolStats:
     seconds_waited: float
     #: Seconds that the longest of them waited.
     longest_wait: float
+    #: The same, of those that ended in the last minute. It forgets between one and two minutes.
+    longest_recent_wait: float
     #: Reservations that ended in a :exc:`~mcpool_wsgi.PoolTimeout`.
     timeouts: int
     #: Commands that failed because memcached could not do them, with ``fail_soft`` as well.
@@ -68,6 +70,30 @@ class Burst:
         return first
 
 
+class RecentMaximum:
+    """The largest of the values noted in the last minute or two."""
+
+    WINDOW = 60.0  # seconds
+
+    def __init__(self) -> None:
+        self._window = 0
+        self._now = self._before = 0.0
+
+    def note(self, value: float) -> None:
+        self._move()
+        self._now = max(self._now, value)
+
+    def value(self) -> float:
+        self._move()
+        return max(self._now, self._before)
+
+    def _move(self) -> None:
+        window = int(monotonic() / self.WINDOW)
+        if window != self._window:
+            self._before = self._now if window == self._window + 1 else 0.0
+            self._window, self._now = window, 0.0
+
+
 class Statistics:
     """The counts of one pool."""
 
@@ -79,12 +105,12 @@ class Statistics:
         self._lock: AbstractContextManager[Any] = threading.RLock()
         self._ended_reservations = 0.0
         self._failures = 0
-        self._failure_burst = Burst()
         self._timeout_burst = Burst()
         self._waits = 0
         self._timeouts = 0
         self._seconds_waited = 0.0
         self._longest_wait = 0.0
+        self._recent_waits = RecentMaximum()
         self._clients_made = 0
         self._clients_renewed: Counter[str] = Counter()
 
@@ -96,11 +122,10 @@ class Statistics:
             if replaced_because is not None:
                 self._clients_renewed[replaced_because] += 1
 
-    def note_failure(self) -> bool:
-        """A command failed. Whether it is the first after a quiet time."""
+    def note_failure(self) -> None:
+        """A command failed."""
         with self._lock:
             self._failures += 1
-            return self._failure_burst.begins()
 
     def note_wait(self, seconds: float, timed_out: bool) -> bool:
         """A reservation waited. Whether it is the first in vain after a quiet time."""
@@ -108,6 +133,7 @@ class Statistics:
             self._waits += 1
             self._seconds_waited += seconds
             self._longest_wait = max(self._longest_wait, seconds)
+            self._recent_waits.note(seconds)
             if not timed_out:
                 return False
             self._timeouts += 1
@@ -129,6 +155,7 @@ class Statistics:
                 "waits": self._waits,
                 "seconds_waited": self._seconds_waited,
                 "longest_wait": self._longest_wait,
+                "longest_recent_wait": self._recent_waits.value(),
                 "timeouts": self._timeouts,
                 "failures": self._failures,
                 "clients_made": self._clients_made,

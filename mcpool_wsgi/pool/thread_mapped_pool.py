@@ -66,7 +66,7 @@ class ThreadMappedPool(Pool):
 
     def _renew(self, master: Any, closed: bool) -> None:
         self._start(master)
-        self._threads = _Threads(self._generations, self._statistics, _Shared(closed))
+        self._threads = _Threads(self._generations, self._statistics, _Shared(self.name, closed))
 
     def fill(self, mc: Any, n_slots: int = 1) -> None:
         """Make all clients clones of *mc*. The number is checked, and that is all."""
@@ -105,7 +105,8 @@ class ThreadMappedPool(Pool):
 class _Shared:
     """What the threads of one pool share."""
 
-    def __init__(self, closed: bool) -> None:
+    def __init__(self, name: str, closed: bool) -> None:
+        self.name = name
         self.closed = closed
         self.queues: set[weakref.ref[SlotQueue]] = set()
 
@@ -115,7 +116,7 @@ class _Threads(threading.local):
 
     def __init__(self, generations: Generations, statistics: Statistics, shared: _Shared) -> None:
         self.shared = shared
-        self.queue = SlotQueue(generations, statistics)
+        self.queue = SlotQueue(generations, statistics, shared.name)
         shared.queues.add(weakref.ref(self.queue, shared.queues.discard))
         if shared.closed:
             self.queue.close()

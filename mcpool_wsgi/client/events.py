@@ -1,0 +1,125 @@
+"""
+Command events
+==============
+
+What was done, told to those who listen: metrics, traces, logs. If nobody listens, a command only
+looks whether somebody does.
+
+.. code-block:: python
+
+    def listener(event):
+        print(event.command, event.outcome, event.seconds)
+
+    stop = pool.observe(listener)
+    ...
+    stop()
+
+A listener is called in the thread of the command, after it. What it raises is logged, and the
+command goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Callable, NamedTuple
+
+import pylibmc
+
+from . import failures
+
+logger: logging.Logger = logging.getLogger("mcpool_wsgi.client")
+
+_STORING = {"set", "add", "replace", "append", "prepend", "cas"}
+_STORING_MANY = {"set_multi", "add_multi"}
+_FINDING = {"incr", "decr", "touch", "delete"}
+
+
+class CommandEvent(NamedTuple):
+    """One command that has ended."""
+
+    #: Its name in pylibmc: ``get``, ``set_multi``.
+    command: str
+    #: How long it took. The wait for a client or for a turn is not in it.
+    seconds: float
+    #: ``hit`` or ``miss`` (of reads, ``incr``, ``touch`` and ``delete``), ``stored`` or
+    #: ``not stored``, ``done`` (of others), ``failure`` (memcached could not do it, with
+    #: ``fail_soft`` as well) or ``error`` (the caller asked for something wrong).
+    outcome: str
+    #: How many keys it had.
+    keys: int
+    #: How many of them a read has found.
+    hits: int
+    #: How many of them a read has not found.
+    misses: int
+    #: What memcached or pylibmc said of a failure or an error.
+    error: Exception | None
+    #: The servers of the client. If there is one, the command went to it.
+    servers: list[Any]
+
+
+Listener = Callable[[CommandEvent], object]
+
+
+def tell(
+    listeners: list[Listener],
+    command: str,
+    args: tuple[Any, ...],
+    result: Any,
+    error: Exception | None,
+    seconds: float,
+    servers: list[Any],
+) -> None:
+    """Tell all *listeners* of a *command* that has ended with *result* or *error*."""
+    event = CommandEvent(command, seconds, *_outcome(command, args, result, error), error, servers)
+    for listener in tuple(listeners):
+        try:
+            listener(event)
+        except Exception:
+            logger.exception("a listener failed at %s", command)
+
+
+def _outcome(
+    command: str, args: tuple[Any, ...], result: Any, error: Exception | None
+) -> tuple[str, int, int, int]:
+    """The outcome, the number of keys, hits and misses."""
+    if command == "get_multi" or command in _STORING_MANY:
+        keys = len(args[0])
+    else:
+        keys = int(bool(args) and command not in ("flush_all", "get_stats"))
+    if error is not None:
+        if command in _FINDING and isinstance(error, pylibmc.NotFound):
+            return "miss", keys, 0, 0
+        return "failure" if failures.is_unavailable(error) else "error", keys, 0, 0
+    if command == "get":
+        is_hit = result is not args[1]
+    elif command == "gets":
+        is_hit = result[1] is not None
+    elif command == "get_multi":
+        hits = len(result)
+        return "hit" if hits else "miss", keys, hits, max(keys - hits, 0)
+    elif command in _STORING:
+        return "stored" if result else "not stored", keys, 0, 0
+    elif command in _STORING_MANY:
+        return "not stored" if result else "stored", keys, 0, 0
+    elif command in _FINDING:
+        return "miss" if result is False else "hit", keys, 0, 0
+    else:
+        return "done", keys, 0, 0
+    return ("hit", keys, 1, 0) if is_hit else ("miss", keys, 0, 1)
+
+
+def observe(listeners: list[Listener], listener: Listener) -> Callable[[], None]:
+    """Add *listener* to *listeners*.
+
+    :return: a function that removes it. A second call does nothing.
+    :raises TypeError: *listener* cannot be called.
+    """
+    if not callable(listener):
+        raise TypeError(f"a listener is a function of a CommandEvent, not {listener!r}")
+    listeners.append(listener)
+
+    def stop() -> None:
+        if listener in listeners:
+            listeners.remove(listener)
+
+    return stop

@@ -1,0 +1,114 @@
+"""
+Holders
+=======
+
+Who holds the clients of a pool. A slot notes only when it was reserved, and by which thread.
+The rest is found when somebody asks: the request in the environ that has the client, and the
+place in the frames of the thread. The environ is found by Python's garbage collector, which knows
+what refers to what. That takes some milliseconds in a large program.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import sysconfig
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from time import monotonic
+from types import FrameType
+from typing import Any
+
+from .slots import Slot, SlotHolder
+
+FRAMES = 3  # that a holder shows
+_paths = sysconfig.get_paths()
+#: Where no code of an app is: the standard library, installed packages, this package.
+_OTHER_CODE = tuple(
+    os.path.join(path, "")
+    for path in {
+        *(_paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+        os.path.dirname(os.path.dirname(__file__)),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who has reserved a client, at one moment."""
+
+    #: For how long.
+    seconds: float
+    #: The name of the thread that reserved it.
+    thread: str
+    #: The method and the path of the request, if the middleware reserved it.
+    request: str | None
+    #: Where the thread is now: its innermost frames in code of the app, the innermost first, as
+    #: ``file:line in function``. Empty if the thread has ended.
+    frames: tuple[str, ...]
+
+    def __str__(self) -> str:
+        of = f", {self.request}" if self.request else ""
+        at = f", at {self.frames[0]}" if self.frames else ""
+        return f"{self.seconds:.1f} s by {self.thread}{of}{at}"
+
+
+def find_holders(slots: Iterable[Slot]) -> list[Holder]:
+    """The holders of *slots*, which are in use. The one that has held longest is the first."""
+    now = monotonic()
+    held = sorted(
+        ((slot.since, slot.thread, slot) for slot in slots if slot.since),
+        key=lambda item: item[:2],
+    )
+    requests = _requests([slot for _, _, slot in held])
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    frames = sys._current_frames()
+    try:
+        return [
+            Holder(
+                now - since,
+                names.get(thread, f"thread {thread}"),
+                requests.get(id(slot)),
+                _places(frames.get(thread)),
+            )
+            for since, thread, slot in held
+        ]
+    finally:
+        frames.clear()  # one of them is this one, which would be a circle
+
+
+def _requests(slots: list[Slot]) -> dict[int, str]:
+    """The requests that have *slots*, by the id of the slot."""
+    reservations = {
+        id(one): one
+        for one in (gc.get_referrers(*slots) if slots else ())
+        if isinstance(one, SlotHolder)
+    }
+    requests = {}
+    for one in gc.get_referrers(*reservations.values()) if reservations else ():
+        if type(one) is dict and "REQUEST_METHOD" in one:
+            request = f"{one['REQUEST_METHOD']} {_path(one)}"
+            for value in list(one.values()):
+                if id(value) in reservations:
+                    requests[id(getattr(value, "_slot", None))] = request
+    return requests
+
+
+def _path(environ: dict[str, Any]) -> str:
+    path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
+    # WSGI has its bytes as latin-1. What is no printable character must not reach a log.
+    text = path.encode("latin-1", "replace").decode("utf-8", "replace")
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def _places(frame: FrameType | None) -> tuple[str, ...]:
+    """The innermost frames of the app's code."""
+    places: list[str] = []
+    while frame is not None and len(places) < FRAMES:
+        code = frame.f_code
+        if not code.co_filename.startswith(("<frozen", *_OTHER_CODE)):
+            places.append(f"{code.co_filename}:{frame.f_lineno} in {code.co_name}")
+        frame = frame.f_back
+    return tuple(places)

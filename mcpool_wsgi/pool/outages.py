@@ -1,0 +1,102 @@
+"""
+Outages
+=======
+
+When memcached fails and when it answers again, as two lines of the log. There is no line in
+between, however many commands fail.
+
+An outage of a single server ends with the first command that succeeds. If a client has several
+servers, the others go on answering. So the outage ends when no command has failed for longer than
+the time after which libmemcached tries a server again. An outage that begins again within ten
+seconds is the same one: it is logged once, and ends when nothing has failed for ten seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from contextlib import AbstractContextManager
+from time import monotonic
+from typing import Any
+
+from ..client import Client, CommandEvent, Listener
+
+logger: logging.Logger = logging.getLogger("mcpool_wsgi.pool")
+
+SAME_OUTAGE = 10.0  # seconds
+
+
+class Outages:
+    """The outages that the clients of one pool notice.
+
+    :param name: of the pool.
+    :param listeners: those of the pool's commands. While there is an outage, this is one of them.
+    """
+
+    def __init__(self, name: str, listeners: list[Listener]) -> None:
+        self._name = name
+        self._listeners = listeners
+        # Reentrant, for signal handlers that use the pool.
+        self._lock: AbstractContextManager[Any] = threading.RLock()
+        self._began: float | None = None  # while there is an outage
+        self._servers = ""
+        self._failures = 0
+        self._last_failure = 0.0
+        self._last_end = -SAME_OUTAGE
+        self._quiet = 0.0  # seconds without a failure that end it
+
+    def note_failure(self, master: Any, error: Exception) -> None:
+        """A command of a clone of *master* has failed."""
+        with self._lock:
+            now = monotonic()
+            is_first = self._began is None and now - self._last_end >= SAME_OUTAGE
+            if self._began is None:
+                self._begin(master, now, is_first)
+            self._failures += 1
+            self._last_failure = now
+        if is_first:  # not while the lock is held: a log handler may wait for another thread
+            logger.warning(
+                "%s: memcached %s fails: %s: %s",
+                self._name,
+                self._servers,
+                type(error).__name__,
+                error,
+            )
+
+    def _begin(self, master: Any, now: float, is_first: bool) -> None:
+        servers = master.addresses if isinstance(master, Client) else []
+        self._servers = ", ".join(map(str, servers))
+        self._quiet = 0.0 if len(servers) == 1 else master.renewal_interval + 1
+        if not is_first:
+            self._quiet = max(self._quiet, SAME_OUTAGE)
+        self._began = now
+        self._failures = 0
+        self._listeners.append(self._note_command)
+
+    def forget(self) -> None:
+        """End without a line, in a forked child."""
+        with contextlib.suppress(ValueError):
+            self._listeners.remove(self._note_command)
+
+    def _note_command(self, event: CommandEvent) -> None:
+        """A command of the pool has ended, while there is an outage."""
+        if event.outcome == "failure" or event.command == "disconnect_all":
+            return
+        with self._lock:
+            now = monotonic()
+            began = self._began
+            if began is None or now - self._last_failure < self._quiet:
+                return
+            self._began = None
+            self._last_end = now
+            self._listeners.remove(self._note_command)
+            seconds = (self._last_failure if self._quiet else now) - began
+            failures = self._failures
+        logger.info(
+            "%s: memcached %s answers again after %.1f s, %d commands failed",
+            self._name,
+            self._servers,
+            seconds,
+            failures,
+        )

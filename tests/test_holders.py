@@ -1,0 +1,162 @@
+"""Who holds the clients."""
+
+from __future__ import annotations
+
+import gc
+import io
+import logging
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from harness import eventually
+
+from mcpool_wsgi import (
+    Client,
+    ClientPool,
+    MemcachedPoolMiddleware,
+    PoolTimeout,
+    ThreadMappedPool,
+    get_client,
+)
+
+
+class Barrier:
+    """Where a thread stays until it is let go."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.over = threading.Event()
+
+    def stay(self) -> None:
+        self.reached.set()
+        self.over.wait(10)
+
+
+@contextmanager
+def holding(work: Any, name: str) -> Iterator[None]:
+    """A thread that does *work* with a Barrier, and has reached it."""
+    barrier = Barrier()
+    thread = threading.Thread(target=work, args=(barrier,), name=name, daemon=True)
+    thread.start()
+    try:
+        assert barrier.reached.wait(10)
+        yield
+    finally:
+        barrier.over.set()
+        thread.join(10)
+
+
+def serving(pool: Any, path: str, lazy: bool = False) -> Any:
+    """A thread's work: a request that stays in its app, or in its stream."""
+
+    def view(environ: dict[str, Any], barrier: Barrier) -> bytes:
+        get_client(environ).get("key")
+        barrier.stay()
+        return b""
+
+    def work(barrier: Barrier) -> None:
+        def app(environ: dict[str, Any], start_response: Any) -> Any:
+            start_response("200 OK", [])
+            if environ["PATH_INFO"] == "/stream":
+                return (view(environ, barrier) for _ in range(1))
+            return [view(environ, barrier)]
+
+        environ = {
+            "REQUEST_METHOD": "POST",
+            "SCRIPT_NAME": "",
+            "PATH_INFO": path,
+            "QUERY_STRING": "password=secret",
+            "HTTP_COOKIE": "secret",
+            "wsgi.input": io.BytesIO(),
+        }
+        response = MemcachedPoolMiddleware(app, pool, lazy=lazy)(environ, lambda *_: print)
+        list(response)
+        response.close()  # type: ignore[attr-defined]
+
+    return work
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("path", ["/slow", "/stream"])
+def test_holder_names_the_request_the_thread_and_the_place(
+    mc: Client, path: str, lazy: bool
+) -> None:
+    pool = ClientPool(mc, 2)
+    with holding(serving(pool, path, lazy), "worker-3"):
+        before = time.monotonic()
+        (first,) = pool.holders()
+        eventually(lambda: time.monotonic() - before > 0.05)
+        (holder,) = pool.holders()
+        assert holder.seconds >= first.seconds + 0.05
+        assert holder.thread == "worker-3"
+        assert holder.request == f"POST {path}"
+        assert re.fullmatch(r".*test_holders\.py:\d+ in stay", holder.frames[0])
+        assert re.fullmatch(r".*test_holders\.py:\d+ in view", holder.frames[1])
+        assert "secret" not in repr(holder)
+        assert str(holder) == (
+            f"{holder.seconds:.1f} s by worker-3, POST {path}, at {holder.frames[0]}"
+        )
+    assert pool.holders() == []
+
+
+@pytest.mark.parametrize("pool_class", [ClientPool, ThreadMappedPool])
+def test_holder_without_a_request(address: str, pool_class: Any) -> None:
+    pool = pool_class.from_servers([address], 2)
+
+    def work(barrier: Barrier) -> None:
+        with pool.reserve():
+            barrier.stay()
+
+    with holding(work, "first"), holding(work, "second"):
+        holders = pool.holders()
+        assert sorted((holder.thread, holder.request) for holder in holders) == [
+            ("first", None),
+            ("second", None),
+        ]
+        assert holders[0].seconds >= holders[1].seconds
+    assert pool.holders() == []
+
+
+def test_holders_leave_no_circle(mc: Client) -> None:
+    pool = ClientPool(mc, 2)
+    gc.collect()
+    gc.disable()
+    try:
+        reservation = pool.reserve()
+        reservation.__enter__()
+        environ = {"REQUEST_METHOD": "GET", "mc.client": reservation}
+        assert pool.holders()[0].request == "GET "
+        del reservation, environ
+        assert pool.stats().in_use == 0
+    finally:
+        gc.enable()
+
+
+def test_path_of_a_request_cannot_forge_log_lines(mc: Client) -> None:
+    pool = ClientPool(mc, 1)
+    with holding(serving(pool, "/caf\xc3\xa9\r\nWARNING all is well"), "worker"):
+        (holder,) = pool.holders()
+        assert holder.request == "POST /café??WARNING all is well"
+
+
+def test_first_timeout_logs_the_holders(mc: Client, caplog: pytest.LogCaptureFixture) -> None:
+    pool = ClientPool(mc, 2, timeout=0.01, name="sessions")
+    with holding(serving(pool, "/slow"), "slow"), holding(serving(pool, "/next"), "next"):
+        for _ in range(3):
+            with pytest.raises(
+                PoolTimeout,
+                match=r"no client of sessions came free within 0\.01 s: 2 of 2 are in use;"
+                r" the longest for [\d.]+ s by slow, POST /slow, at .*:\d+ in stay",
+            ):
+                pool.reserve().__enter__()
+    records = [record for record in caplog.records if record.name == "mcpool_wsgi.pool"]
+    assert [record.levelno for record in records] == [logging.WARNING] * 3
+    assert [record.getMessage().partition(" at ")[0] for record in records[1:]] == [
+        "sessions: a client is held for 0.0 s by slow, POST /slow,",
+        "sessions: a client is held for 0.0 s by next, POST /next,",
+    ]

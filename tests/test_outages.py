@@ -1,0 +1,122 @@
+"""The two log lines of an outage."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import pylibmc
+import pytest
+from forking import FORKS, succeeds
+from harness import eventually
+from mortal import Mortal
+
+from mcpool_wsgi import Client, ClientPool, PooledClient
+from mcpool_wsgi.pool import outages
+
+pytestmark = pytest.mark.servers
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
+    return [
+        (record.levelno, record.getMessage())
+        for record in caplog.records
+        if record.name == "mcpool_wsgi.pool" and record.levelno > logging.DEBUG
+    ]
+
+
+def works(cache: PooledClient) -> bool:
+    try:
+        return cache.set("key", 1)
+    except pylibmc.Error:
+        return False
+
+
+@pytest.mark.parametrize("fail_soft", [False, True])
+def test_outage_is_two_lines(
+    mortal: Mortal, caplog: pytest.LogCaptureFixture, fail_soft: bool
+) -> None:
+    caplog.set_level(logging.DEBUG, "mcpool_wsgi")
+    cache = PooledClient(
+        ClientPool(Client([mortal.address], fail_soft=fail_soft), 4, name="sessions")
+    )
+    assert works(cache)
+    mortal.kill()
+    failures = sum(not works(cache) for _ in range(100))
+    assert failures == 100
+    ((level, begin),) = lines(caplog)
+    assert level == logging.WARNING
+    assert re.match(rf"sessions: memcached {mortal.address} fails: \w+: .*CONNECTION", begin)
+    mortal.start()
+    while not works(cache):
+        failures += 1
+    level, end = lines(caplog)[-1]
+    assert level == logging.INFO
+    found = re.fullmatch(
+        rf"sessions: memcached {mortal.address} answers again after ([\d.]+) s,"
+        r" (\d+) commands failed",
+        end,
+    )
+    assert found
+    assert int(found[2]) == failures == cache.pool.stats().failures
+    assert len(lines(caplog)) == 2
+
+
+def test_outage_that_begins_again_at_once_is_the_same_one(
+    mortal: Mortal, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "mcpool_wsgi")
+    monkeypatch.setattr(outages, "SAME_OUTAGE", 1.0)
+    cache = PooledClient(ClientPool(Client([mortal.address]), 1))
+    works(cache)
+    for number in range(3):
+        mortal.kill()
+        assert not works(cache)
+        mortal.start()
+        eventually(lambda: works(cache))
+        assert len(lines(caplog)) == 2, number
+    eventually(lambda: works(cache) and len(lines(caplog)) == 3)
+
+
+def test_one_of_several_servers(mortal: Mortal, caplog: pytest.LogCaptureFixture) -> None:
+    """The others answer meanwhile, and that does not end it."""
+    caplog.set_level(logging.INFO, "mcpool_wsgi")
+    other = Mortal(None)
+    try:
+        mc = Client([mortal.address, other.address], {"dead_timeout": 1})
+        cache = PooledClient(ClientPool(mc, 1))
+
+        def all_work() -> bool:
+            return [works_for(str(number)) for number in range(20)] == [True] * 20
+
+        def works_for(key: str) -> bool:
+            try:
+                return cache.set(key, 1)
+            except pylibmc.Error:
+                return False
+
+        assert all_work()
+        mortal.kill()
+        assert not all_work()
+        assert len(lines(caplog)) == 1
+        mortal.start()
+        eventually(lambda: all_work() and len(lines(caplog)) == 2)
+        assert "answers again" in lines(caplog)[1][1]
+    finally:
+        other.kill()
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_child_has_outages_of_its_own(mortal: Mortal, fork: object) -> None:
+    cache = PooledClient(ClientPool(Client([mortal.address]), 1))
+    works(cache)
+    mortal.kill()
+    assert not works(cache)
+
+    def work() -> None:
+        assert not works(cache)
+        assert cache.pool.stats().failures == 1
+
+    succeeds(fork(work))  # type: ignore[operator]
+    mortal.start()
+    eventually(lambda: works(cache))
