@@ -77,8 +77,6 @@ BAD_KEYS = [
     "x" * 251,
     b"x" * 251,
     "é" * 126,
-    "",
-    b"",
     "\ud800",
 ]
 
@@ -107,7 +105,7 @@ def test_bad_key_is_refused_before_the_wire(
     assert connections.count() == 0
 
 
-@pytest.mark.parametrize("key", [key for key in BAD_KEYS if key], ids=ascii)
+@pytest.mark.parametrize("key", BAD_KEYS, ids=ascii)
 @pytest.mark.parametrize("operation", MANY_KEYS)
 def test_bad_key_among_many_is_refused_before_the_wire(
     cas_mc: Client, connections: Connections, operation: str, key: Any
@@ -117,9 +115,61 @@ def test_bad_key_among_many_is_refused_before_the_wire(
             MANY_KEYS[operation](cas_mc, key, **prefix)
     with pytest.raises(InvalidKey):
         MANY_KEYS[operation](cas_mc, "fine", key_prefix=key)
-    with pytest.raises(InvalidKey):
-        MANY_KEYS[operation](cas_mc, "")
     assert connections.count() == 0
+
+
+@pytest.mark.parametrize("key", ["", b""])
+@pytest.mark.parametrize("namespace", [None, "app:"])
+@pytest.mark.parametrize("operation", ONE_KEY)
+def test_empty_key_is_a_miss_as_with_pylibmc_and_is_not_sent(
+    address: str, connections: Connections, operation: str, namespace: str | None, key: Any
+) -> None:
+    behaviors = {"cas": True, "namespace": namespace and namespace.encode()}
+    theirs = pylibmc.Client([address], behaviors={k: v for k, v in behaviors.items() if v})
+    mc = Client([address], behaviors)
+    try:
+        answer = ONE_KEY[operation](theirs, key)
+    except pylibmc.BadKeyProvided:
+        with pytest.raises(InvalidKey, match="'' is empty"):
+            ONE_KEY[operation](mc, key)
+    except KeyError:
+        with pytest.raises(KeyError):
+            ONE_KEY[operation](mc, key)
+    else:
+        assert ONE_KEY[operation](mc, key) == answer
+    assert connections.count() == 0
+
+
+@pytest.mark.parametrize("key", ["", b""])
+def test_empty_key_is_a_miss_after_an_error(cas_mc: Client, key: Any) -> None:
+    for read in (cas_mc.get, cas_mc.gets, lambda key: cas_mc.get_multi([key])):
+        assert cas_mc.set("text", "abc")
+        with pytest.raises(pylibmc.ClientError):
+            cas_mc.incr("text")
+        assert read(key) in (None, (None, None), {})
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+@pytest.mark.parametrize("binary", [False, True])
+def test_empty_key_among_many_is_left_out(
+    real_memcached: Memcached, servers: int, binary: bool
+) -> None:
+    real = real_memcached.address
+    addresses = [real, real.replace("127.0.0.1", "localhost")][:servers]
+    mc = Client(addresses, binary=binary)
+    mc.flush_all()
+    for empty in ("", b""):
+        assert mc.set_multi({empty: 1, "a": 2}) == [empty]
+        assert mc.get_multi([empty, "a"]) == mc.get_multi(["a", empty, "b"]) == {"a": 2}
+        assert mc.get_multi([empty]) == {}
+        assert mc.add_multi({empty: 1, "a": 3}) == [empty, "a"]
+        with pytest.raises(InvalidKey, match="'' is empty"):
+            mc.incr_multi(["a", empty])
+        assert mc.get("a") == 2
+        assert mc.set_multi({empty: 5}, key_prefix="p") == []
+        assert mc.get_multi([empty, "a"], key_prefix="p") == {empty: 5}
+        assert mc.delete_multi([empty, "a"]) is False
+        assert mc.get("a") is None
 
 
 @pytest.mark.parametrize("operation", MANY_KEYS)
@@ -233,9 +283,8 @@ def test_binary_protocol_has_the_length_rule_only(real_memcached: Memcached) -> 
     assert mc.set_multi({"b\0c": 1, "b\0d": 2}, key_prefix="a\0") == []
     assert mc.get_multi(["b\0c", "b\0d", "c"], key_prefix="a\0") == {"b\0c": 1, "b\0d": 2}
     assert mc.get("a\0b\0c") == 1
-    for key in ("", "x" * 251):
-        with pytest.raises(InvalidKey):
-            mc.get(key)
+    with pytest.raises(InvalidKey):
+        mc.get("x" * 251)
 
 
 def test_all_else_is_as_with_pylibmc(mc: Client, cas_mc: Client) -> None:
@@ -411,11 +460,11 @@ def test_every_read_returns_what_was_stored_under_that_key(
             try:
                 raw = key.encode() if isinstance(key, str) else key
                 if operation == "set":
-                    mc.set(key, value)
-                    stored[raw] = value
+                    if mc.set(key, value):
+                        stored[raw] = value
                 elif operation == "set_multi":
-                    mc.set_multi({key: value}, key_prefix="")
-                    stored[raw] = value
+                    if not mc.set_multi({key: value}, key_prefix=""):
+                        stored[raw] = value
                 elif operation == "get":
                     assert mc.get(key) == stored.get(raw)
                 elif operation == "get_multi":

@@ -559,7 +559,7 @@ RAISING: dict[str, list[tuple[type[Exception], Wrong]]] = {
     ],
     ":exc:`~mcpool_wsgi.InvalidKey`": [
         (InvalidKey, lambda mc: mc.get("a b")),
-        (InvalidKey, lambda mc: mc.set("", 1)),
+        (InvalidKey, lambda mc: mc.incr("")),
         (InvalidKey, lambda mc: mc.delete("k" * 251)),
         (InvalidKey, lambda mc: mc.get_multi(["key", "a\r\nb"])),
         (InvalidKey, lambda mc: mc.set_multi({"key": 1, "\ud800": 2})),

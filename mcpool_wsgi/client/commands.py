@@ -17,7 +17,7 @@ import pylibmc
 from ..errors import InvalidKey, PickleForbidden
 from .arguments import LARGEST_TIME, checked_number
 from .connection import native
-from .key_commands import KeyCommands, check_compression
+from .key_commands import KeyCommands, check_compression, empty_key
 from .keys import Key, encoded
 from .values import storable
 
@@ -51,6 +51,7 @@ class Commands(KeyCommands):
                 else:
                     return answer
             named = self._prefixed(wanted, key_prefix)
+            named.pop(b"", None)  # nothing is stored there
             found = self._command(command, list(named))
             return {named[raw]: value for raw, value in found.items()}
         except PickleForbidden:
@@ -123,7 +124,10 @@ class Commands(KeyCommands):
         """
         # One by one, as pylibmc sends them: of several it does not say which failed.
         errors = []
-        for raw in self._prefixed(keys, key_prefix):
+        named = self._prefixed(keys, key_prefix)
+        if b"" in named:
+            raise empty_key(named[b""])
+        for raw in named:
             try:
                 self._count(native.incr, raw, delta)
             except pylibmc.Error as error:

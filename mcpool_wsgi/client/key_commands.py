@@ -6,6 +6,9 @@ The commands that have one key, with pylibmc's names and parameters. Each checks
 arguments, because the C code does not, and then passes the door
 (:mod:`mcpool_wsgi.client.connection`).
 
+Nothing is ever stored under an empty key, as with pylibmc: a read is a miss, a write returns
+False, and ``incr``, ``decr`` and ``cas`` raise. Nothing is sent.
+
 In the text protocol a key with a space or a line break is a command of its own. pylibmc
 sends it, and from then on every answer on the connection belongs to the key before (the
 class of CVE-2020-13254).
@@ -17,7 +20,7 @@ from typing import Any, Callable, TypeVar
 
 import pylibmc
 
-from ..errors import PickleForbidden, shown
+from ..errors import InvalidKey, PickleForbidden, shown
 from .arguments import (
     LARGEST_CAS,
     LARGEST_DELTA,
@@ -153,6 +156,8 @@ class KeyCommands(Connection):
         self._check_cas("cas")
         try:
             stored: bool = self._command(native.cas, raw, storable(val), cas, time)
+        except pylibmc.BadKeyProvided:
+            raise empty_key(key) from None
         except (PickleForbidden, pylibmc.TooBig) as error:
             raise _with_key(error, key) from None
         return stored
@@ -198,6 +203,8 @@ class KeyCommands(Connection):
         delta = checked_number("delta", delta, LARGEST_DELTA, key=key)
         try:
             result: int = self._command(command, raw, delta)
+        except pylibmc.BadKeyProvided:
+            raise empty_key(key) from None
         except pylibmc.NotFound:
             raise pylibmc.NotFound(f"there is no memcached key {shown(key)} to count on") from None
         return result
@@ -228,20 +235,25 @@ class KeyCommands(Connection):
 def _get(client: KeyCommands, key: bytes, default: Any) -> Any:
     while True:
         value = _native_get(client, key, default)
-        if value is not default or client._is_answered("get"):
+        if value is not default or not key or client._is_answered("get"):
             return value
 
 
 def _gets(client: KeyCommands, key: bytes) -> Any:
     while True:
         found = native.gets(client, key)
-        if found[1] is not None or client._is_answered("gets"):
+        if found[1] is not None or not key or client._is_answered("gets"):
             return found
 
 
 _native_get: Any = native.get
 _get.__name__ = native.get.__name__
 _gets.__name__ = native.gets.__name__
+
+
+def empty_key(key: Key) -> InvalidKey:
+    # The only bad key that gets as far as libmemcached.
+    return InvalidKey(key, "is empty")
 
 
 def _with_key(error: Exception, key: Key) -> Exception:

@@ -42,8 +42,10 @@ class KeyRule:
     def encoded(self, key: Key, prefix: bytes = b"") -> bytes:
         """*prefix* and *key* as the bytes that go over the wire.
 
-        :raises InvalidKey: the key is empty, longer than 250 bytes, or has a byte that the
-            text protocol gives a meaning (0x00 to 0x20, and 0x7f).
+        An empty key may pass. libmemcached does not send it.
+
+        :raises InvalidKey: the key is longer than 250 bytes, or has a byte that the text
+            protocol gives a meaning (0x00 to 0x20, and 0x7f).
         :raises TypeError: it is neither str nor bytes.
         """
         # Nearly all keys are like this, and the check runs on every command.
@@ -57,8 +59,6 @@ class KeyRule:
         ):
             return key.encode()
         raw = prefix + encoded(key)
-        if not raw:
-            raise InvalidKey(key, "is empty")
         if len(raw) > self._longest:
             raise InvalidKey(
                 key,
@@ -87,6 +87,7 @@ class KeyRule:
             return False
         return (
             self._longest == MAX_LENGTH
+            and text != ""
             and text.isascii()
             and text.count(" ") == len(keys) - 1
             and not (text[:1] == " " or text[-1:] == " " or "  " in text)  # no key is empty
