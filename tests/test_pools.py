@@ -97,6 +97,20 @@ def test_plain_pylibmc_client_as_master(address: str) -> None:
         assert (pool.stats().in_use, pool.stats().idle) == (0, 1)
 
 
+def test_master_is_another_name_of_the_parameter_mc(mc: Client) -> None:
+    for pool in (pylibmc.ThreadMappedPool(master=mc), ThreadMappedPool(master=mc)):
+        with pool.reserve() as lent:
+            assert lent.set("hi", "ho")
+    with pytest.raises(TypeError, match="mc and master"):
+        ThreadMappedPool(mc, master=mc)
+
+
+def test_reservation_is_no_decorator(either_pool: Any) -> None:
+    """With pylibmc it is one by chance, and the function does not get the client."""
+    with pytest.raises(TypeError, match="not callable"):
+        either_pool.reserve()(use)
+
+
 def test_master_itself_is_never_lent(address: str) -> None:
     master = pylibmc.Client([address])
     with ClientPool(master, 1).reserve() as lent:

@@ -36,15 +36,18 @@ class ThreadMappedPool(Pool):
     """A client for each thread, in place of :class:`pylibmc.ThreadMappedPool`.
 
     :param mc: the client to clone. It is not lent itself.
+    :param master: pylibmc's name for *mc*.
     :param name: what log lines and metrics call the pool; ``pool-1`` for the first one without.
-    :raises TypeError: *mc* is no client.
+    :raises TypeError: *mc* is no client, or there are both.
     """
 
     timeout: float = 0.0
 
-    def __init__(self, mc: Any, *, name: str | None = None) -> None:
+    def __init__(self, mc: Any = None, *, master: Any = None, name: str | None = None) -> None:
         super().__init__(name)
-        self._renew(master_of(mc), closed=False)
+        if mc is not None and master is not None:
+            raise TypeError("mc and master are the same parameter: give one of them")
+        self._renew(master_of(master if mc is None else mc), closed=False)
         forks.reset_in_child(self)
 
     @classmethod
