@@ -174,7 +174,8 @@ def _servers(text: str) -> list[str]:
     try:
         Client(servers)  # it checks the addresses, and opens no connection
     except ValueError:
-        raise ValueError("servers like host, host:port, [IPv6]:port or /path/to/socket") from None
+        wanted = "servers like host, host:port, [IPv6]:port or /path/to/socket"
+        raise ValueError(f"{wanted}, with ports of 1 to 65535") from None
     return servers
 
 

@@ -66,11 +66,13 @@ def checked_seconds(name: str, seconds: Any) -> float:
 def checked_servers(servers: Iterable[str]) -> list[str]:
     """*servers* as a list of addresses that libmemcached understands.
 
-    :raises TypeError: it is a single string, or an address is no str.
+    :raises TypeError: it is no list, or an address is no str.
     :raises ValueError: there is none, or one is no address.
     """
     if isinstance(servers, (str, bytes)):
         raise TypeError(f"servers is a list of addresses, not the single {servers!r}")
+    if not isinstance(servers, Iterable):
+        raise TypeError(f"servers is a list of addresses, not {servers!r}")
     checked = list(servers)
     if not checked:
         raise ValueError(f"servers is empty: give at least one, like {_SERVER}")
@@ -88,7 +90,9 @@ def _checked_server(server: Any) -> str:
         except ValueError:
             kind = host = port = None
     else:
-        raise TypeError(f"a server is a str like {_SERVER}, not {server!r}")
+        is_pair = isinstance(server, tuple) and list(map(type, server)) == [str, int]
+        wanted = repr("{}:{}".format(*server)) if is_pair else f"a str like {_SERVER}"
+        raise TypeError(f"{server!r} is not the address of a memcached: write {wanted}")
     if kind == pylibmc.server_type_unix:
         is_address = host.startswith("/") and port == 0 and "\0" not in host
     else:
@@ -96,5 +100,18 @@ def _checked_server(server: Any) -> str:
         is_address = is_address and bool(host) and host.isprintable() and " " not in host
         is_address = is_address and 1 <= port <= 65535
     if not is_address or not 1 <= weight <= 65535:
-        raise ValueError(f"a server is like {_SERVER}, not {server!r}")
+        given, reason = repr(server), _reason(server) if isinstance(server, str) else ""
+        if "@" in given:
+            given = "a text that may contain a password"
+        raise ValueError(f"{given} is not the address of a memcached{reason}: write {_SERVER}")
     return server  # type: ignore[no-any-return]
+
+
+def _reason(server: str) -> str:
+    if not server:
+        return ", because it is empty"
+    if "://" in server:
+        return ", but a URL, which mcpool_wsgi.config.client_from_url() may read"
+    port = server.removeprefix("udp:").rpartition("]")[2].partition(":")[2].partition(":")[0]
+    is_port = port.isdecimal() and len(port) <= 5 and 1 <= int(port) <= 65535
+    return f", because its port is {port!r}" if port and not is_port else ""

@@ -85,8 +85,9 @@ def normalized(behaviors: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check(name: str, value: Any) -> None:
     choices = _NAMED.get(name)
-    if choices is not None and isinstance(value, str):
-        if value not in choices:
+    # Of the three, ketama_hash may be a number, too: pylibmc shows it as one.
+    if choices is not None and not (name == "ketama_hash" and isinstance(value, int)):
+        if not isinstance(value, str) or value not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
         return
     if not isinstance(value, int):

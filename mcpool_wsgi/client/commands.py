@@ -15,9 +15,10 @@ from typing import Any, Callable, TypeVar
 import pylibmc
 
 from ..errors import InvalidKey, PickleForbidden
+from . import explanations
 from .arguments import LARGEST_TIME, checked_number
 from .connection import native
-from .key_commands import KeyCommands, check_compression, empty_key
+from .key_commands import KeyCommands, check_compression
 from .keys import Key, encoded
 from .values import storable
 
@@ -106,13 +107,8 @@ class Commands(KeyCommands):
                 check_compression(named[raw], val, min_compress_len, compress_level)
         try:
             failed = self._command(command, values, time, b"", min_compress_len, compress_level)
-        except PickleForbidden:
-            for raw, val in values.items():
-                try:
-                    self.serialize(val)
-                except PickleForbidden as error:
-                    raise PickleForbidden(error.why, named[raw]) from None
-            raise
+        except explanations.VALUE_ERRORS as error:
+            raise explanations.of_values(error, self, values, named) from error.__cause__
         return [named[raw] for raw in failed]
 
     def incr_multi(
@@ -126,7 +122,7 @@ class Commands(KeyCommands):
         errors = []
         named = self._prefixed(keys, key_prefix)
         if b"" in named:
-            raise empty_key(named[b""])
+            raise explanations.empty_key(named[b""])
         for raw in named:
             try:
                 self._count(native.incr, raw, delta)

@@ -20,7 +20,8 @@ from typing import Any, Callable, TypeVar
 
 import pylibmc
 
-from ..errors import InvalidKey, PickleForbidden, shown
+from ..errors import PickleForbidden, shown
+from . import explanations
 from .arguments import (
     LARGEST_CAS,
     LARGEST_DELTA,
@@ -157,9 +158,9 @@ class KeyCommands(Connection):
         try:
             stored: bool = self._command(native.cas, raw, storable(val), cas, time)
         except pylibmc.BadKeyProvided:
-            raise empty_key(key) from None
-        except (PickleForbidden, pylibmc.TooBig) as error:
-            raise _with_key(error, key) from None
+            raise explanations.empty_key(key) from None
+        except explanations.VALUE_ERRORS as error:
+            raise explanations.of_value(error, self, key, val) from error.__cause__
         return stored
 
     def _store(
@@ -180,14 +181,15 @@ class KeyCommands(Connection):
             check_compression(key, val, min_compress_len, compress_level)
         try:
             stored: bool = self._command(command, raw, val, time, min_compress_len, compress_level)
-        except (PickleForbidden, pylibmc.TooBig) as error:
-            raise _with_key(error, key) from None
+        except explanations.VALUE_ERRORS as error:
+            raise explanations.of_value(error, self, key, val) from error.__cause__
         return stored
 
     def incr(self, key: Key, delta: int = 1) -> int:
         """Add *delta* to the number under *key* and return the sum.
 
         :raises pylibmc.NotFound: there is no such key.
+        :raises pylibmc.ClientError: there is something else under it.
         """
         return self._count(native.incr, key, delta)
 
@@ -195,6 +197,7 @@ class KeyCommands(Connection):
         """Subtract *delta* from the number under *key*, not below 0, and return the rest.
 
         :raises pylibmc.NotFound: there is no such key.
+        :raises pylibmc.ClientError: there is something else under it.
         """
         return self._count(native.decr, key, delta)
 
@@ -204,9 +207,11 @@ class KeyCommands(Connection):
         try:
             result: int = self._command(command, raw, delta)
         except pylibmc.BadKeyProvided:
-            raise empty_key(key) from None
+            raise explanations.empty_key(key) from None
         except pylibmc.NotFound:
-            raise pylibmc.NotFound(f"there is no memcached key {shown(key)} to count on") from None
+            raise explanations.missing_number(key) from None
+        except pylibmc.ClientError:
+            raise explanations.no_number(key) from None
         return result
 
     def touch(self, key: Key, seconds: int) -> bool:
@@ -249,20 +254,6 @@ def _gets(client: KeyCommands, key: bytes) -> Any:
 _native_get: Any = native.get
 _get.__name__ = native.get.__name__
 _gets.__name__ = native.gets.__name__
-
-
-def empty_key(key: Key) -> InvalidKey:
-    # The only bad key that gets as far as libmemcached.
-    return InvalidKey(key, "is empty")
-
-
-def _with_key(error: Exception, key: Key) -> Exception:
-    if isinstance(error, PickleForbidden):
-        return PickleForbidden(error.why, key)
-    return pylibmc.TooBig(  # type: ignore[no-any-return]
-        f"the value of memcached key {shown(key)} is larger than the server stores: 1 MiB, unless"
-        " memcached runs with another -I"
-    )
 
 
 def check_compression(key: Key, val: Any, min_compress_len: int, compress_level: int) -> None:

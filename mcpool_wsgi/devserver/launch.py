@@ -8,6 +8,7 @@ Runs a memcached in a child process: the real one or :mod:`mcpool_wsgi.devserver
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import socket
@@ -117,7 +118,10 @@ def is_abandoned(unix_socket: str) -> bool:
 
 
 def probe(listening: Path, host: str, unix_socket: str | None) -> tuple[str, str] | None:
-    """The address and the version of the server, or ``None`` if it does not answer yet."""
+    """The address and the version of the server, or ``None`` if it does not answer yet.
+
+    :raises RuntimeError: it cannot be reached at all.
+    """
     try:
         port = 0 if unix_socket else int(listening.read_text().rpartition(":")[2])
         with connect(host, port, unix_socket) as connection, connection.makefile("rb") as answer:
@@ -125,7 +129,12 @@ def probe(listening: Path, host: str, unix_socket: str | None) -> tuple[str, str
             # nobody finds this connection in the statistics.
             connection.sendall(b"version\r\nquit\r\n")
             version = answer.read().decode().split()[1]
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError, IndexError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENETUNREACH, errno.ENETDOWN):
+            raise RuntimeError(
+                f"cannot connect to {format_address(host, port)}: {error.strerror}; is the"
+                " loopback interface up? (ip link set lo up)"
+            ) from None
         return None
     return unix_socket or format_address(host, port), version
 

@@ -77,7 +77,8 @@ def get_client(environ: WSGIEnvironment, environ_key: str = "mc.client") -> Lent
     except KeyError:
         raise KeyError(
             f"no {environ_key!r} in the environ: MemcachedPoolMiddleware is not in front of the"
-            " app, or the request has released a client that is not this package's"
+            " app (wrap it: MemcachedPoolMiddleware(app, pool), with this environ_key), or the"
+            " request has released a client that is not this package's"
         ) from None
     return client
 

@@ -229,12 +229,19 @@ def master_of(mc: Any) -> Any:
 def checked_number(n_slots: int) -> int:
     """*n_slots*.
 
-    :raises TypeError: it is no number.
+    :raises TypeError: it is no int.
     :raises ValueError: it is not positive.
     """
-    if operator.index(n_slots) < 1:
-        raise ValueError(f"n_slots must be a positive number, not {n_slots}")
-    return operator.index(n_slots)
+    try:
+        number = operator.index(n_slots)
+    except TypeError:
+        raise TypeError(f"n_slots must be an int, not {n_slots!r}") from None
+    if number < 1:
+        raise ValueError(
+            f"n_slots must be a positive number, not {number}: use the number of threads that"
+            " serve requests"
+        )
+    return number
 
 
 def checked_timeout(timeout: float) -> float:

@@ -1,0 +1,341 @@
+"""The message of an error says what was given, what is wanted, and what to do.
+
+The messages of the examples are in ``test_examples.py``, those of the configuration in
+``test_config.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import tracemalloc
+from typing import Any, Callable
+
+import pylibmc
+import pytest
+from harness import EXAMPLES, free_port
+
+from mcpool_wsgi import (
+    Client,
+    ClientPool,
+    InvalidKey,
+    MemcachedPoolMiddleware,
+    PickleForbidden,
+    ThreadMappedPool,
+    get_client,
+)
+
+ADDRESS_FORMS = "'host', 'host:port', '[IPv6]:port' or '/path/to/socket'"
+
+
+def says(error: type[BaseException], parts: list[str], call: Callable[[], object]) -> None:
+    """Check that *call* raises *error* with all *parts* in its message."""
+    with pytest.raises(error) as caught:
+        call()
+    for part in parts:
+        assert part in str(caught.value)
+
+
+# -- Servers
+
+Row = tuple[Any, type[Exception], list[str]]
+SERVERS: dict[str, Row] = {
+    "port is a word": (
+        ["localhost:abc"],
+        ValueError,
+        ["'localhost:abc' is not", "its port is 'abc'", ADDRESS_FORMS, "1 to 65535"],
+    ),
+    "port is too large": (
+        ["localhost:99999"],
+        ValueError,
+        ["'localhost:99999' is not", "its port is '99999'", "1 to 65535"],
+    ),
+    "port is a word, IPv6": (["[::1]:abc"], ValueError, ["'[::1]:abc'", "its port is 'abc'"]),
+    "port is a word, UDP": (["udp:host:abc"], ValueError, ["its port is 'abc'"]),
+    "host and port as a tuple": (
+        [("127.0.0.1", 11211)],
+        TypeError,
+        ["('127.0.0.1', 11211) is not", "write '127.0.0.1:11211'"],
+    ),
+    "tuple of another form": ([(1, "host", 0)], ValueError, ["(1, 'host', 0) is not"]),
+    "tuple in place of the list": (
+        ("127.0.0.1", 11211),
+        TypeError,
+        ["11211 is not the address", ADDRESS_FORMS],
+    ),
+    "empty address": ([""], ValueError, ["'' is not", "it is empty", ADDRESS_FORMS]),
+    "no address": ([], ValueError, ["servers is empty", ADDRESS_FORMS]),
+    "one address": ("localhost", TypeError, ["list of addresses", "the single 'localhost'"]),
+    "None": (None, TypeError, ["list of addresses", "not None"]),
+    "URL": (
+        ["memcached://localhost"],
+        ValueError,
+        ["'memcached://localhost' is not", "mcpool_wsgi.config.client_from_url()"],
+    ),
+    "URL with a password": (
+        ["memcached://me:secret@host"],
+        ValueError,
+        ["may contain a password"],
+    ),
+}
+
+
+@pytest.mark.parametrize("row", SERVERS)
+def test_wrong_servers(row: str) -> None:
+    servers, error, parts = SERVERS[row]
+    says(error, parts, lambda: Client(servers))
+
+
+@pytest.mark.parametrize("row", SERVERS)
+def test_wrong_servers_are_named_when_a_pool_gets_them_too(mc: Client, row: str) -> None:
+    servers, error, parts = SERVERS[row]
+    says(error, parts, lambda: ClientPool(mc, 1).set_servers(servers))
+
+
+# -- Commands
+
+
+class Cyclic:
+    """A value that no serializer takes."""
+
+    def __reduce__(self) -> Any:
+        raise ValueError("this is a circle")
+
+
+LOCK = threading.Lock()
+TOO_LARGE = b"x" * (2 << 20)
+IS_TOO_LARGE = ["'the-key'", "1 MiB", "-I", "2097152 bytes", "min_compress_len"]
+COMMANDS: dict[str, tuple[type[Exception], list[str], Callable[[Any], object]]] = {
+    "value of 2 MiB": (pylibmc.TooBig, IS_TOO_LARGE, lambda mc: mc.set("the-key", TOO_LARGE)),
+    "value of 2 MiB, cas": (
+        pylibmc.TooBig,
+        IS_TOO_LARGE,
+        lambda mc: mc.cas("the-key", TOO_LARGE, 1),
+    ),
+    "value of 2 MiB among many": (
+        pylibmc.TooBig,
+        IS_TOO_LARGE,
+        lambda mc: mc.set_multi({"small": b"x" * 1000, "the-key": TOO_LARGE, "smaller": 1}),
+    ),
+    "value of 2 MiB among many, with a prefix": (
+        pylibmc.TooBig,
+        IS_TOO_LARGE,
+        lambda mc: mc.add_multi({"the-key": TOO_LARGE}, key_prefix="p"),
+    ),
+    "value that cannot be pickled": (
+        TypeError,
+        ["'the-key'", "cannot be stored", "lock"],
+        lambda mc: mc.set("the-key", LOCK),
+    ),
+    "value that cannot be pickled, cas": (
+        TypeError,
+        ["'the-key'", "lock"],
+        lambda mc: mc.cas("the-key", [LOCK], 1),
+    ),
+    "value that cannot be pickled, item": (
+        TypeError,
+        ["'the-key'", "lock"],
+        lambda mc: mc.__setitem__("the-key", LOCK),
+    ),
+    "value that cannot be pickled, among many": (
+        TypeError,
+        ["'the-key'", "lock"],
+        lambda mc: mc.set_multi({"a": 1, "the-key": LOCK, "b": LOCK}, key_prefix="p"),
+    ),
+    "value that refuses to be pickled": (
+        ValueError,
+        ["'the-key'", "this is a circle"],
+        lambda mc: mc.set("the-key", Cyclic()),
+    ),
+    "incr of a missing key": (
+        pylibmc.NotFound,
+        ["'the-key'", "add(key, 0)"],
+        lambda mc: mc.incr("the-key"),
+    ),
+    "decr of a missing key": (
+        pylibmc.NotFound,
+        ["'the-key'", "add(key, 0)"],
+        lambda mc: mc.decr("the-key"),
+    ),
+    "incr_multi of a missing key": (
+        pylibmc.NotFound,
+        ["the-key'", "add(key, 0)"],
+        lambda mc: mc.incr_multi(["the-key"]),
+    ),
+    "incr of a text": (
+        pylibmc.ClientError,
+        ["'text'", "no number", "0 to 2**64 - 1"],
+        lambda mc: (mc.set("text", "abc"), mc.incr("text")),
+    ),
+    "negative time to live": (
+        ValueError,
+        ["'the-key'", "time must be 0 to", "not -1"],
+        lambda mc: mc.set("the-key", 1, time=-1),
+    ),
+    "negative time to live, touch": (
+        ValueError,
+        ["'the-key'", "seconds must be 0 to", "not -1"],
+        lambda mc: mc.touch("the-key", -1),
+    ),
+    "key with a space": (
+        InvalidKey,
+        ["'the key'", "the byte b' '", "urllib.parse.quote()", "hash"],
+        lambda mc: mc.get("the key"),
+    ),
+    "key with a space among many": (
+        InvalidKey,
+        ["'the key'", "the byte b' '", "urllib.parse.quote()", "hash"],
+        lambda mc: mc.get_multi(["a", "the key"]),
+    ),
+    "key that is too long": (
+        InvalidKey,
+        ["'the-keythe-key", "1400 bytes", "250", "hash"],
+        lambda mc: mc.get("the-key" * 200),
+    ),
+    "empty key": (InvalidKey, ["''", "is empty"], lambda mc: mc.incr("")),
+}
+
+
+@pytest.mark.parametrize("fail_soft", [False, True])
+@pytest.mark.parametrize("row", COMMANDS)
+def test_wrong_argument_of_a_command(address: str, row: str, fail_soft: bool) -> None:
+    master = Client([address], {"cas": True}, fail_soft=fail_soft)
+    error, parts, call = COMMANDS[row]
+    with ClientPool(master, 1).reserve() as lent:
+        for mc in (master, lent):
+            says(error, parts, lambda: call(mc))  # noqa: B023
+            assert mc.set("still", "in sync")
+            assert mc.get("still") == "in sync"
+
+
+def test_value_that_json_refuses(address: str) -> None:
+    mc = Client([address], serializer=json)
+    for call in (
+        lambda: mc.set("the-key", {1, 2}),
+        lambda: mc.set_multi({"a": [], "the-key": {1, 2}}),
+    ):
+        says(TypeError, ["'the-key'", "set is not JSON serializable"], call)
+
+
+def test_value_that_needs_pickle(address: str) -> None:
+    mc = Client([address], allow_pickle=False)
+    says(PickleForbidden, ["'the-key'", "dict"], lambda: mc.set("the-key", {}))
+    says(PickleForbidden, ["'the-key'", "dict"], lambda: mc.set_multi({"a": 1, "the-key": {}}))
+
+
+def test_error_of_the_values_own_class_is_left_as_it_is(mc: Client) -> None:
+    class Mine(Exception):
+        pass
+
+    class Refusing:
+        def __reduce__(self) -> Any:
+            raise Mine("not", 2, "be pickled") from KeyError("why")
+
+    for call in (lambda: mc.set("key", Refusing()), lambda: mc.set_multi({"key": Refusing()})):
+        with pytest.raises(Mine) as caught:
+            call()
+        assert caught.value.args == ("not", 2, "be pickled")
+        assert isinstance(caught.value.__cause__, KeyError)
+
+
+# -- Options
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "parts"),
+    [
+        ({"behaviors": {"hash": "nope"}}, ValueError, ["hash must be one of", "md5", "'nope'"]),
+        ({"behaviors": {"hash": 6}}, ValueError, ["hash must be one of", "md5", "not 6"]),
+        ({"behaviors": {"hash": ["md5"]}}, ValueError, ["hash must be one of", "not ['md5']"]),
+        ({"behaviors": {"distribution": "nope"}}, ValueError, ["one of", "modula", "'nope'"]),
+        ({"behaviors": {"ketama_hash": "nope"}}, ValueError, ["one of", "md5", "'nope'"]),
+        ({"behaviors": {"connect_timeout": -1}}, ValueError, ["connect_timeout", "0 to", "-1"]),
+        ({"command_timeout": -1}, ValueError, ["command_timeout", "positive", "seconds", "-1"]),
+        ({"command_timeout": "1"}, TypeError, ["command_timeout", "number of seconds", "'1'"]),
+    ],
+)
+def test_wrong_option(
+    address: str, options: dict[str, Any], error: type[Exception], parts: list[str]
+) -> None:
+    says(error, parts, lambda: Client([address], **options))
+
+
+def test_behaviors_that_were_read_may_be_set(mc: Client) -> None:
+    mc.behaviors = {**mc.behaviors, "ketama_hash": "md5"}
+    mc.behaviors = mc.behaviors
+    assert mc.set("key", 1)
+
+
+# -- Pools and the middleware
+
+NO_NUMBER: Any = "4"
+
+
+def no_app(*args: Any) -> Any:
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "parts"),
+    [
+        (lambda mc: ClientPool(mc), ValueError, ["n_slots", "positive", "not 0", "threads"]),
+        (lambda mc: ClientPool(mc, -1), ValueError, ["n_slots", "positive", "not -1"]),
+        (lambda mc: ClientPool(mc, NO_NUMBER), TypeError, ["n_slots", "int", "'4'"]),
+        (lambda mc: ClientPool().fill(mc, NO_NUMBER), TypeError, ["n_slots", "int", "'4'"]),
+        (lambda mc: ClientPool(mc, 1, timeout=-1), ValueError, ["timeout", "seconds", "-1"]),
+        (lambda mc: ClientPool(mc, 1).reserve(timeout=-1), ValueError, ["timeout", "-1"]),
+        (lambda mc: ThreadMappedPool(), TypeError, ["client", "None"]),
+        (lambda mc: ThreadMappedPool(mc, master=mc), TypeError, ["mc and master"]),
+        (lambda mc: MemcachedPoolMiddleware(no_app, mc), TypeError, ["reserve()", "Client(["]),
+    ],
+)
+def test_wrong_argument_of_a_pool(
+    mc: Client, call: Callable[[Any], object], error: type[Exception], parts: list[str]
+) -> None:
+    says(error, parts, lambda: call(mc))
+
+
+def test_no_middleware_in_front() -> None:
+    says(KeyError, ["'mc.client'", "MemcachedPoolMiddleware(app, pool)"], lambda: get_client({}))
+    says(KeyError, ["'mc.sessions'", "environ_key"], lambda: get_client({}, "mc.sessions"))
+
+
+def test_a_thousand_million_slots_cost_nothing_until_they_are_used(mc: Client) -> None:
+    tracemalloc.start()
+    try:
+        pool = ClientPool(mc, 10**9)
+        with pool.reserve() as lent:
+            lent.set("key", 1)
+        pool.fill(mc, 10**9)
+        assert pool.stats().slots == 2 * 10**9
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 1 << 20
+
+
+# -- Loopback is down
+
+
+def test_loopback_is_down() -> None:
+    unshare = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-rn"]
+    if not shutil.which("unshare") or subprocess.run([*unshare, "true"], check=False).returncode:
+        pytest.skip("needs a network namespace of its own")
+    app = [sys.executable, str(EXAMPLES / "app.py"), f"--port={free_port()}"]
+    ended = subprocess.run(
+        [*unshare, *app],
+        env={**os.environ, "MEMCACHED_SERVERS": ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "cannot connect to 127.0.0.1:" in ended.stderr
+    assert "Network is unreachable" in ended.stderr
+    assert "ip link set lo up" in ended.stderr
+    assert "Traceback" not in ended.stderr
