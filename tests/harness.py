@@ -32,11 +32,11 @@ def eventually(
         time.sleep(0.002)
 
 
-def missing(what: str) -> NoReturn:
+def missing(what: str, problem: str = "is not installed") -> NoReturn:
     """Skip the test, for want of *what*; or fail it, where all must be installed."""
     if os.environ.get("MCPOOL_REQUIRE_ALL", "0") != "0":
-        pytest.fail(f"{what} is not installed")
-    pytest.skip(f"{what} is not installed")
+        pytest.fail(f"{what} {problem}")
+    pytest.skip(f"{what} {problem}")
 
 
 def free_port() -> int:
