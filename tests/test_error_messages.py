@@ -25,6 +25,7 @@ from mcpool_wsgi import (
     InvalidKey,
     MemcachedPoolMiddleware,
     PickleForbidden,
+    PooledClient,
     ThreadMappedPool,
     get_client,
 )
@@ -205,8 +206,9 @@ COMMANDS: dict[str, tuple[type[Exception], list[str], Callable[[Any], object]]] 
 def test_wrong_argument_of_a_command(address: str, row: str, fail_soft: bool) -> None:
     master = Client([address], {"cas": True}, fail_soft=fail_soft)
     error, parts, call = COMMANDS[row]
-    with ClientPool(master, 1).reserve() as lent:
-        for mc in (master, lent):
+    pool = ClientPool(master, 2)
+    with pool.reserve() as lent:
+        for mc in (master, lent, PooledClient(pool)):
             says(error, parts, lambda: call(mc))  # noqa: B023
             assert mc.set("still", "in sync")
             assert mc.get("still") == "in sync"
@@ -240,6 +242,51 @@ def test_error_of_the_values_own_class_is_left_as_it_is(mc: Client) -> None:
             call()
         assert caught.value.args == ("not", 2, "be pickled")
         assert isinstance(caught.value.__cause__, KeyError)
+
+
+# -- No memcached there
+
+ANY_COMMAND: dict[str, Callable[[Any], object]] = {
+    "get": lambda mc: mc.get("key"),
+    "gets": lambda mc: mc.gets("key"),
+    "set": lambda mc: mc.set("key", 1),
+    "incr": lambda mc: mc.incr("key"),
+    "touch": lambda mc: mc.touch("key", 10),
+    "delete": lambda mc: mc.delete("key"),
+    "get_multi": lambda mc: mc.get_multi(["key"]),
+    "set_multi": lambda mc: mc.set_multi({"key": 1}),
+    "incr_multi": lambda mc: mc.incr_multi(["key"]),
+    "get_stats": lambda mc: mc.get_stats(),
+    "flush_all": lambda mc: mc.flush_all(),
+}
+NOBODY = "127.0.0.1:1"
+
+
+@pytest.mark.parametrize("server", [NOBODY, "/no/such/socket"])
+@pytest.mark.parametrize("command", ANY_COMMAND)
+def test_no_memcached_there(command: str, server: str) -> None:
+    mc = Client([server], {"cas": True})
+    for _ in range(2):  # the second one does not try the server again
+        says(pylibmc.Error, [server], lambda: ANY_COMMAND[command](mc))
+
+
+@pytest.mark.parametrize("command", ANY_COMMAND)
+def test_no_memcached_there_for_a_client_of_a_pool(command: str) -> None:
+    with ClientPool(Client([NOBODY], {"cas": True}), 1).reserve() as mc:
+        for _ in range(2):
+            says(pylibmc.Error, [NOBODY], lambda: ANY_COMMAND[command](mc))
+
+
+def test_no_memcached_there_for_one_of_several_servers(address: str) -> None:
+    mc = Client([NOBODY, address])
+    errors = []
+    for number in range(20):
+        try:
+            mc.set(f"key{number}", 1)
+        except pylibmc.Error as error:
+            errors.append(str(error))
+    assert errors
+    assert all(NOBODY in error for error in errors)
 
 
 # -- Options
