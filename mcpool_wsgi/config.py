@@ -48,7 +48,8 @@ These are the options. One that is left out has the default of its class.
                                     in its query, without ``behaviors.``
 ``pool``                            ``bounded``, the default, or ``thread-mapped``
 ``size``, ``timeout``               of the bounded pool; ``size`` is its ``n_slots``
-``environ_key``, ``lazy``           of :class:`~mcpool_wsgi.MemcachedPoolMiddleware`
+``environ_key``, ``lazy``,          of :class:`~mcpool_wsgi.MemcachedPoolMiddleware`
+``slow_after``, ``server_timing``
 ==================================  =================================================
 
 In an ``.ini`` file, write ``%%`` for a ``%``.
@@ -225,7 +226,12 @@ _POOL: _Parsers = {
     "size": _matching("0*[1-9][0-9]{0,8}", "a positive integer", int),
     "timeout": _matching(_NUMBER, "a number of seconds", float),
 }
-_MIDDLEWARE: _Parsers = {"environ_key": _text, "lazy": _switch}
+_MIDDLEWARE: _Parsers = {
+    "environ_key": _text,
+    "lazy": _switch,
+    "slow_after": _matching(f"(?=.*[1-9]){_NUMBER}", "a positive number of seconds", float),
+    "server_timing": _switch,
+}
 
 _URL = re.compile(
     r"memcached://((?P<username>[^:@/?#]+):(?P<password>[^@/?#]+)@)?"

@@ -56,6 +56,8 @@ from .files import call_with_files
 from .foreign import ForeignReservation
 from .request import InRequest
 from .response import Response, SizedResponse
+from .server_timing import ServerTiming
+from .slow import SlowHolders
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -92,6 +94,10 @@ class MemcachedPoolMiddleware:
         behind it has the function that releases the client early.
     :param lazy: reserve the client at its first command. It needs a pool of this package
         with clients of this package.
+    :param slow_after: seconds after which a client that is still held is logged, once, with the
+        request and the place where its thread is.
+    :param server_timing: add a ``Server-Timing`` header that says what memcached did for the
+        request. *slow_after* and *server_timing* need a pool of this package, too.
     :param on_exhausted: the WSGI app that answers when no client came free. Entering the
         reservation says so by :exc:`queue.Empty` (as this package's and pylibmc's pools do)
         or :exc:`IndexError` (as a list does).
@@ -105,6 +111,8 @@ class MemcachedPoolMiddleware:
         *,
         environ_key: str = "mc.client",
         lazy: bool = False,
+        slow_after: float | None = None,
+        server_timing: bool = False,
         on_exhausted: WSGIApplication = ServiceUnavailable(  # noqa: B008  it has no state
             "All memcached connections are in use.", retry_after=1
         ),
@@ -122,18 +130,28 @@ class MemcachedPoolMiddleware:
             raise TypeError(
                 f"on_exhausted must be a WSGI app, which can be called, not {on_exhausted!r}"
             )
-        if lazy and not isinstance(pool, Pool):
-            raise TypeError(f"lazy=True needs a pool of this package, not {pool!r}")
+        reserve: Callable[[], Any] = pool.reserve
+        self._tells_requests: list[bool] = []
+        if isinstance(pool, Pool):
+            self._tells_requests = pool.tells_requests
+            if lazy:
+                reserve = functools.partial(pool.reserve, lazy=True)
+                reserve()  # takes nothing, and raises if the pool cannot do it
+            if slow_after is not None:
+                reserve = SlowHolders(pool, slow_after).watching(reserve)
+            if server_timing:
+                app = ServerTiming(app, pool)
+        elif lazy or server_timing or slow_after is not None:
+            raise TypeError(
+                "lazy=True, slow_after and server_timing=True need a pool of this package, not"
+                f" {pool!r}"
+            )
+        self._reserve = reserve
         self._app = app
         self._app_in_request: WSGIApplication = InRequest(app, environ_key)
         if lazy:
             self._app = LazyExhaustion(self._app, environ_key, on_exhausted)
             self._app_in_request = LazyExhaustion(self._app_in_request, environ_key, on_exhausted)
-        self._tells_requests = pool.tells_requests if isinstance(pool, Pool) else []
-        reserve: Any = pool.reserve
-        self._reserve = functools.partial(reserve, lazy=True) if lazy else reserve
-        if lazy:
-            self._reserve()  # takes nothing, and raises if the pool cannot do it
         self._key = environ_key
         self._release_key = f"{environ_key}.release"
         self._on_exhausted = on_exhausted

@@ -41,6 +41,8 @@ class Holder:
 
     #: For how long.
     seconds: float
+    #: Since when, in seconds of ``time.monotonic()``.
+    reserved_at: float
     #: The name of the thread that reserved it.
     thread: str
     #: The method and the path of the request, if the middleware reserved it.
@@ -55,13 +57,22 @@ class Holder:
         return f"{self.seconds:.1f} s by {self.thread}{of}{at}"
 
 
-def find_holders(slots: Iterable[Slot]) -> list[Holder]:
-    """The holders of *slots*, which are in use. The one that has held longest is the first."""
+def find_holders(slots: Iterable[Slot], longer_than: float = 0.0) -> list[Holder]:
+    """The holders of *slots*, which are in use. The one that has held longest is the first.
+
+    :param longer_than: seconds. Those that have not held for so long are left out.
+    """
     now = monotonic()
     held = sorted(
-        ((slot.since, slot.thread, slot) for slot in slots if slot.since),
+        (
+            (slot.since, slot.thread, slot)
+            for slot in slots
+            if slot.since and now - slot.since >= longer_than
+        ),
         key=lambda item: item[:2],
     )
+    if not held:
+        return []
     requests = _requests([slot for _, _, slot in held])
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     frames = sys._current_frames()
@@ -69,6 +80,7 @@ def find_holders(slots: Iterable[Slot]) -> list[Holder]:
         return [
             Holder(
                 now - since,
+                since,
                 names.get(thread, f"thread {thread}"),
                 requests.get(id(slot)),
                 _places(frames.get(thread)),
@@ -82,9 +94,7 @@ def find_holders(slots: Iterable[Slot]) -> list[Holder]:
 def _requests(slots: list[Slot]) -> dict[int, str]:
     """The requests that have *slots*, by the id of the slot."""
     reservations = {
-        id(one): one
-        for one in (gc.get_referrers(*slots) if slots else ())
-        if isinstance(one, SlotHolder)
+        id(one): one for one in gc.get_referrers(*slots) if isinstance(one, SlotHolder)
     }
     requests = {}
     for one in gc.get_referrers(*reservations.values()) if reservations else ():

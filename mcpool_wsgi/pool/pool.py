@@ -165,14 +165,17 @@ class Pool:
         """How the pool is doing."""
         raise NotImplementedError
 
-    def holders(self) -> list[Holder]:
+    def holders(self, longer_than: float = 0.0) -> list[Holder]:
         """Who holds the clients that are reserved. The one that has held longest is the first.
+
+        :param longer_than: seconds. Those that have not held for so long are left out.
 
         It takes some milliseconds in a large program, because it asks Python's garbage collector
         which request has which client.
         """
         forks.check_process()
-        return find_holders(slot for queue in self._queues() for slot in queue.in_use())
+        slots = [slot for queue in self._queues() for slot in queue.in_use()]
+        return find_holders(slots, longer_than)
 
     def observe(self, listener: Listener) -> Callable[[], None]:
         """Call *listener* after each command of the pool's clients, with a

@@ -1,0 +1,60 @@
+"""
+Chunks
+======
+
+A response whose code runs inside something: as a certain request, or with a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Callable
+
+from .files import FileWrapper
+
+#: Calls a function with arguments, and returns what it returns.
+Runner = Callable[..., Any]
+
+
+def running(run: Runner, environ: dict[str, Any], response: Any) -> Any:
+    """The *response* of an app for *environ*, whose code *run* runs."""
+    wrapper = environ.get("wsgi.file_wrapper")
+    is_file = type(wrapper) is FileWrapper and response is wrapper.wrapped
+    if response is None or is_file or type(response) in (list, tuple):
+        return response  # no code of the app runs any more
+    kind = SizedChunks if hasattr(response, "__len__") else Chunks
+    return kind(run, response)
+
+
+class Chunks:
+    """A response, each chunk of which *run* asks for."""
+
+    def __init__(self, run: Runner, response: Any) -> None:
+        self._run = run
+        self._response = response
+
+    def __iter__(self) -> Iterator[bytes]:
+        chunks = self._run(iter, self._response)
+        while True:
+            try:
+                chunk = self._run(next, chunks)
+            except StopIteration:
+                return
+            yield chunk
+
+    def close(self) -> None:
+        close = getattr(self._response, "close", None)
+        if close is not None:
+            self._run(close)
+
+    @property
+    def gi_frame(self) -> Any:
+        """Of a generator, which refuses to be closed while it runs in another thread."""
+        return getattr(self._response, "gi_frame", None)
+
+
+class SizedChunks(Chunks):
+    """A response with a length."""
+
+    def __len__(self) -> int:
+        return len(self._response)

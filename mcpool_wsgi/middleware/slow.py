@@ -1,0 +1,73 @@
+"""
+Slow holders
+============
+
+With ``slow_after=SECONDS`` the middleware logs each client that is held for longer, once, with the
+request, and with the place where its thread is at that moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import weakref
+from typing import Any, Callable
+
+from .. import forks
+from ..pool import Pool
+
+LOOKS = 4  # per slow_after
+
+logger: logging.Logger = logging.getLogger("mcpool_wsgi.middleware")
+
+
+class SlowHolders:
+    """Logs the clients of *pool* that are held for longer than *seconds*.
+
+    Each process has a thread for it, which starts with the first request.
+    """
+
+    def __init__(self, pool: Pool, seconds: float) -> None:
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+            raise TypeError(f"slow_after is a number of seconds, not {seconds!r}")
+        if not 0 < seconds <= threading.TIMEOUT_MAX:
+            raise ValueError(f"slow_after must be more than 0 seconds, not {seconds}")
+        self._find_pool = weakref.ref(pool)
+        self._seconds = seconds
+        self._process: forks.Process | None = None
+
+    def watching(self, reserve: Callable[[], Any]) -> Callable[[], Any]:
+        """A function that reserves as *reserve* does, and is watched."""
+
+        def watched() -> Any:
+            self._watch()
+            return reserve()
+
+        return watched
+
+    def _watch(self) -> None:
+        """Start the thread, if this process has none."""
+        forks.check_process()
+        if self._process is not forks.current:
+            self._process = forks.current
+            thread = threading.Thread(
+                target=self._run, args=(forks.current,), name="mcpool-slow", daemon=True
+            )
+            with contextlib.suppress(RuntimeError):  # no thread can be started
+                thread.start()
+
+    def _run(self, process: forks.Process) -> None:
+        logged: set[float] = set()
+        wait = threading.Event().wait
+        while process is forks.current:
+            wait(self._seconds / LOOKS)
+            pool = self._find_pool()
+            if pool is None:
+                return
+            slow = pool.holders(longer_than=self._seconds)
+            for holder in slow:
+                if holder.reserved_at not in logged:
+                    logger.warning("%s: a client is held for %s", pool.name, holder)
+            logged = {holder.reserved_at for holder in slow}
+            del pool

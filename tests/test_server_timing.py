@@ -1,0 +1,88 @@
+"""The header that says what memcached did for a request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import hostile
+import pytest
+from harness import in_threads
+from webtest import TestApp
+
+from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware, PooledClient, get_client
+
+
+def answer(app: Any, pool: ClientPool, **options: Any) -> Any:
+    middleware = MemcachedPoolMiddleware(app, pool, server_timing=True, **options)
+    return TestApp(middleware).get("/")
+
+
+def started(start_response: Any) -> None:
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Server-Timing", "db;dur=5")])
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("stream", [False, True])
+def test_header_counts_commands_and_misses(mc: Client, lazy: bool, stream: bool) -> None:
+    pool = ClientPool(mc, 1)
+    cache = PooledClient(pool)
+
+    def generate(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        client = get_client(environ)
+        client.set("key", 1)
+        client.get("missing")
+        cache.get("key")
+        client.get_multi(["key", "a", "b"])
+        started(start_response)
+        client.get("uncounted")
+        yield b"body"
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        chunks = generate(environ, start_response)
+        return chunks if stream else list(chunks)
+
+    for _ in range(2):  # the second request does not count what the first has done
+        response = answer(app, pool, lazy=lazy)
+        own, ours = response.headers.getall("Server-Timing")
+        assert own == "db;dur=5"
+        assert re.fullmatch(r'memcached;dur=\d+\.\d;desc="4 commands, 3 misses"', ours)
+        assert response.text == "body"
+
+
+def test_failures_and_single_numbers(mc: Client) -> None:
+    with hostile.refusing() as address:
+        pool = ClientPool(Client([address], fail_soft=True), 1)
+
+        def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            get_client(environ).get("key")
+            started(start_response)
+            return [b""]
+
+        (_, ours) = answer(app, pool).headers.getall("Server-Timing")
+    assert ours.endswith('desc="1 command, 1 failure"')
+
+
+def test_request_without_commands_has_no_header(mc: Client) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        started(start_response)
+        return [b""]
+
+    assert answer(app, ClientPool(mc, 1)).headers.getall("Server-Timing") == ["db;dur=5"]
+
+
+def test_requests_of_other_threads_are_not_counted(mc: Client) -> None:
+    pool = ClientPool(mc, 4)
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        for number in range(50):
+            get_client(environ).set("key", number)
+        started(start_response)
+        return [b""]
+
+    def work() -> None:
+        (_, ours) = answer(app, pool).headers.getall("Server-Timing")
+        assert '"50 commands"' in ours
+
+    in_threads([work] * 4)

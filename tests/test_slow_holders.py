@@ -1,0 +1,108 @@
+"""slow_after: a client that is held too long is logged once, with the place."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from typing import Any
+
+import pylibmc
+import pytest
+from forking import in_child, succeeds
+from harness import eventually
+
+from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware, get_client
+
+
+def slow_app(over: threading.Event) -> Any:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        get_client(environ).get("key")
+        over.wait(10)
+        return [b""]
+
+    return app
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if "middleware" in record.name]
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_slow_request_is_logged_once(
+    mc: Client, caplog: pytest.LogCaptureFixture, lazy: bool
+) -> None:
+    caplog.set_level(logging.WARNING, "mcpool_wsgi")
+    pool = ClientPool(mc, 2, name="sessions")
+    over = threading.Event()
+    app = MemcachedPoolMiddleware(slow_app(over), pool, slow_after=0.05, lazy=lazy)
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/slow", "QUERY_STRING": "secret"}
+    for number in range(2):
+        over.clear()
+        thread = threading.Thread(
+            target=lambda: app(environ, lambda *_: print).close(),  # type: ignore[attr-defined]
+            name="worker",
+        )
+        thread.start()
+        eventually(lambda: len(lines(caplog)) == number + 1)  # noqa: B023
+        reserved_at = pool.holders()[0].reserved_at
+        assert re.match(
+            r"sessions: a client is held for 0\.\d s by worker, GET /slow, at .*\.py:\d+ in ",
+            lines(caplog)[-1],
+        )
+        # It is looked at a few times more, and not logged again.
+        eventually(lambda: pool.holders()[0].seconds > 0.3)
+        assert pool.holders()[0].reserved_at == reserved_at
+        over.set()
+        thread.join()
+    assert len(lines(caplog)) == 2
+
+
+def test_quick_request_is_not_logged(mc: Client, caplog: pytest.LogCaptureFixture) -> None:
+    pool = ClientPool(mc, 1)
+    over = threading.Event()
+    over.set()
+    app = MemcachedPoolMiddleware(slow_app(over), pool, slow_after=5)
+    for _ in range(10):
+        app({}, lambda *_: print).close()  # type: ignore[attr-defined]
+    assert lines(caplog) == []
+
+
+def test_child_has_a_thread_of_its_own(mc: Client, caplog: pytest.LogCaptureFixture) -> None:
+    pool = ClientPool(mc, 1)
+    over = threading.Event()
+    app = MemcachedPoolMiddleware(slow_app(over), pool, slow_after=0.05)
+    over.set()
+    app({}, lambda *_: print).close()  # type: ignore[attr-defined]
+
+    def work() -> None:
+        over.clear()
+        threading.Timer(0.5, over.set).start()
+        app({}, lambda *_: print).close()  # type: ignore[attr-defined]
+        assert len(lines(caplog)) == 1
+
+    succeeds(in_child(work))
+
+
+def test_thread_ends_with_the_pool(mc: Client) -> None:
+    def threads() -> int:
+        return sum(thread.name == "mcpool-slow" for thread in threading.enumerate())
+
+    eventually(lambda: threads() == 0)
+    app = MemcachedPoolMiddleware(lambda *_: [b""], ClientPool(mc, 1), slow_after=0.05)
+    app({}, lambda *_: print).close()  # type: ignore[attr-defined]
+    assert threads() == 1
+    del app
+    eventually(lambda: threads() == 0)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, float("nan"), float("inf")])
+def test_wrong_seconds(mc: Client, wrong: float) -> None:
+    with pytest.raises(ValueError, match="slow_after must be more than 0 seconds, not"):
+        MemcachedPoolMiddleware(lambda *_: [], ClientPool(mc, 1), slow_after=wrong)
+
+
+@pytest.mark.parametrize("option", [{"slow_after": 1}, {"server_timing": True}, {"lazy": True}])
+def test_other_peoples_pools_are_refused(option: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match="need a pool of this package"):
+        MemcachedPoolMiddleware(lambda *_: [], pylibmc.ClientPool(), **option)
