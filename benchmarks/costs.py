@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import functools
 import itertools
+import multiprocessing
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from statistics import quantiles
 from typing import TYPE_CHECKING, Any, Callable
 
 import contenders
@@ -35,6 +38,9 @@ LENT = "a client lent by mcpool_wsgi.ClientPool"
 PLAIN = "pylibmc.Client"
 CACHELIB = "cachelib.MemcachedCache"
 POOLED = "pymemcache.PooledClient"
+OUR_POOLED = "mcpool_wsgi.PooledClient"
+EAGER, LAZY = "a client for each request", "lazy=True"
+PER_COMMAND, PER_REQUEST = "PooledClient, 16 slots", "a client per request"
 SLOTS = 12
 
 # Of the commands. All of pylibmc's clients and this package's get the same behaviors, because
@@ -48,6 +54,7 @@ BEHAVIORS = {"tcp_nodelay": True, **LIMITS}
 # Of the waits.
 THREADS, CLIENTS = 64, 8
 ROUND, WORK = 1.5, 50e-6  # seconds
+BUSY = 0.1  # the part of its time that a thread spends in memcached
 
 
 def reservations(rounds: int) -> Figures:
@@ -71,6 +78,23 @@ def chunks(rounds: int) -> Figures:
     """Nanoseconds of a response of 100 chunks."""
     ours = MemcachedPoolMiddleware(streaming, POOLS[OURS](SLOTS))
     return timed_apps({OURS: ours, BARE: streaming}, rounds)
+
+
+def unused(rounds: int) -> Figures:
+    """Nanoseconds that a request takes which uses no memcached, beyond the bare app's."""
+    # The two share code, so each is measured in a process of its own.
+    spawn = multiprocessing.get_context("spawn")
+    figures = {}
+    for name in (LAZY, EAGER):
+        with ProcessPoolExecutor(1, spawn) as process:
+            figures[name] = process.submit(unused_by, name, rounds).result()
+    return figures
+
+
+def unused_by(name: str, rounds: int) -> list[float]:
+    app = MemcachedPoolMiddleware(bare, POOLS[OURS](SLOTS), lazy=name == LAZY)
+    figures = timed_apps({name: app, BARE: bare}, rounds)
+    return [a - b for a, b in zip(figures[name], figures[BARE])]
 
 
 def timed_apps(apps: dict[str, WSGIApplication], rounds: int) -> Figures:
@@ -98,6 +122,7 @@ def command(statement: str, *names: str) -> Callable[[int], Figures]:
                 PYLIBMC: pylibmc.ClientPool(plain, SLOTS),
                 CACHELIB: MemcachedCache([server.address], pool_size=SLOTS),
                 POOLED: PooledClient(server.address, max_pool_size=SLOTS),
+                OUR_POOLED: mcpool_wsgi.PooledClient(ClientPool(ours, SLOTS)),
             }
             timers = {}
             for name in names:
@@ -129,6 +154,68 @@ def connections(rounds: int) -> Figures:
         packages = {OURS: mcpool_wsgi, PYLIBMC: pylibmc}
         pools = {name: functools.partial(opened_by, each) for name, each in packages.items()}
         return interleaved(pools, rounds)
+
+
+def connections_of_threads(rounds: int) -> Figures:
+    """Connections that memcached has while 64 threads spend a tenth of their time in it."""
+    return {name: [count for count, _ in each] for name, each in shared(rounds).items()}
+
+
+def slowest_gets(rounds: int) -> Figures:
+    """Nanoseconds that 99 % of their gets do not exceed, the wait for a client included."""
+    return {name: [p99 for _, p99 in each] for name, each in shared(rounds).items()}
+
+
+@functools.cache  # two tables show the same rounds
+def shared(rounds: int) -> dict[str, list[tuple[float, float]]]:
+    def run(name: str) -> tuple[float, float]:
+        with memcached(embedded=False) as server:
+            client = Client([server.address])
+            if name == PER_COMMAND:
+                cache = mcpool_wsgi.PooledClient(ClientPool(client, 16))
+                get = cache.get
+                gets = part_time(lambda: nullcontext(get))
+            else:
+                pool = ClientPool(client, THREADS)
+                gets = part_time(lambda: reserved(pool))
+            ((_, stats),) = client.get_stats()
+            return int(stats["curr_connections"]) - IDLE_CONNECTIONS, quantiles(gets, n=100)[-1]
+
+    names = (PER_COMMAND, PER_REQUEST)
+    return interleaved({name: functools.partial(run, name) for name in names}, rounds)
+
+
+#: Those of a memcached that nobody else uses: its own, and the one that asks.
+IDLE_CONNECTIONS = 2
+
+
+@contextmanager
+def reserved(pool: ClientPool) -> Iterator[Callable[[str], Any]]:
+    with pool.reserve() as mc:
+        yield mc.get
+
+
+def part_time(request: Callable[[], AbstractContextManager[Callable[[str], Any]]]) -> list[float]:
+    """Requests in each thread that do one get, and something else for most of their time."""
+    clock = time.perf_counter
+    ready = threading.Barrier(THREADS)
+
+    def work(number: int) -> list[float]:
+        took = []
+        ready.wait()
+        time.sleep(WORK * number)
+        end = clock() + ROUND
+        while clock() < end:
+            with request() as get:
+                began = clock()
+                get("key")
+                seconds = clock() - began
+                took.append(seconds * 1e9)
+                time.sleep(seconds * (1 - BUSY) / BUSY)
+        return took
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        return list(itertools.chain.from_iterable(threads.map(work, range(THREADS))))
 
 
 def longest_waits(rounds: int) -> Figures:

@@ -26,7 +26,7 @@ import end_to_end
 import hazards
 import matplotlib as mpl
 from contenders import BLOG, OURS, PYLIBMC
-from costs import BARE, CACHELIB, LENT, OUR_CLIENT, PLAIN, POOLED, command
+from costs import BARE, CACHELIB, EAGER, LENT, OUR_CLIENT, OUR_POOLED, PLAIN, POOLED, command
 from matplotlib.figure import Figure
 from measure import Figures, machine
 from rich.console import Console
@@ -46,6 +46,7 @@ def duration(nanoseconds: float) -> str:
 count = "{:,.0f}".format
 RESERVATION, GET, WAITS = "reservation, nobody waiting", "mc.get('key')", 7
 CLIENTS, RESERVERS = (OUR_CLIENT, PLAIN), (OURS, PYLIBMC, PLAIN, CACHELIB, POOLED)
+BORROWED = {POOLED: 0.8, CACHELIB: 1.0}
 #: What is measured, how, in how many rounds, the targets, and how a figure is shown. A target
 #: is the most that this package's median may be, as a multiple of another contender's.
 MEASUREMENTS: list[tuple[str, Measure, int, dict[str, float], Show]] = [
@@ -58,6 +59,10 @@ MEASUREMENTS: list[tuple[str, Measure, int, dict[str, float], Show]] = [
     ("get_multi of 100", command("mc.get_multi(hundred)", *CLIENTS), 800, {PLAIN: 1.1}, duration),
     ("get, client reserved once", command(GET, LENT, PLAIN), 800, {}, duration),
     ("reservation and get", command(GET, *RESERVERS), 800, {}, duration),
+    ("PooledClient.get", command(GET, OUR_POOLED, POOLED, CACHELIB), 800, BORROWED, duration),
+    ("request that uses nothing", costs.unused, 400, {EAGER: 0.5}, duration),
+    ("connections of 64 threads", costs.connections_of_threads, 5, {}, count),
+    ("p99 of their gets", costs.slowest_gets, 5, {}, duration),
     ("longest wait, 64 threads, 8 clients", costs.longest_waits, WAITS, {PYLIBMC: 0.05}, duration),
     ("connections after 12 requests", costs.connections, 4, {PYLIBMC: 1 / 12}, count),
     ("requests per second", end_to_end.requests_per_second, 15, {}, count),

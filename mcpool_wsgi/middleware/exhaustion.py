@@ -26,16 +26,27 @@ class LazyExhaustion:
         self._on_exhausted = on_exhausted
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        client: LazyClient = environ[self._key]
-        is_started = []
-
-        def noting_start_response(*args: Any, **kwargs: Any) -> Any:
-            is_started.append(True)
-            return start_response(*args, **kwargs)
-
+        noting = NotingStart(start_response)
         try:
-            return self._app(environ, noting_start_response)
+            return self._app(environ, noting)
         except PoolTimeout as error:
-            if is_started or id(error) != client.timeout_id:
+            client: LazyClient = environ[self._key]
+            if noting.is_started or id(error) != client.timeout_id:
                 raise
         return self._on_exhausted(environ, start_response)
+
+
+class NotingStart:
+    """A ``start_response`` that knows whether it was called."""
+
+    __slots__ = ("_start_response", "is_started")
+
+    def __init__(self, start_response: StartResponse) -> None:
+        self._start_response = start_response
+        self.is_started = False
+
+    def __call__(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        self.is_started = True
+        if exc_info is None:
+            return self._start_response(status, headers)
+        return self._start_response(status, headers, exc_info)

@@ -39,7 +39,6 @@ default the answer is a 503 with ``Retry-After: 1``.
 
 from __future__ import annotations
 
-import functools
 import queue
 import threading
 from collections.abc import Iterable
@@ -135,7 +134,7 @@ class MemcachedPoolMiddleware:
         if isinstance(pool, Pool):
             self._tells_requests = pool.tells_requests
             if lazy:
-                reserve = functools.partial(pool.reserve, lazy=True)
+                reserve = pool.reserve_lazily
                 reserve()  # takes nothing, and raises if the pool cannot do it
             if slow_after is not None:
                 reserve = SlowHolders(pool, slow_after).watching(reserve)
@@ -241,4 +240,4 @@ class MemcachedPoolMiddleware:
 
 def _others_run_during_a_wait() -> bool:
     """Whether a wait lets other requests of this thread go on, as gevent's patched lock does."""
-    return type(threading.Lock()).__module__ != "_thread"
+    return threading.Lock.__module__ != "_thread"

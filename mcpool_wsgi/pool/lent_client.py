@@ -19,6 +19,7 @@ HikariCP and SQLAlchemy lend a thin object of the same kind, which knows when it
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Mapping
 from time import sleep
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Callable, NoReturn, TypeVar
 from .. import forks
 from ..client import BorrowedCommands, Client
 from ..errors import PoolTimeout
-from .reservation import NOT_RESERVED, Reservation
+from .reservation import NOT_RESERVED, RELEASED, Reservation
 from .slots import NO_GENERATION
 
 _Self = TypeVar("_Self", bound="LentClient")
@@ -106,29 +107,32 @@ class LentClient(BorrowedCommands, Reservation):
 class LazyClient(LentClient):
     """A lent client that is reserved at its first command, and not when it is entered."""
 
-    __slots__ = ("_process", "_reserving")
+    __slots__ = ()
 
     #: The ``id()`` of the last :exc:`~mcpool_wsgi.PoolTimeout` of this client. The error itself
     #: would be a circle, because its traceback has frames that have the client.
     timeout_id: int | None = None
-
-    def __init__(self) -> None:
-        self._renew_lock()
-
-    def _renew_lock(self) -> None:
-        self._process = forks.current
-        # Several threads of one request have one slot.
-        self._reserving = threading.RLock()
+    _is_reserving: bool = False
 
     def __enter__(self: _Self) -> _Self:
         return self
 
+    def __exit__(self, *exc: Any) -> None:
+        self._is_over = True  # a thread that reserves it at this moment looks at this last
+        if self._client is NOT_RESERVED:
+            self._client = RELEASED
+            if not self._is_reserving:  # and whoever begins from now on sees that it is released
+                return
+        super().__exit__(*exc)
+
     def _use(self) -> Any:
         if self._client is NOT_RESERVED:
+            self._is_reserving = True  # before the next look at _client
             forks.check_process()
-            if self._process is not forks.current:
-                self._renew_lock()  # a thread of the parent may hold it for ever
-            with self._reserving:
+            # Several threads of one request have one slot. Those of a forked child have a lock of
+            # their own, because a thread of the parent may hold the parent's for ever.
+            lock = self.__dict__.setdefault(f"_reserving_in_{os.getpid()}", threading.RLock())
+            with lock:
                 if self._client is NOT_RESERVED:
                     try:
                         super().__enter__()

@@ -85,13 +85,23 @@ class Pool:
         :raises TypeError: *timeout* is no number; at once.
         :raises ValueError: *timeout* is negative or not finite; at once.
         """
-        reservation = self._lazy_class() if lazy else self._lent_class()
-        reservation._pool = self
-        reservation._client = NOT_RESERVED
+        if lazy:
+            reservation = self.reserve_lazily()
+        else:
+            reservation = self._lent_class()
+            reservation._pool = self
+            reservation._client = NOT_RESERVED
         if timeout is not None:
             reservation.wait_at_most(checked_timeout(timeout))
         if not block:
             reservation.wait_at_most(0)
+        return reservation
+
+    def reserve_lazily(self) -> LentClient:
+        """The same as ``reserve(lazy=True)``."""
+        reservation = self._lazy_class()
+        reservation._pool = self
+        reservation._client = NOT_RESERVED
         return reservation
 
     def _start(self, master: Any) -> None:
