@@ -16,6 +16,7 @@ memcached must be installed. :mod:`measure` says how things are measured, :mod:`
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 from pathlib import Path
 from statistics import median, quantiles
@@ -65,7 +66,16 @@ MEASUREMENTS: list[tuple[str, Measure, int, dict[str, float], Show]] = [
     ("p99 of their gets", costs.slowest_gets, 5, {}, duration),
     ("longest wait, 64 threads, 8 clients", costs.longest_waits, WAITS, {PYLIBMC: 0.05}, duration),
     ("connections after 12 requests", costs.connections, 4, {PYLIBMC: 1 / 12}, count),
-    ("requests per second", end_to_end.requests_per_second, 15, {}, count),
+    *(
+        (
+            f"requests per second, {gets} gets each",
+            functools.partial(end_to_end.requests_per_second, gets=gets),
+            8,
+            {},
+            count,
+        )
+        for gets in end_to_end.GETS
+    ),
 ]
 
 
@@ -109,11 +119,13 @@ def main() -> None:
     if options.plot:
         with mpl.rc_context(STYLE):
             plot_reservations(results[RESERVATION], options.plot / "reservation.svg")
+            plot_end_to_end(results, options.plot / "end-to-end.svg")
             plot_waits(costs.waits(rounds(WAITS)), options.plot / "waits.svg")
 
 
 # README's plots. The grey is readable on a light and on a dark page.
 GREY, PALE, ACCENT = "#7d8590", "#9aa4af", "#2f81f7"
+BARS = [ACCENT, "#79b8ff", PALE, "#d29922", "#a371f7", "#da3633"]
 COLOURED = ["text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"]
 STYLE: Any = {
     **dict.fromkeys(COLOURED, GREY),
@@ -135,6 +147,21 @@ def plot_reservations(figures: Figures, path: Path) -> None:
     axes.set_title("Time to reserve a client and release it, nobody waiting")
     axes.xaxis.set_visible(False)
     axes.spines[["left", "bottom"]].set_visible(False)
+    save(figure, path)
+
+
+def plot_end_to_end(results: dict[str, Figures], path: Path) -> None:
+    figure = Figure(figsize=(8, 3.4))
+    axes = figure.subplots()
+    width = 0.8 / len(end_to_end.KINDS)
+    for number, kind in enumerate(end_to_end.KINDS):
+        titles = [f"requests per second, {gets} gets each" for gets in end_to_end.GETS]
+        heights = [median(results[title][kind]) for title in titles]
+        places = [place + (number - 2.5) * width for place in range(len(titles))]
+        axes.bar(places, heights, width * 0.9, label=kind, color=BARS[number])
+    axes.set_xticks(range(len(end_to_end.GETS)), [f"{gets} get(s)" for gets in end_to_end.GETS])
+    axes.set_title("Requests per second, gunicorn with twelve threads, by gets in a request")
+    axes.legend(fontsize="small")
     save(figure, path)
 
 
