@@ -26,6 +26,12 @@ class FakeClient:
         return FakeClient()
 
 
+@pytest.fixture(autouse=True)
+def _quick_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time-outs of thousands of pools do not look for holders, which takes milliseconds."""
+    monkeypatch.setattr(slot_queue, "find_holders", lambda slots: [])
+
+
 # -- Every order of the steps
 
 
