@@ -88,6 +88,27 @@ def test_a_failure_is_told_with_its_error(fail_soft: bool) -> None:
     assert all(isinstance(event.error, pylibmc.Error) for event in events)
 
 
+def test_keys_are_told_as_they_are_sent(pool: ClientPool, events: list[Any]) -> None:
+    with pool.reserve() as mc:
+        mc.get("a")
+        mc.get_multi(["a", "b"])
+        mc.get_multi(["a", "b"], key_prefix="p:")
+        mc.set_multi({"a": "value"}, key_prefix="p:")
+        mc.delete_multi(["a", "b"])
+        mc.get_stats("items")
+        mc.flush_all(1)
+    assert [event.key_names for event in events] == [
+        [b"a"],
+        ["a", "b"],
+        [b"p:a", b"p:b"],
+        [b"p:a"],
+        [b"a"],
+        [b"b"],
+        [],
+        [],
+    ]
+
+
 def test_what_is_no_command_is_no_event(pool: ClientPool, events: list[Any]) -> None:
     with pool.reserve() as mc, pool.reserve():
         with pytest.raises(InvalidKey):

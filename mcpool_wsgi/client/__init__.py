@@ -11,3 +11,4 @@ from .connection import opened_here as opened_here
 from .events import CommandEvent as CommandEvent
 from .events import Listener as Listener
 from .events import observe as observe
+from .failures import is_timeout as is_timeout

@@ -26,6 +26,7 @@ from typing import Any, Callable, NamedTuple
 import pylibmc
 
 from . import failures
+from .keys import Key
 
 logger: logging.Logger = logging.getLogger("mcpool_wsgi.client")
 
@@ -55,6 +56,8 @@ class CommandEvent(NamedTuple):
     error: Exception | None
     #: The servers of the client. If there is one, the command went to it.
     servers: list[Any]
+    #: The keys, with their prefix and without the ``namespace``. They may be personal data.
+    key_names: list[Key]
 
 
 Listener = Callable[[CommandEvent], object]
@@ -70,7 +73,9 @@ def tell(
     servers: list[Any],
 ) -> None:
     """Tell all *listeners* of a *command* that has ended with *result* or *error*."""
-    event = CommandEvent(command, seconds, *_outcome(command, args, result, error), error, servers)
+    keys = _keys(command, args)
+    outcome = _outcome(command, args, result, error, len(keys))
+    event = CommandEvent(command, seconds, *outcome, error, servers, keys)
     for listener in tuple(listeners):
         try:
             listener(event)
@@ -78,14 +83,16 @@ def tell(
             logger.exception("a listener failed at %s", command)
 
 
+def _keys(command: str, args: tuple[Any, ...]) -> list[Key]:
+    if command == "get_multi" or command in _STORING_MANY:
+        return list(args[0])
+    return [args[0]] if args and command not in ("flush_all", "get_stats") else []
+
+
 def _outcome(
-    command: str, args: tuple[Any, ...], result: Any, error: Exception | None
+    command: str, args: tuple[Any, ...], result: Any, error: Exception | None, keys: int
 ) -> tuple[str, int, int, int]:
     """The outcome, the number of keys, hits and misses."""
-    if command == "get_multi" or command in _STORING_MANY:
-        keys = len(args[0])
-    else:
-        keys = int(bool(args) and command not in ("flush_all", "get_stats"))
     if error is not None:
         if command in _FINDING and isinstance(error, pylibmc.NotFound):
             return "miss", keys, 0, 0

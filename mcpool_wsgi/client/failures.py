@@ -73,13 +73,20 @@ def is_unavailable(error: Exception) -> bool:
     return not isinstance(error, _CALLERS) and not str(error).startswith(_UNREADABLE)
 
 
+def is_timeout(error: Exception) -> bool:
+    """Whether *error* means that the server did not answer in time."""
+    # pylibmc has no class for it.
+    return isinstance(error, CommandExpired) or (
+        type(error) is pylibmc.Error and "TIMEOUT" in str(error)
+    )
+
+
 def is_outage(error: Exception) -> bool:
     """Whether *error* means that the server cannot be reached, or did not answer in time."""
-    if isinstance(error, (CommandExpired, *_CLOSED, pylibmc.WriteError)):
+    if isinstance(error, (*_CLOSED, pylibmc.WriteError)) or is_timeout(error):
         return True
-    # pylibmc has no class for it, and of incr and decr it does not even give the cause.
-    text = str(error)
-    return type(error) is pylibmc.Error and ("TIMEOUT" in text or text.endswith("keys failed"))
+    # Of incr and decr pylibmc does not even give the cause.
+    return type(error) is pylibmc.Error and str(error).endswith("keys failed")
 
 
 def leaves_sync(error: Exception, servers: int) -> bool:
