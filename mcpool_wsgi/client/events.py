@@ -21,7 +21,7 @@ command goes on.
 from __future__ import annotations
 
 import logging
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, TypeVar
 
 import pylibmc
 
@@ -61,6 +61,7 @@ class CommandEvent(NamedTuple):
 
 
 Listener = Callable[[CommandEvent], object]
+_Function = TypeVar("_Function", bound=Callable[..., object])
 
 
 def tell(
@@ -115,14 +116,14 @@ def _outcome(
     return ("hit", keys, 1, 0) if is_hit else ("miss", keys, 0, 1)
 
 
-def observe(listeners: list[Listener], listener: Listener) -> Callable[[], None]:
+def observe(listeners: list[_Function], listener: _Function) -> Callable[[], None]:
     """Add *listener* to *listeners*.
 
     :return: a function that removes it. A second call does nothing.
     :raises TypeError: *listener* cannot be called.
     """
     if not callable(listener):
-        raise TypeError(f"a listener is a function of a CommandEvent, not {listener!r}")
+        raise TypeError(f"a listener is a function, not {listener!r}")
     listeners.append(listener)
 
     def stop() -> None:

@@ -135,7 +135,7 @@ class LazyClient(LentClient):
             with lock:
                 if self._client is NOT_RESERVED:
                     try:
-                        super().__enter__()
+                        self._reserve_now()
                     except PoolTimeout as error:
                         self.timeout_id = id(error)
                         raise

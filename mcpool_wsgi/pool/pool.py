@@ -33,6 +33,7 @@ from ..client import Client, Listener, observe
 from .generations import Generations
 from .holders import Holder, find_holders
 from .lent_client import LentClient, reservation_classes
+from .observed import ReservationListener, observed
 from .outages import Outages
 from .reservation import NOT_RESERVED
 from .slot_queue import SlotQueue
@@ -62,6 +63,7 @@ class Pool:
         self.name = name or f"pool-{next(_numbers)}"
         self.tells_requests = []
         self._listeners: list[Listener] = []
+        self._reservation_listeners: list[ReservationListener] = []
         self._outages = Outages(self.name, self._listeners)
 
     @property
@@ -110,7 +112,15 @@ class Pool:
         self._outages.forget()
         self._outages = Outages(self.name, self._listeners)
         self._generations = Generations(master, self._statistics, self._outages, self._listeners)
-        self._lent_class, self._lazy_class = reservation_classes(master)
+        self._choose_classes()
+
+    def _choose_classes(self) -> None:
+        """Choose the classes of reservations, for the clients and the listeners that there are."""
+        lent, lazy = reservation_classes(self.master)
+        if self._reservation_listeners:
+            lent = observed(lent, self._reservation_listeners)
+            lazy = observed(lazy, self._reservation_listeners)
+        self._lent_class, self._lazy_class = lent, lazy
 
     def _refill(self, mc: Any) -> None:
         forks.check_process()
@@ -118,7 +128,7 @@ class Pool:
         if before is not None and isinstance(mc, Client) is not isinstance(before, Client):
             raise TypeError(f"a pool has clients of one kind: it has {before!r}, and not {mc!r}")
         self._generations.begin(master_of(mc), "fill")
-        self._lent_class, self._lazy_class = reservation_classes(mc)
+        self._choose_classes()
 
     def relinquish(self) -> Any:
         """Give up the calling thread's idle client, if it has one of its own.
@@ -195,6 +205,22 @@ class Pool:
         :raises TypeError: *listener* cannot be called.
         """
         return observe(self._listeners, listener)
+
+    def observe_reservations(self, listener: ReservationListener) -> Callable[[], None]:
+        """Call *listener* when a client is reserved or released, with what has happened
+        (``reserved``, ``timed out`` or ``released``) and the seconds that it took.
+
+        :return: a function that ends it.
+        :raises TypeError: *listener* cannot be called.
+        """
+        stop_telling = observe(self._reservation_listeners, listener)
+        self._choose_classes()
+
+        def stop() -> None:
+            stop_telling()
+            self._choose_classes()
+
+        return stop
 
     def _queues(self) -> list[SlotQueue]:
         return [self._queue]

@@ -99,6 +99,8 @@ class Reservation(SlotHolder):
             raise
         return self if self._is_client else self._client
 
+    _reserve_now = __enter__  # for classes that are entered in another way
+
     def __exit__(
         self,
         exc_type: type[BaseException] | None = None,

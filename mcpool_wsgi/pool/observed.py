@@ -1,0 +1,89 @@
+"""
+Observed reservations
+=====================
+
+How long reservations wait for their clients and how long they have them, told to those who
+listen.
+
+.. code-block:: python
+
+    def listener(outcome, seconds):
+        print(outcome, seconds)
+
+    stop = pool.observe_reservations(listener)
+
+===============  ================================================================
+outcome          seconds
+===============  ================================================================
+``reserved``     until the reservation got a client
+``timed out``    until it raised :exc:`~mcpool_wsgi.PoolTimeout`
+``released``     from the moment at which it got the client to the release
+===============  ================================================================
+
+A listener is called in the thread of the reservation. What it raises is logged. A pool that
+somebody observes reserves with the classes of this module, so a pool that nobody observes pays
+nothing. Reservations that were made before are not told.
+"""
+
+from __future__ import annotations
+
+import logging
+from time import monotonic
+from types import TracebackType
+from typing import Any, Callable
+
+from ..errors import PoolTimeout
+from .lent_client import LazyClient
+
+logger: logging.Logger = logging.getLogger("mcpool_wsgi.pool")
+
+ReservationListener = Callable[[str, float], object]
+
+
+class _Observed:
+    """Comes before the class of a reservation, and measures it."""
+
+    __slots__ = ()
+
+    _told: list[ReservationListener]
+    _slot: Any
+
+    def _reserve_now(self) -> Any:
+        began = monotonic()
+        try:
+            entered = super()._reserve_now()  # type: ignore[misc]
+        except PoolTimeout:
+            self._tell("timed out", began)
+            raise
+        self._tell("reserved", began)
+        return entered
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        slot = getattr(self, "_slot", None)
+        since = None if slot is None else slot.since  # the next reservation changes it
+        super().__exit__(exc_type, exc, traceback)  # type: ignore[misc]
+        if since is not None:
+            self._tell("released", since)
+
+    def _tell(self, outcome: str, since: float) -> None:
+        seconds = monotonic() - since
+        for listener in tuple(self._told):
+            try:
+                listener(outcome, seconds)
+            except Exception:
+                logger.exception("a listener failed at a reservation that was %s", outcome)
+
+
+def observed(kind: Any, listeners: list[ReservationListener]) -> Any:
+    """*kind*, a class of reservations, that tells *listeners*."""
+    if not isinstance(kind, type):  # it only raises
+        return kind
+    members: dict[str, Any] = {"__slots__": (), "_told": listeners}
+    if not issubclass(kind, LazyClient):
+        members["__enter__"] = _Observed._reserve_now
+    return type(kind.__name__, (_Observed, kind), members)
