@@ -35,7 +35,7 @@ from ..forks import same_process
 from . import failures, sockets
 from .events import Listener, observe, tell
 from .keys import Key
-from .silent_errors import Interrupted, silent_error
+from .silent_errors import silent_error
 from .watchdog import watchdog
 
 _Self = TypeVar("_Self", bound="Connection")
@@ -214,7 +214,7 @@ class Connection(_Base):
         error = silent_error(self, command)
         if error is None:
             return True
-        if self.expired or not isinstance(error, Interrupted):
+        if self.expired or not isinstance(error, failures.Interrupted):
             raise error
         self._disconnect()
         return False

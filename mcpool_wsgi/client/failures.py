@@ -30,6 +30,10 @@ class CommandExpired(_Error):
     """A command took longer than ``command_timeout``."""
 
 
+class Interrupted(_Error):
+    """A signal ended the read. libmemcached has given the answer up."""
+
+
 class ServerResting(_ServerDown):
     """The server failed less than ``retry_timeout`` ago, so the command did not try it."""
 

@@ -17,14 +17,11 @@ import errno
 import pylibmc
 
 from . import sockets
+from .failures import Interrupted
 
 ERRNO = 26  # libmemcached's code for an error of the system
 #: Any other code is a plain pylibmc.Error.
 _classes = {getattr(kind, "retcode", None): kind for kind in vars(pylibmc).values()}
-
-
-class Interrupted(pylibmc.Error):  # type: ignore[misc]
-    """A signal ended the read. libmemcached has given the answer up."""
 
 
 def silent_error(client: object, command: str) -> Exception | None:

@@ -43,7 +43,7 @@ class NotingStart:
 
     def __init__(self, start_response: StartResponse) -> None:
         self._start_response = start_response
-        self.is_started = False
+        self.is_started: bool = False
 
     def __call__(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         self.is_started = True
