@@ -10,17 +10,16 @@ From the environment:
 
 .. code-block:: python
 
-    from mcpool_wsgi import ClientPool
-    from mcpool_wsgi.config import client_from_environ, client_from_url
+    from mcpool_wsgi.config import pool_from_environ, pool_from_url
 
-    pool = ClientPool(client_from_environ(), 12)
+    pool = pool_from_environ(12)
 
 From a URL, with options in its query:
 
 .. code-block:: python
 
-    client_from_url("memcached://10.0.1.1,10.0.1.2:11212/?connect_timeout=300")
-    client_from_url("memcached:///run/memcached.sock?fail_soft=true")
+    pool_from_url("memcached://10.0.1.1,10.0.1.2:11212/?connect_timeout=300", 12)
+    pool_from_url("memcached:///run/memcached.sock?fail_soft=true", 12)
 
 With PasteDeploy, for ``pserve`` for example:
 
@@ -35,11 +34,35 @@ With PasteDeploy, for ``pserve`` for example:
     [pipeline:main]
     pipeline = memcached app
 
+Servers that change
+-------------------
+
+In place of servers there can be one source of :mod:`mcpool_wsgi.discovery`:
+
+.. code-block:: console
+
+    MEMCACHED_SERVERS=dns+memcached.cache.svc:11211
+    memcached://dnssrv+_memcache._tcp.memcached.cache.svc/?fail_soft=true
+    servers = elasticache+cache.abc123.cfg.use1.cache.amazonaws.com:11211
+
+*   A pool from :func:`pool_from_environ` or :func:`pool_from_url`, and the pool of a
+    middleware from an ``.ini`` file, **follows the source**: it gets the servers of now, and
+    each change. The :class:`~mcpool_wsgi.discovery.Discovery` has its defaults, and it ends
+    when the pool is closed. If the source does not answer at start-up, one warning is logged,
+    and until it answers every command fails at once, or is a miss with ``fail_soft``.
+*   A client from :func:`client_from_environ` or :func:`client_from_url` has **the servers of
+    now, and keeps them**. If the source does not answer, an :exc:`OSError` is raised.
+*   A source stands alone. With other servers or a second source it is a :exc:`ValueError`.
+*   With a server that forks in C (uWSGI), make the pool after the fork (``lazy-apps``).
+
+Options
+-------
+
 These are the options. One that is left out has the default of its class.
 
 ==================================  =================================================
-``servers``                         with commas, semicolons or spaces between them;
-                                    the default is the servers of the environment
+``servers``                         with commas, semicolons or spaces between them, or
+                                    one source; the default is those of the environment
 ``username``, ``password``          credentials; they imply ``binary``
 ``binary``, ``fail_soft``,          of :class:`~mcpool_wsgi.Client`; a URL has them
 ``command_timeout``,                in its query
@@ -57,18 +80,20 @@ In an ``.ini`` file, write ``%%`` for a ``%``.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterable, Mapping
 from pickle import HIGHEST_PROTOCOL
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
 from urllib.parse import parse_qsl, unquote
 
 import pylibmc
 
 from .client import Client
+from .discovery import Discovery, is_source, look_up, source_of
 from .middleware import MemcachedPoolMiddleware
-from .pool import ClientPool, ThreadMappedPool
+from .pool import ClientPool, Pool, ThreadMappedPool
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -88,47 +113,68 @@ def client_from_environ(
 ) -> Client:
     """A client for the servers that the environment names.
 
-    ``MEMCACHED_SERVERS`` has the servers, with commas, semicolons or spaces between them.
-    ``MEMCACHED_USERNAME`` and ``MEMCACHED_PASSWORD`` are optional. They imply the binary
-    protocol, because credentials need it. MemCachier and Memcached Cloud set the same
-    variables with another beginning; see :data:`SERVICES`. An empty variable counts as unset.
+    ``MEMCACHED_SERVERS`` has the servers, with commas, semicolons or spaces between them, or a
+    source, which is asked now and not again. ``MEMCACHED_USERNAME`` and ``MEMCACHED_PASSWORD``
+    are optional. They imply the binary protocol, because credentials need it. MemCachier and
+    Memcached Cloud set the same variables with another beginning; see :data:`SERVICES`. An
+    empty variable counts as unset.
 
     The other arguments are those of :class:`~mcpool_wsgi.Client`.
 
+    :raises ImportError: the source needs dnspython, which is not installed.
+    :raises OSError: the source does not tell the servers within a second.
     :raises ValueError: no variable names servers, the servers do not parse, or only one of
         username and password is set.
     """
-    options = {
-        "fail_soft": fail_soft,
-        "command_timeout": command_timeout,
-        "allow_pickle": allow_pickle,
-    }
-    return _client({**_address_in(environ), **options}, behaviors or {})
+    options = _address_in(environ)
+    options.update(fail_soft=fail_soft, command_timeout=command_timeout, allow_pickle=allow_pickle)
+    return _client_for_now(options, behaviors or {})
 
 
 def client_from_url(url: str) -> Client:
     """A client for ``memcached://[username:password@]host[:port],...[/?name=value&...]``.
 
-    Username and password are percent-encoded. They imply the binary protocol.
+    Username and password are percent-encoded. They imply the binary protocol. In place of the
+    hosts there may be a source, which is asked now and not again.
 
+    :raises ImportError: the source needs dnspython, which is not installed.
+    :raises OSError: the source does not tell the servers within a second.
     :raises ValueError: *url* has another form, or an option in it is unknown or wrong.
     """
-    match = _URL.fullmatch(url)
-    path = match["path"] if match and match["path"] != "/" else None
-    if match is None or bool(match["hosts"]) is bool(path):
-        raise ValueError(  # without the URL, which may contain a password
-            "the URL of a memcached must be like memcached://username:password@host:port,"
-            "host:port/?name=value or like memcached:///path/to/socket"
-        )
-    given = dict(parse_qsl(match["query"] or "", keep_blank_values=True))
-    query = _parsed(given, {**_CLIENT, **_BEHAVIORS})
-    options = _parsed({} if path else {"servers": match["hosts"]}, _ADDRESS)
-    if path:
-        options["servers"] = [unquote(path)]
-    options.update(
-        (name, unquote(match[name])) for name in ("username", "password") if match[name]
+    return _client_for_now(*_options_in(url))
+
+
+def pool_from_environ(
+    n_slots: int,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    timeout: float = 5.0,
+    behaviors: Mapping[str, Any] | None = None,
+    fail_soft: bool = False,
+    command_timeout: float = 1.0,
+    allow_pickle: bool = True,
+) -> ClientPool:
+    """A pool for the servers that the environment names. If that is a source, it is followed.
+
+    *n_slots* and *timeout* are those of :class:`~mcpool_wsgi.ClientPool`. The other arguments,
+    and the errors, are those of :func:`client_from_environ`. But a source that does not answer
+    is no error.
+    """
+    options = _address_in(environ)
+    options.update(fail_soft=fail_soft, command_timeout=command_timeout, allow_pickle=allow_pickle)
+    return _pool(
+        lambda client: ClientPool(client, n_slots, timeout=timeout), options, behaviors or {}
     )
-    return _client({**options, **_part(query, _CLIENT)}, _part(query, _BEHAVIORS))
+
+
+def pool_from_url(url: str, n_slots: int, *, timeout: float = 5.0) -> ClientPool:
+    """A pool for the servers of *url*. If that is a source, it is followed.
+
+    *n_slots* and *timeout* are those of :class:`~mcpool_wsgi.ClientPool`. The form of *url*,
+    and the errors, are those of :func:`client_from_url`. But a source that does not answer is
+    no error.
+    """
+    return _pool(lambda client: ClientPool(client, n_slots, timeout=timeout), *_options_in(url))
 
 
 def filter_factory(
@@ -136,20 +182,23 @@ def filter_factory(
 ) -> Callable[[WSGIApplication], MemcachedPoolMiddleware]:
     """PasteDeploy's ``paste.filter_factory``. All apps behind one filter share its pool.
 
+    :raises ImportError: the source needs dnspython, which is not installed.
     :raises ValueError: an option is missing, unknown or wrong.
     """
     prefixed = {f"behaviors.{name}": parser for name, parser in _BEHAVIORS.items()}
     options = _parsed(local_conf, {**_ADDRESS, **_CLIENT, **prefixed, **_POOL, **_MIDDLEWARE})
     behaviors = {name.partition(".")[2]: options[name] for name in prefixed if name in options}
     address = {} if "servers" in options else _address_in(os.environ)
-    client = _client({**address, **options}, behaviors)
-    pool: ClientPool | ThreadMappedPool
+    make_pool: Callable[[Client], Pool]
     if options.get("pool") == "thread-mapped":
-        pool = ThreadMappedPool(client)
+        make_pool = ThreadMappedPool
     elif "size" in options:
-        pool = ClientPool(client, options["size"], **_part(options, ["timeout"]))
+        make_pool = functools.partial(
+            ClientPool, n_slots=options["size"], **_part(options, ["timeout"])
+        )
     else:
         raise ValueError("size is missing; use the number of threads that serve requests")
+    pool = _pool(make_pool, {**address, **options}, behaviors)
 
     def wrap(app: WSGIApplication) -> MemcachedPoolMiddleware:
         return MemcachedPoolMiddleware(app, pool, **_part(options, _MIDDLEWARE))
@@ -172,12 +221,25 @@ _Parsers = Mapping[str, Callable[[str], Any]]
 
 def _servers(text: str) -> list[str]:
     servers = [server for server in re.split(r"[\s,;]+", text) if server]
+    if any(map(is_source, servers)):
+        return [_source(text.strip())]
     try:
         Client(servers)  # it checks the addresses, and opens no connection
     except ValueError:
         wanted = "servers like host, host:port, [IPv6]:port or /path/to/socket"
         raise ValueError(f"{wanted}, with ports of 1 to 65535") from None
     return servers
+
+
+def _source(text: str) -> str:
+    try:
+        source_of(text)  # it checks the text, and asks nothing
+    except ValueError:
+        raise ValueError(
+            "one source like dns+host:port, dnssrv+name or elasticache+host:port, with no server"
+            " and no second source beside it"
+        ) from None
+    return text
 
 
 def _matching(
@@ -262,6 +324,26 @@ def _parsed(
     return options
 
 
+def _options_in(url: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options and the behaviors in *url*."""
+    match = _URL.fullmatch(url)
+    path = match["path"] if match and match["path"] != "/" else None
+    if match is None or bool(match["hosts"]) is bool(path):
+        raise ValueError(  # without the URL, which may contain a password
+            "the URL of a memcached must be like memcached://username:password@host:port,"
+            "host:port/?name=value or like memcached:///path/to/socket"
+        )
+    given = dict(parse_qsl(match["query"] or "", keep_blank_values=True))
+    query = _parsed(given, {**_CLIENT, **_BEHAVIORS})
+    options = _parsed({} if path else {"servers": match["hosts"]}, _ADDRESS)
+    if path:
+        options["servers"] = [unquote(path)]
+    options.update(
+        (name, unquote(match[name])) for name in ("username", "password") if match[name]
+    )
+    return {**options, **_part(query, _CLIENT)}, _part(query, _BEHAVIORS)
+
+
 def _address_in(environ: Mapping[str, str]) -> dict[str, Any]:
     """The servers and credentials of the first service in *environ*."""
     for service in SERVICES:
@@ -271,6 +353,31 @@ def _address_in(environ: Mapping[str, str]) -> dict[str, Any]:
             return _parsed(given, _ADDRESS, variables)
     wanted = ", ".join(f"{service}_SERVERS" for service in SERVICES)
     raise ValueError(f"the environment names no memcached; set one of {wanted}")
+
+
+_Pool = TypeVar("_Pool", bound=Pool)
+
+
+def _pool(
+    make_pool: Callable[[Client], _Pool], options: Mapping[str, Any], behaviors: Mapping[str, Any]
+) -> _Pool:
+    """A pool that follows its source, if it has one."""
+    source = options["servers"][0]
+    if not is_source(source):
+        return make_pool(_client(options, behaviors))
+    # Until the source answers: a path that cannot exist, so that a command fails at once.
+    nowhere = f"/dev/null/{source}"[:100]  # longer ones do not fit into a socket's address
+    pool = make_pool(_client({**options, "servers": [nowhere]}, behaviors))
+    Discovery(pool, source).start()
+    return pool
+
+
+def _client_for_now(options: Mapping[str, Any], behaviors: Mapping[str, Any]) -> Client:
+    """A client for the servers that its source tells now, if it has one."""
+    source = options["servers"][0]
+    if is_source(source):
+        options = {**options, "servers": look_up(source)}
+    return _client(options, behaviors)
 
 
 def _client(options: Mapping[str, Any], behaviors: Mapping[str, Any]) -> Client:

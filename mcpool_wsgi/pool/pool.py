@@ -181,6 +181,12 @@ class Pool:
         for queue in self._queues():
             queue.close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        forks.check_process()
+        return bool(self._queue.closed)
+
     def stats(self) -> PoolStats:
         """How the pool is doing."""
         raise NotImplementedError

@@ -1,0 +1,190 @@
+"""
+The thread that asks
+====================
+
+See :mod:`mcpool_wsgi.discovery`.
+"""
+
+from __future__ import annotations
+
+import _thread
+import logging
+import threading
+from collections.abc import Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from .. import forks
+from .answer import Answer
+from .sources import source_of
+
+if TYPE_CHECKING:
+    from dns.resolver import Resolver
+
+logger: logging.Logger = logging.getLogger("mcpool_wsgi.discovery")
+
+_Self = TypeVar("_Self", bound="Discovery")
+
+
+class Pool(Protocol):
+    """The part of a pool that :class:`Discovery` uses."""
+
+    def set_servers(self, servers: Iterable[str]) -> None: ...
+
+
+class _Poll:
+    """The state of one thread that asks again and again."""
+
+    def __init__(self) -> None:
+        self.stopped = threading.Event()
+        self.ended = threading.Event()
+
+
+class Discovery:
+    """Gives *pool* the servers that *source* names. It is also a context manager.
+
+    :param pool: one of this package's pools.
+    :param source: ``dns+host:port``, ``dnssrv+name``, ``elasticache+host:port`` or ``host:port``.
+    :param interval: seconds between two questions at most.
+    :param min_interval: seconds between two questions at least, whatever the TTL is. If
+        *interval* is shorter, it counts.
+    :param timeout: seconds that a question may take, with all that belongs to it.
+    :param resolver: a ``dns.resolver.Resolver`` of dnspython for ``dns+`` and ``dnssrv+`` to
+        ask, in place of the name servers of the system. The names in SRV records are always
+        looked up by the system as well, when a client connects.
+    :raises ImportError: *source* needs dnspython, which is not installed.
+    :raises TypeError: *pool* has no ``set_servers()``, *source* is no str, or *resolver* is no
+        resolver.
+    :raises ValueError: *source* means no source, or a number of seconds is not positive.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        source: str,
+        *,
+        interval: float = 60.0,
+        min_interval: float = 5.0,
+        timeout: float = 1.0,
+        resolver: Resolver | None = None,
+    ) -> None:
+        if not callable(getattr(pool, "set_servers", None)):
+            raise TypeError(f"pool must have a method set_servers(), and {pool!r} has none")
+        self._source = source_of(source, resolver)
+        seconds = {"interval": interval, "min_interval": min_interval, "timeout": timeout}
+        for name, number in seconds.items():
+            if not 0 < number <= threading.TIMEOUT_MAX:
+                raise ValueError(f"{name} must be a number of seconds more than 0, not {number}")
+        self._pool = pool
+        self._name = source
+        self._interval = interval
+        self._min_interval = min(min_interval, interval)
+        self._timeout = timeout
+        self._wait = interval  # seconds from one question to the next
+        self._answer: Answer | None = None  # the one whose servers the pool was given
+        self._failing = False
+        self._poll: _Poll | None = None
+        forks.reset_in_child(self)
+
+    def start(self) -> None:
+        """Ask now, and then again and again. A second call does nothing.
+
+        :raises RuntimeError: no thread can be started.
+        :raises TypeError: ``pool.set_servers()`` raises it.
+        """
+        forks.check_process()
+        if self._poll is None:
+            self._answer = None  # somebody else may have set other servers
+            try:
+                self.refresh()
+            except (OSError, ValueError) as error:
+                self._note_failure(error)
+            _started.add(self)
+            self._begin()
+
+    def stop(self) -> None:
+        """Stop asking. It waits for an open question, for *timeout* at most."""
+        forks.check_process()
+        poll, self._poll = self._poll, None
+        _started.discard(self)
+        if poll is not None:
+            poll.stopped.set()
+            poll.ended.wait(self._timeout)
+
+    def refresh(self) -> None:
+        """Ask now, and give the pool the servers if they have changed.
+
+        :raises OSError: there is no answer in time, or it has no servers.
+        :raises RuntimeError: no thread can be started.
+        :raises ValueError: the answer is wrong.
+        """
+        self._use(self._source.ask(self._timeout))
+
+    def __enter__(self: _Self) -> _Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _use(self, answer: Answer) -> None:
+        if not answer.means_the_same_as(self._answer):
+            self._pool.set_servers(answer.servers)
+            self._answer = answer
+            logger.info("%s: %s", self._name, ", ".join(answer.servers))
+        ttl = self._interval if answer.ttl is None else answer.ttl
+        self._wait = min(max(ttl, self._min_interval), self._interval)
+        if self._failing:
+            self._failing = False
+            logger.info("%s answers again", self._name)
+
+    def _note_failure(self, error: Exception) -> None:
+        if self._failing:
+            self._wait = min(2 * self._wait, self._interval)
+        else:
+            self._failing = True
+            self._wait = self._min_interval
+            logger.warning("keeping the servers, no answer from %s: %r", self._name, error)
+
+    def _begin(self) -> None:
+        self._poll = poll = _Poll()
+        # Not a threading.Thread: its start() waits for the thread, and a fork hook must not wait.
+        try:
+            _thread.start_new_thread(self._run, (poll,))
+        except BaseException:
+            self._poll = None
+            _started.discard(self)
+            raise
+
+    def _run(self, poll: _Poll) -> None:
+        try:
+            # It waits first, because in a child the pool may not have been reset yet.
+            while not poll.stopped.wait(self._wait) and self._poll is poll:
+                if getattr(self._pool, "closed", False):
+                    self._poll = None
+                    _started.discard(self)
+                    break
+                try:
+                    answer = self._source.ask(self._timeout)
+                    if not poll.stopped.is_set():
+                        self._use(answer)
+                except Exception as error:  # no error ends the thread
+                    self._note_failure(error)
+        finally:
+            poll.ended.set()
+
+    def _reset_in_child(self) -> None:
+        if self._poll is not None:
+            try:
+                self._begin()
+            except RuntimeError as error:  # no thread can be started, and the child works without
+                logger.warning("%s is not asked any more: %r", self._name, error)
+
+
+# All that are started. In a child no thread keeps them alive at first.
+_started: set[Discovery] = set()
