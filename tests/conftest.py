@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import shutil
+import sys
 from collections.abc import Iterator
 
 import pytest
 from harness import Connections, eventually
 from mortal import Mortal
+from nameserver import Nameserver, nameserver
 
 from mcpool_wsgi import Client
 from mcpool_wsgi.devserver import Memcached, memcached
@@ -79,3 +81,25 @@ def real_memcached() -> Iterator[Memcached]:
         pytest.skip("needs the real memcached")
     with memcached(embedded=False) as server:
         yield server
+
+
+@pytest.fixture
+def names() -> Iterator[Nameserver]:
+    """A name server that knows no names yet."""
+    with nameserver() as server:
+        yield server
+
+
+@pytest.fixture
+def system_names(names: Nameserver, monkeypatch: pytest.MonkeyPatch) -> Nameserver:
+    """The same, in the place of the name servers in ``/etc/resolv.conf``."""
+    monkeypatch.setattr("dns.resolver.Resolver", lambda: names.resolver())
+    return names
+
+
+@pytest.fixture
+def without_dnspython(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "mcpool_wsgi.discovery.queries", raising=False)
+    monkeypatch.delattr("mcpool_wsgi.discovery.queries", raising=False)
+    for module in [module for module in sys.modules if module.partition(".")[0] == "dns"]:
+        monkeypatch.setitem(sys.modules, module, None)

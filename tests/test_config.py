@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import re
 import socketserver
@@ -10,8 +11,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import dns.rcode
 import pylibmc
 import pytest
+from harness import eventually
+from nameserver import Nameserver
 from paste.deploy import loadapp, loadfilter
 from webtest import TestApp
 
@@ -29,8 +33,11 @@ from mcpool_wsgi.config import (
     client_from_url,
     filter_app_factory,
     filter_factory,
+    pool_from_environ,
+    pool_from_url,
 )
 from mcpool_wsgi.devserver import memcached
+from mcpool_wsgi.discovery import Discovery
 
 
 @pytest.fixture
@@ -80,9 +87,16 @@ def test_options_of_the_client_are_arguments(address: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["fail_soft", "command_timeout", "allow_pickle"])
-def test_defaults_are_those_of_the_client(name: str) -> None:
+@pytest.mark.parametrize("function", [client_from_environ, pool_from_environ])
+def test_defaults_are_those_of_the_client(name: str, function: Any) -> None:
     theirs = inspect.signature(Client).parameters[name].default
-    assert inspect.signature(client_from_environ).parameters[name].default == theirs
+    assert inspect.signature(function).parameters[name].default == theirs
+
+
+@pytest.mark.parametrize("function", [pool_from_environ, pool_from_url])
+def test_default_timeout_is_that_of_the_pool(function: Any) -> None:
+    theirs = inspect.signature(ClientPool).parameters["timeout"].default
+    assert inspect.signature(function).parameters["timeout"].default == theirs
 
 
 @pytest.mark.parametrize("environ", [{}, {"MEMCACHED_SERVERS": ""}, {"MEMCACHIER_USERNAME": "u"}])
@@ -452,3 +466,165 @@ def test_paste_loads_the_factory_that_wraps_an_app(
     app = loadapp(f"config:{file}")
     assert TestApp(app).get("/").text == "hello 500"
     assert [pool.stats().slots for pool in pools] == [2]
+
+
+# -- Pools, and sources that they follow
+
+SOURCE = "dns+memcached.cache.test"
+
+
+@pytest.fixture
+def source(address: str, system_names: Nameserver) -> str:
+    """The source whose only server is the memcached."""
+    system_names.records["memcached.cache.test", "A"] = ["127.0.0.1"]
+    return f"{SOURCE}:{address.rpartition(':')[2]}"
+
+
+def servers_of(pool: Any) -> list[str]:
+    with pool.reserve() as mc:
+        return list(mc.addresses)
+
+
+def test_pools_from_the_environment_and_from_a_url(address: str) -> None:
+    with pool_from_environ(
+        3,
+        {"MEMCACHED_SERVERS": address},
+        timeout=0.5,
+        behaviors={"connect_timeout": 321},
+        command_timeout=2,
+        allow_pickle=False,
+    ) as pool:
+        assert (pool.stats().slots, pool.timeout) == (3, 0.5)
+        with pool.reserve() as mc:
+            assert mc.behaviors["connect_timeout"] == 321
+            with pytest.raises(PickleForbidden):
+                mc.set("key", {"not": "text"})
+    with pool_from_url(f"memcached://{address}/?connect_timeout=321", 3, timeout=0.5) as pool:
+        assert (pool.stats().slots, pool.timeout) == (3, 0.5)
+        with pool.reserve() as mc:
+            assert mc.behaviors["connect_timeout"] == 321
+            assert mc.set("key", "value")
+
+
+def test_client_of_a_source_has_the_servers_of_now(source: str, address: str) -> None:
+    for client in (
+        client_from_environ({"MEMCACHED_SERVERS": f" {source} "}, fail_soft=True),
+        client_from_url(f"memcached://{source}/?fail_soft=true"),
+    ):
+        assert client.addresses == [address]
+        assert client.set("key", "value")
+
+
+def test_credentials_go_to_the_servers_of_a_source(source: str, address: str) -> None:
+    client = client_from_url(f"memcached://me:secret@{source}")
+    assert client.addresses == [address]
+    assert authenticates_with(client, "me", "secret")
+
+
+def test_client_of_a_source_that_does_not_answer_is_an_error(system_names: Nameserver) -> None:
+    system_names.fails_with = dns.rcode.SERVFAIL
+    with pytest.raises(OSError, match="SERVFAIL"):
+        client_from_url(f"memcached://{SOURCE}")
+    with pytest.raises(OSError, match="SERVFAIL"):
+        client_from_environ({"MEMCACHED_SERVERS": SOURCE})
+
+
+def pools_that_follow(source: str, pools: list[Any], tmp_path: Path) -> list[Any]:
+    """One pool of each kind of configuration. Their clients have ``fail_soft``."""
+    pools.clear()
+    load(tmp_path, f"servers = {source}\nsize = 2\nfail_soft = on")
+    load(tmp_path, f"servers = {source}\npool = thread-mapped\nfail_soft = on")
+    pool_from_environ(2, {"MEMCACHED_SERVERS": source}, fail_soft=True)
+    pool_from_url(f"memcached://{source}/?fail_soft=true", 2)
+    assert len(pools) == 4
+    return pools
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Discovery asks all the time."""
+    often = functools.partial(Discovery, interval=0.01)
+    monkeypatch.setattr(config, "Discovery", often)
+
+
+@pytest.mark.usefixtures("often")
+def test_pools_follow_a_source(
+    source: str, address: str, pools: list[Any], system_names: Nameserver, tmp_path: Path
+) -> None:
+    for pool in pools_that_follow(source, pools, tmp_path):
+        with pool:
+            assert servers_of(pool) == [address]
+            with pool.reserve() as mc:
+                assert mc.set("key", "value")
+    for pool in pools_that_follow(source, pools, tmp_path):
+        with pool:
+            system_names.records["memcached.cache.test", "A"] = ["127.0.0.1", "127.0.0.9"]
+            eventually(lambda: len(servers_of(pool)) == 2)  # noqa: B023
+            system_names.records["memcached.cache.test", "A"] = ["127.0.0.1"]
+            eventually(lambda: servers_of(pool) == [address])  # noqa: B023
+
+
+@pytest.mark.usefixtures("often")
+def test_pools_start_while_their_source_does_not_answer(
+    source: str,
+    address: str,
+    pools: list[Any],
+    system_names: Nameserver,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    system_names.fails_with = dns.rcode.SERVFAIL
+    followers = pools_that_follow(source, pools, tmp_path)
+    assert caplog.text.count("keeping the servers") == len(followers)
+    for pool in followers:
+        with pool.reserve() as mc:
+            assert mc.get("key", "default") == "default"
+            assert not mc.set("key", "value")
+    assert f"cannot reach memcached: Client(['/dev/null/{source}']" in caplog.text
+    system_names.fails_with = None
+    for pool in followers:
+        with pool:
+            eventually(lambda: servers_of(pool) == [address])  # noqa: B023
+            with pool.reserve() as mc:
+                assert mc.set("key", "value")
+
+
+@pytest.mark.parametrize(
+    "servers",
+    [
+        *("dns+a:port", "dns+", "dnssrv+a:11211", "dnsrv+a", "elasticache+", "dns+10.0.0.1"),
+        *("dns+a,dns+b", "dns+a 10.0.0.1", "10.0.0.1;dns+a", "/run/memcached.sock,dns+a"),
+    ],
+)
+def test_source_that_does_not_parse_or_is_not_alone_is_refused(servers: str) -> None:
+    make: Any
+    error = rf"must be one source like dns\+host:port, .*, not {re.escape(repr(servers))}$"
+    for make in (client_from_environ, functools.partial(pool_from_environ, 1)):
+        with pytest.raises(ValueError, match=f"^MEMCACHED_SERVERS {error}"):
+            make({"MEMCACHED_SERVERS": servers})
+    with pytest.raises(ValueError, match=f"^servers {error}"):
+        filter_factory({}, servers=servers, size="1")
+    if "/" not in servers:
+        for make in (client_from_url, functools.partial(pool_from_url, n_slots=1)):
+            with pytest.raises(ValueError, match=f"^servers {error}"):
+                make(f"memcached://{servers}")
+
+
+@pytest.mark.usefixtures("without_dnspython")
+def test_source_that_needs_dnspython_says_so() -> None:
+    make: Any
+    for make in (client_from_url, functools.partial(pool_from_url, n_slots=1)):
+        with pytest.raises(ImportError, match=r"pip install 'mcpool-wsgi\[dns\]'"):
+            make("memcached://dnssrv+_memcache._tcp.cache")
+
+
+def test_path_with_a_plus_is_a_path(tmp_path: Path) -> None:
+    assert client_from_url("memcached:///run/a+b.sock").addresses == ["/run/a+b.sock"]
+    environ = {"MEMCACHED_SERVERS": "/run/dns+b.sock"}
+    assert client_from_environ(environ).addresses == ["/run/dns+b.sock"]
+
+
+def test_wrong_number_of_slots_starts_no_discovery(system_names: Nameserver) -> None:
+    with pytest.raises(ValueError, match="slots"):
+        pool_from_url(f"memcached://{SOURCE}", 0)
+    assert system_names.questions == []

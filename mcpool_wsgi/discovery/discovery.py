@@ -174,7 +174,8 @@ class Discovery:
                     if not poll.stopped.is_set():
                         self._use(answer)
                 except Exception as error:  # no error ends the thread
-                    self._note_failure(error)
+                    if not poll.stopped.is_set():
+                        self._note_failure(error)
         finally:
             poll.ended.set()
 

@@ -17,7 +17,7 @@ from . import system
 from .answer import Answer, address_of
 
 LONGEST_ANSWER = 1 << 20  # bytes
-_ENDPOINT = re.compile(r"(\[[^\]]+\]|[^:/\[\]]+)(?::([0-9]{1,5}))?")
+_ENDPOINT = re.compile(r"(\[[^\]]+\]|[^:/\[\]+\s]+)(?::([0-9]{1,5}))?")
 _ANSWER = re.compile(r"CONFIG cluster [0-9]+ [0-9]+\r\n([0-9]+)\r?\n([^\r\n]+)\r?\n\r?\nEND\r\n")
 _NODE = re.compile(r"([^|\s]*)\|([^|\s]*)\|([0-9]{1,5})")
 

@@ -99,8 +99,8 @@ class ServiceRecords:
             host = record.target.to_text(omit_final_dot=True).lower()
             if host == ".":  # there is no such service
                 continue
-            if not record.port:
-                raise ValueError(f"an SRV record of {self._name} has port 0: {record}")
+            if not _is_name(host) or not record.port:
+                raise ValueError(f"an SRV record has no server in it: {record}")
             servers.append(address_of(host, record.port))
             try:
                 found = dns.addresses(record.target)
