@@ -6,14 +6,17 @@ import gc
 import shutil
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from harness import Connections, eventually
 from mortal import Mortal
-from nameserver import Nameserver, nameserver
 
 from mcpool_wsgi import Client
 from mcpool_wsgi.devserver import Memcached, memcached
+
+if TYPE_CHECKING:
+    from nameserver import Nameserver
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -86,6 +89,8 @@ def real_memcached() -> Iterator[Memcached]:
 @pytest.fixture
 def names() -> Iterator[Nameserver]:
     """A name server that knows no names yet."""
+    from nameserver import nameserver  # needs dnspython, and most tests do not
+
     with nameserver() as server:
         yield server
 

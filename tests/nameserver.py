@@ -139,10 +139,10 @@ class _OverTCP(socketserver.StreamRequestHandler):
 
 
 @contextlib.contextmanager
-def nameserver(host: str = "127.0.0.1") -> Iterator[Nameserver]:
+def nameserver(host: str = "127.0.0.1", port: int = 0) -> Iterator[Nameserver]:
     for attempt in range(20):
         try:
-            server = Nameserver(host)
+            server = Nameserver(host, port)
             break
         except OSError:  # somebody has the UDP port of this number
             if attempt == 19:
