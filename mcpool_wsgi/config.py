@@ -366,7 +366,7 @@ def _pool(
     if not is_source(source):
         return make_pool(_client(options, behaviors))
     # Until the source answers: a path that cannot exist, so that a command fails at once.
-    nowhere = f"/dev/null/{source}"[:100]  # longer ones do not fit into a socket's address
+    nowhere = f"/dev/null/{source}"
     pool = make_pool(_client({**options, "servers": [nowhere]}, behaviors))
     Discovery(pool, source).start()
     return pool

@@ -26,9 +26,10 @@ class Nameserver:
     def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self.records: dict[tuple[str, str], list[str]] = {}
         self.ttl = 0
-        self.ttl_of_aliases = 3600
+        self.ttls: dict[tuple[str, str], int] = {}  # of single records
         self.hangs = False
-        self.fails_with: dns.rcode.Rcode | None = None
+        self.hangs_for: set[str] = set()  # kinds of questions
+        self.fails_with: dict[str, dns.rcode.Rcode] = {}  # by the kind of the question
         self.questions: list[tuple[str, str, str]] = []  # the name, the kind, udp or tcp
         self.host = host
         self._tcp = _TCPServer((host, port), _OverTCP)
@@ -71,11 +72,11 @@ class Nameserver:
         name = question.name.to_text(omit_final_dot=True).lower()
         kind = dns.rdatatype.to_text(question.rdtype)
         self.questions.append((name, kind, transport))
-        if self.hangs:
+        if self.hangs or kind in self.hangs_for:
             return None
         response = dns.message.make_response(query, recursion_available=True)
-        if self.fails_with is not None:
-            response.set_rcode(self.fails_with)
+        if kind in self.fails_with:
+            response.set_rcode(self.fails_with[kind])
             return response.to_wire()
         self._fill(response, question.name, kind)
         try:
@@ -90,16 +91,20 @@ class Nameserver:
         known = {name for name, _ in self.records}
         aliases = self.records.get((name, "CNAME"))
         if aliases:
-            response.answer.append(
-                dns.rrset.from_text(owner, self.ttl_of_aliases, "IN", "CNAME", aliases[0] + ".")
-            )
+            self._add(response, owner, "CNAME", [f"{aliases[0]}."])
             self._fill(response, dns.name.from_text(aliases[0]), kind)
         elif name not in known:
             response.set_rcode(dns.rcode.NXDOMAIN)
         elif self.records.get((name, kind)):
             texts = self.records[name, kind].copy()
             random.shuffle(texts)  # as name servers do
-            response.answer.append(dns.rrset.from_text(owner, self.ttl, "IN", kind, *texts))
+            self._add(response, owner, kind, texts)
+
+    def _add(
+        self, response: dns.message.Message, owner: dns.name.Name, kind: str, texts: list[str]
+    ) -> None:
+        ttl = self.ttls.get((owner.to_text(omit_final_dot=True), kind), self.ttl)
+        response.answer.append(dns.rrset.from_text(owner, ttl, "IN", kind, *texts))
 
 
 class _TCPServer(socketserver.ThreadingTCPServer):

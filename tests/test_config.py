@@ -522,7 +522,7 @@ def test_credentials_go_to_the_servers_of_a_source(source: str, address: str) ->
 
 
 def test_client_of_a_source_that_does_not_answer_is_an_error(system_names: Nameserver) -> None:
-    system_names.fails_with = dns.rcode.SERVFAIL
+    system_names.fails_with = {"A": dns.rcode.SERVFAIL}
     with pytest.raises(OSError, match="SERVFAIL"):
         client_from_url(f"memcached://{SOURCE}")
     with pytest.raises(OSError, match="SERVFAIL"):
@@ -573,7 +573,7 @@ def test_pools_start_while_their_source_does_not_answer(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    system_names.fails_with = dns.rcode.SERVFAIL
+    system_names.fails_with = {"A": dns.rcode.SERVFAIL}
     followers = pools_that_follow(source, pools, tmp_path)
     assert caplog.text.count("keeping the servers") == len(followers)
     for pool in followers:
@@ -581,7 +581,7 @@ def test_pools_start_while_their_source_does_not_answer(
             assert mc.get("key", "default") == "default"
             assert not mc.set("key", "value")
     assert f"cannot reach memcached: Client(['/dev/null/{source}']" in caplog.text
-    system_names.fails_with = None
+    system_names.fails_with = {}
     for pool in followers:
         with pool:
             eventually(lambda: servers_of(pool) == [address])  # noqa: B023

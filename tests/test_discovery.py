@@ -209,6 +209,20 @@ def test_question_ends_in_time_if_the_endpoint_is_down_or_hangs_or_drips(
         assert 0.1 < time.monotonic() - began < 1.5
 
 
+def test_each_address_of_an_endpoint_is_tried(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def two_addresses(host: str, timeout: float) -> list[str]:
+        return ["127.0.0.2", "127.0.0.1"]
+
+    monkeypatch.setattr("mcpool_wsgi.discovery.system.addresses", two_addresses)
+    endpoint.say = answer(1, "node|10.0.0.1|11211")
+    port = endpoint.server_address[1]
+    assert read_configuration(f"cluster.test:{port}").servers == ["10.0.0.1:11211"]
+    with pytest.raises(OSError, match="refused"):
+        read_configuration("cluster.test:1")
+
+
 # -- The use of the answer
 
 

@@ -66,21 +66,19 @@ def test_ipv6_addresses_are_used_if_there_are_no_others(names: Nameserver) -> No
         eventually(lambda: servers_of(pool) == ["10.0.0.1:11211"])
 
 
-def test_name_that_no_longer_resolves_to_ipv4_addresses_in_time_keeps_them(
-    names: Nameserver, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("how", ["hangs", "SERVFAIL"])
+def test_ipv4_addresses_that_dns_does_not_tell_do_not_become_ipv6_addresses(
+    names: Nameserver, how: str
 ) -> None:
-    """Otherwise one lost packet would move all keys to the IPv6 addresses, and back."""
+    """Otherwise one lost packet would move all keys to other servers, and back."""
     pool = a_pool()
     names.records.update({(NAME, "A"): ["10.0.0.1"], (NAME, "AAAA"): ["fe80::1"]})
-    answer = names.answer
-
-    def only_ipv6(wire: bytes, transport: str) -> bytes | None:
-        reply = answer(wire, transport)
-        return None if names.questions[-1][1] == "A" else reply
-
     with following(pool, f"dns+{NAME}", names, timeout=0.1):
-        monkeypatch.setattr(names, "answer", only_ipv6)
-        asked(names, 3)
+        if how == "hangs":
+            names.hangs_for = {"A"}
+        else:
+            names.fails_with = {"A": dns.rcode.SERVFAIL}
+        asked(names, 4)
         assert servers_of(pool) == ["10.0.0.1:11211"]
 
 
@@ -189,7 +187,7 @@ def fails(names: Nameserver, how: str) -> None:
         names.records[SERVICE, "SRV"] = ["0 0 11211 not\\032a\\032name.test."]
         names.records["not\\032a\\032name.test", "A"] = ["10.0.0.1"]
     else:
-        names.fails_with = dns.rcode.from_text(how)
+        names.fails_with = dict.fromkeys(("A", "AAAA", "SRV"), dns.rcode.from_text(how))
 
 
 FAILURES = ["unknown name", "no records", "hangs", "SERVFAIL", "REFUSED"]
@@ -220,7 +218,7 @@ def test_failure_keeps_the_servers_and_is_logged_once(
         asked(names, 8)
         assert servers_of(pool) == before
         assert [record.levelname for record in caplog.records] == ["WARNING"]
-        names.records, names.hangs, names.fails_with = good.copy(), False, None
+        names.records, names.hangs, names.fails_with = good.copy(), False, {}
         eventually(lambda: f"{source} answers again" in caplog.text)
         assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
         assert servers_of(pool) == before
@@ -305,12 +303,19 @@ def test_limits_can_be_chosen(names: Nameserver) -> None:
 
 def test_shortest_ttl_counts(names: Nameserver) -> None:
     names.ttl = 3600
-    names.ttl_of_aliases = 20
     names.records[NAME, "CNAME"] = ["alias.test"]
     names.records["alias.test", "A"] = ["10.0.0.1"]
-    names.records[SERVICE, "SRV"] = ["0 0 11211 pod-0.test."]
-    names.records["pod-0.test", "CNAME"] = ["alias.test"]
-    for source in (f"dns+{NAME}", f"dnssrv+{SERVICE}"):
+    names.records[SERVICE, "SRV"] = ["0 0 11211 pod-0.test.", "0 0 11211 pod-1.test."]
+    names.records["pod-0.test", "A"] = names.records["pod-1.test", "A"] = ["10.0.0.1"]
+    address, service = f"dns+{NAME}", f"dnssrv+{SERVICE}"
+    for source, name, kind in (
+        (address, NAME, "CNAME"),
+        (address, "alias.test", "A"),
+        (service, SERVICE, "SRV"),
+        (service, "pod-0.test", "A"),
+        (service, "pod-1.test", "A"),
+    ):
+        names.ttls = {(name, kind): 20}
         assert source_of(source, names.resolver()).ask(10).ttl == 20
 
 
@@ -323,6 +328,9 @@ def test_failures_in_a_row_are_further_and_further_apart(names: Nameserver) -> N
         discovery._note_failure(caught.value)
         waits.append(discovery._wait)
     assert waits == [5, 10, 20, 40, 60, 60]
+    discovery = Discovery(a_pool(), "dns+a", interval=0.5, resolver=names.resolver())
+    discovery._note_failure(caught.value)
+    assert discovery._wait == 0.5
 
 
 # -- The thread

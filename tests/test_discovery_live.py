@@ -145,9 +145,9 @@ def test_site_shows_no_error_and_no_wrong_value_while_servers_come_go_and_move(
         fleet.start(b, f)
         for _ in range(10):
             answer(a, e, f)
-            names.fails_with = dns.rcode.SERVFAIL
+            names.fails_with = {"A": dns.rcode.SERVFAIL}
             site.visited()
-            names.fails_with = None
+            names.fails_with = {}
             answer(a, b)
             names.records.clear()
             site.visited()

@@ -55,7 +55,6 @@ start it after the fork: in a ``postfork`` function, with ``enable-threads``.
 :mod:`mcpool_wsgi.config` makes pools from such names.
 """
 
-from .answer import Answer as Answer
 from .discovery import Discovery as Discovery
 from .elasticache import Configuration as Configuration
 from .elasticache import read_configuration as read_configuration

@@ -26,7 +26,7 @@ class Answer:
         self, servers: Iterable[str], ttl: float | None = None, addresses: Iterable[str] = ()
     ) -> None:
         self.servers: list[str] = sorted(set(servers))
-        self.ttl = ttl
+        self.ttl: float | None = ttl
         self.addresses: list[str] = sorted(set(addresses))
         if not self.servers:
             raise OSError("the answer has no servers")
