@@ -493,6 +493,14 @@ def test_text_that_means_no_source_is_refused(source: str) -> None:
     assert repr(name)[1:-1] in str(caught.value)
 
 
+def test_client_and_pool_take_no_source() -> None:
+    for source in ("dns+a", "dns+a:11211", "dnssrv+a", "elasticache+a:11211"):
+        with pytest.raises(ValueError, match="a server is like .*, not '[a-z]+"):
+            Client([source])
+        with pytest.raises(ValueError, match="a server is like .*, not '[a-z]+"):
+            a_pool().set_servers([source])
+
+
 @pytest.mark.parametrize("source", ["dns+a", "dns+a.", "dns+a-b_c.0.d:1", "dnssrv+_a._tcp.b."])
 def test_names_are_sources(source: str) -> None:
     Discovery(a_pool(), source)

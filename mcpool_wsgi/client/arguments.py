@@ -98,7 +98,8 @@ def _checked_server(server: Any) -> str:
     else:
         is_address = kind in (pylibmc.server_type_tcp, pylibmc.server_type_udp)
         is_address = is_address and bool(host) and host.isprintable() and " " not in host
-        is_address = is_address and 1 <= port <= 65535
+        # A + is in no host's name. What has one is a source, for mcpool_wsgi.discovery.
+        is_address = is_address and "+" not in host and 1 <= port <= 65535
     if not is_address or not 1 <= weight <= 65535:
         given, reason = repr(server), _reason(server) if isinstance(server, str) else ""
         if "@" in given:

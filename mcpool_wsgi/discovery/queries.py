@@ -8,16 +8,19 @@ Asks DNS with dnspython, which tells the TTL and knows SRV records.
 from __future__ import annotations
 
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 try:
     import dns.exception
-    import dns.name
     import dns.resolver
 except ImportError as _error:
     raise ImportError(
         "this kind of discovery needs dnspython: pip install 'mcpool-wsgi[dns]'"
     ) from _error
+
+if TYPE_CHECKING:
+    from dns.name import Name
+    from dns.resolver import Resolver
 
 
 class NoRecords(OSError):
@@ -32,7 +35,7 @@ class Queries:
     :raises NoRecords: ``/etc/resolv.conf`` names no server.
     """
 
-    def __init__(self, resolver: dns.resolver.Resolver | None, timeout: float) -> None:
+    def __init__(self, resolver: Resolver | None, timeout: float) -> None:
         self._end = monotonic() + timeout
         #: The shortest TTL of the answers so far, in seconds.
         self.ttl: float | None = None
@@ -44,7 +47,7 @@ class Queries:
             resolver.timeout = timeout / 2  # leaves time to ask again, or another server
         self._resolver = resolver
 
-    def records(self, name: str | dns.name.Name, kind: str) -> list[Any]:
+    def records(self, name: str | Name, kind: str) -> list[Any]:
         """The records of this *kind* that *name* has.
 
         :raises NoRecords: it has none.
@@ -63,7 +66,7 @@ class Queries:
         self.ttl = ttl if self.ttl is None else min(self.ttl, ttl)
         return list(answer)
 
-    def addresses(self, name: str | dns.name.Name) -> list[str]:
+    def addresses(self, name: str | Name) -> list[str]:
         """The IPv4 addresses of *name*, or its IPv6 addresses if it has no others.
 
         :raises NoRecords: it has none.
