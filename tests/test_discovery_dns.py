@@ -8,6 +8,7 @@ import threading
 import time
 from typing import Any
 
+import dns.name
 import dns.rcode
 import dns.resolver
 import pytest
@@ -87,6 +88,20 @@ def test_answer_that_is_too_long_for_a_datagram_is_complete(names: Nameserver) -
     source = source_of(f"dns+{NAME}", names.resolver())
     assert len(source.ask(10).servers) == 200
     assert [transport for *_, transport in names.questions] == ["udp", "tcp"]
+
+
+def test_short_names_are_searched_for_as_in_a_pod(names: Nameserver) -> None:
+    resolver = names.resolver()
+    resolver.search = [dns.name.from_text(f"{n}cluster.local") for n in ("web.svc.", "svc.", "")]
+    resolver.ndots = 5
+    names.records["memcached.cache.svc.cluster.local", "A"] = ["10.0.0.1"]
+    name = "_memcache._tcp.memcached.cache.svc.cluster.local"
+    names.records[name, "SRV"] = ["0 0 11211 pod-0.test."]
+    for source, server in (
+        ("dns+memcached.cache.svc", "10.0.0.1:11211"),
+        ("dnssrv+_memcache._tcp.memcached.cache.svc", "pod-0.test:11211"),
+    ):
+        assert source_of(source, resolver).ask(10).servers == [server]
 
 
 def test_order_of_an_answer_changes_nothing(names: Nameserver) -> None:
@@ -495,9 +510,9 @@ def test_text_that_means_no_source_is_refused(source: str) -> None:
 
 def test_client_and_pool_take_no_source() -> None:
     for source in ("dns+a", "dns+a:11211", "dnssrv+a", "elasticache+a:11211"):
-        with pytest.raises(ValueError, match="a server is like .*, not '[a-z]+"):
+        with pytest.raises(ValueError, match=r"a server is like .*, not '[a-z]+\+a"):
             Client([source])
-        with pytest.raises(ValueError, match="a server is like .*, not '[a-z]+"):
+        with pytest.raises(ValueError, match=r"a server is like .*, not '[a-z]+\+a"):
             a_pool().set_servers([source])
 
 
