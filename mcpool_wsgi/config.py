@@ -222,7 +222,7 @@ _Parsers = Mapping[str, Callable[[str], Any]]
 def _servers(text: str) -> list[str]:
     servers = [server for server in re.split(r"[\s,;]+", text) if server]
     if any(map(is_source, servers)):
-        return [_source(text.strip())]
+        return [_source(",".join(servers))]
     try:
         Client(servers)  # it checks the addresses, and opens no connection
     except ValueError:

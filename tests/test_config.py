@@ -508,7 +508,7 @@ def test_pools_from_the_environment_and_from_a_url(address: str) -> None:
 
 def test_client_of_a_source_has_the_servers_of_now(source: str, address: str) -> None:
     for client in (
-        client_from_environ({"MEMCACHED_SERVERS": f" {source} "}, fail_soft=True),
+        client_from_environ({"MEMCACHED_SERVERS": f" {source}, "}, fail_soft=True),
         client_from_url(f"memcached://{source}/?fail_soft=true"),
     ):
         assert client.addresses == [address]

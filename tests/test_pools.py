@@ -437,8 +437,11 @@ def test_close_ends_idle_connections_now_and_lent_ones_later(
 def test_closed_pool_says_so(either_pool: Any) -> None:
     with either_pool as same:
         assert same is either_pool
+        assert not either_pool.closed
         use(either_pool)
     either_pool.close()
+    assert either_pool.closed
+    in_thread(lambda: eventually(lambda: either_pool.closed))
     with pytest.raises(PoolClosed, match="closed"):
         either_pool.reserve().__enter__()
     with pytest.raises(PoolClosed):

@@ -165,7 +165,7 @@ class Discovery:
         try:
             # It waits first, because in a child the pool may not have been reset yet.
             while not poll.stopped.wait(self._wait) and self._poll is poll:
-                if getattr(self._pool, "closed", False):
+                if getattr(self._pool, "closed", False):  # another kind of pool may not tell
                     self._poll = None
                     _started.discard(self)
                     break

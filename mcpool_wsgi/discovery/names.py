@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import socket
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import system
 from .answer import Answer, address_of
@@ -38,23 +38,22 @@ class AddressRecords:
         self._host = host
         self._port = int(port or 11211)
         self._resolver = resolver
-        self._has_dnspython = True
+        self._queries: Any = None
         try:
-            from . import queries  # noqa: F401
+            from . import queries
+
+            self._queries = queries
         except ImportError:
             if resolver is not None:
                 raise
-            self._has_dnspython = False
 
     def ask(self, timeout: float) -> Answer:
         end = monotonic() + timeout
-        if self._has_dnspython:
-            from .queries import NoRecords, Queries
-
+        if self._queries is not None:
             try:
-                dns = Queries(self._resolver, timeout)
+                dns = self._queries.Queries(self._resolver, timeout)
                 return self._answer(dns.addresses(self._host), dns.ttl)
-            except NoRecords:
+            except self._queries.NoRecords:
                 if self._resolver is not None:
                     raise
         return self._answer(self._from_the_system(end))
