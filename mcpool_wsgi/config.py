@@ -149,6 +149,7 @@ def pool_from_environ(
     environ: Mapping[str, str] = os.environ,
     *,
     timeout: float = 5.0,
+    name: str | None = None,
     behaviors: Mapping[str, Any] | None = None,
     fail_soft: bool = False,
     command_timeout: float = 1.0,
@@ -156,25 +157,27 @@ def pool_from_environ(
 ) -> ClientPool:
     """A pool for the servers that the environment names. If that is a source, it is followed.
 
-    *n_slots* and *timeout* are those of :class:`~mcpool_wsgi.ClientPool`. The other arguments,
-    and the errors, are those of :func:`client_from_environ`. But a source that does not answer
-    is no error.
+    *n_slots*, *timeout* and *name* are those of :class:`~mcpool_wsgi.ClientPool`. The other
+    arguments, and the errors, are those of :func:`client_from_environ`. But a source that does
+    not answer is no error.
     """
     options = _address_in(environ)
     options.update(fail_soft=fail_soft, command_timeout=command_timeout, allow_pickle=allow_pickle)
-    return _pool(
-        lambda client: ClientPool(client, n_slots, timeout=timeout), options, behaviors or {}
-    )
+    make_pool = functools.partial(ClientPool, n_slots=n_slots, timeout=timeout, name=name)
+    return _pool(make_pool, options, behaviors or {})
 
 
-def pool_from_url(url: str, n_slots: int, *, timeout: float = 5.0) -> ClientPool:
+def pool_from_url(
+    url: str, n_slots: int, *, timeout: float = 5.0, name: str | None = None
+) -> ClientPool:
     """A pool for the servers of *url*. If that is a source, it is followed.
 
-    *n_slots* and *timeout* are those of :class:`~mcpool_wsgi.ClientPool`. The form of *url*,
-    and the errors, are those of :func:`client_from_url`. But a source that does not answer is
-    no error.
+    *n_slots*, *timeout* and *name* are those of :class:`~mcpool_wsgi.ClientPool`. The form of
+    *url*, and the errors, are those of :func:`client_from_url`. But a source that does not
+    answer is no error.
     """
-    return _pool(lambda client: ClientPool(client, n_slots, timeout=timeout), *_options_in(url))
+    make_pool = functools.partial(ClientPool, n_slots=n_slots, timeout=timeout, name=name)
+    return _pool(make_pool, *_options_in(url))
 
 
 def filter_factory(

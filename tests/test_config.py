@@ -490,17 +490,19 @@ def test_pools_from_the_environment_and_from_a_url(address: str) -> None:
         3,
         {"MEMCACHED_SERVERS": address},
         timeout=0.5,
+        name="cache",
         behaviors={"connect_timeout": 321},
         command_timeout=2,
         allow_pickle=False,
     ) as pool:
-        assert (pool.stats().slots, pool.timeout) == (3, 0.5)
+        assert (pool.name, pool.stats().slots, pool.timeout) == ("cache", 3, 0.5)
         with pool.reserve() as mc:
             assert mc.behaviors["connect_timeout"] == 321
             with pytest.raises(PickleForbidden):
                 mc.set("key", {"not": "text"})
-    with pool_from_url(f"memcached://{address}/?connect_timeout=321", 3, timeout=0.5) as pool:
-        assert (pool.stats().slots, pool.timeout) == (3, 0.5)
+    url = f"memcached://{address}/?connect_timeout=321"
+    with pool_from_url(url, 3, timeout=0.5, name="cache") as pool:
+        assert (pool.name, pool.stats().slots, pool.timeout) == ("cache", 3, 0.5)
         with pool.reserve() as mc:
             assert mc.behaviors["connect_timeout"] == 321
             assert mc.set("key", "value")
@@ -580,7 +582,7 @@ def test_pools_start_while_their_source_does_not_answer(
         with pool.reserve() as mc:
             assert mc.get("key", "default") == "default"
             assert not mc.set("key", "value")
-    assert f"cannot reach memcached: Client(['/dev/null/{source}']" in caplog.text
+    assert f"memcached /dev/null/{source} fails" in caplog.text
     system_names.fails_with = {}
     for pool in followers:
         with pool:

@@ -98,7 +98,6 @@ def _checked_server(server: Any) -> str:
     else:
         is_address = kind in (pylibmc.server_type_tcp, pylibmc.server_type_udp)
         is_address = is_address and bool(host) and host.isprintable() and " " not in host
-        # A + is in no host's name. What has one is a source, for mcpool_wsgi.discovery.
         is_address = is_address and "+" not in host and 1 <= port <= 65535
     if not is_address or not 1 <= weight <= 65535:
         given, reason = repr(server), _reason(server) if isinstance(server, str) else ""
@@ -113,6 +112,8 @@ def _reason(server: str) -> str:
         return ", because it is empty"
     if "://" in server:
         return ", but a URL, which mcpool_wsgi.config.client_from_url() may read"
+    if "+" in server and not server.startswith("/"):
+        return ", but a source, which mcpool_wsgi.discovery follows"
     port = server.removeprefix("udp:").rpartition("]")[2].partition(":")[2].partition(":")[0]
     is_port = port.isdecimal() and len(port) <= 5 and 1 <= int(port) <= 65535
     return f", because its port is {port!r}" if port and not is_port else ""
