@@ -15,6 +15,8 @@ the pools that it lends from.
 The app then finds a client of its own in ``environ["mc.client"]``.
 """
 
+__version__ = "0.1.0"
+
 from .client import Client as Client
 from .client import CommandEvent as CommandEvent
 from .errors import ClientReleased as ClientReleased
