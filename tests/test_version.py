@@ -1,4 +1,4 @@
-"""The version stands in one place, and the changelog begins with it."""
+"""The version stands in one place, and the changelog has the form that it says."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ def test_version_is_that_of_the_installed_package() -> None:
     assert mcpool_wsgi.__version__ == version("mcpool-wsgi")
 
 
-def test_changelog_begins_with_the_version() -> None:
-    headings = re.findall(r"^## \[?([^\]\s]+)", CHANGES.read_text(encoding="utf-8"), re.MULTILINE)
-    assert headings[0] == mcpool_wsgi.__version__
+def test_changelog_has_the_form_of_keep_a_changelog() -> None:
+    changes = CHANGES.read_text(encoding="utf-8")
+    headings = re.findall(r"^## (.+)$", changes, re.MULTILINE)
+    assert headings
+    for heading in headings:
+        assert re.fullmatch(r"\[Unreleased\]|\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", heading)
+        assert f"\n{heading.partition(' ')[0]}: https://" in changes
+    kinds = re.findall(r"^### (.+)$", changes, re.MULTILINE)
+    assert set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
