@@ -79,6 +79,20 @@ def checked_servers(servers: Iterable[str]) -> list[str]:
     return [_checked_server(server) for server in checked]
 
 
+def check_for_login(servers: Iterable[Any]) -> None:
+    """Check that libmemcached logs in at *servers*, which :func:`checked_servers` returned.
+
+    :raises ValueError: at one of them it would send no username and report no error.
+    """
+    for server in servers:
+        kind = server[0] if isinstance(server, tuple) else translate_server_spec(server)[0]
+        if kind != pylibmc.server_type_tcp:
+            raise ValueError(
+                f"a username needs servers like 'host:port', not {server!r}: libmemcached logs in"
+                " over TCP only"
+            )
+
+
 def _checked_server(server: Any) -> str:
     weight = 1
     if isinstance(server, tuple) and list(map(type, server)) == [int, str, int]:

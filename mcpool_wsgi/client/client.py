@@ -67,7 +67,7 @@ from typing import Any, TypeVar
 import pylibmc.client
 from pylibmc.consts import BehaviorDict
 
-from .arguments import checked_seconds, checked_servers
+from .arguments import check_for_login, checked_seconds, checked_servers
 from .behaviors import completed, normalized
 from .commands import Commands
 from .keys import KeyRule
@@ -82,7 +82,7 @@ class Client(Commands):
     :param servers: ``["host", "host:port", "/path/to/socket", ...]``
     :param behaviors: as pylibmc's. :mod:`mcpool_wsgi.client.behaviors` has the defaults.
     :param binary: speak memcached's binary protocol.
-    :param username: for SASL, which needs the binary protocol.
+    :param username: for SASL, which needs the binary protocol and servers with a port.
     :param password: for SASL.
     :param fail_soft: what memcached cannot do is a miss, as with pymemcache's
         ``ignore_exc``. What the caller did wrong still raises.
@@ -92,7 +92,8 @@ class Client(Commands):
         in place of pickle. :mod:`json` is one.
     :param command_timeout: seconds that a command may take, whatever the server does.
     :raises TypeError: *servers* is a single string, or there are credentials without *binary*.
-    :raises ValueError: a behavior is unknown or out of range, or a server is no address.
+    :raises ValueError: a behavior is unknown or out of range, a server is no address, or there is
+        a *username* for a Unix socket.
     :raises InvalidKey: from every command, for a key that must not reach the wire; and at once,
         for such a ``namespace``.
     :raises PickleForbidden: from every command, for a value that needs pickle.
@@ -115,10 +116,12 @@ class Client(Commands):
         command_timeout: float = 1.0,
     ) -> None:
         servers = checked_servers(servers)
+        if username is not None:
+            check_for_login(servers)
+        self._credentials = (username, password)
         self._prepare(checked_seconds("command_timeout", command_timeout))
         # Kept here, because to ask libmemcached for its behaviors would open a connection.
         self._chosen: Mapping[str, Any] = normalized(behaviors or {})
-        self._credentials: tuple[str | None, str | None] = (username, password)
         self._fail_soft = fail_soft
         self._rule = KeyRule(binary, self._chosen.get("namespace") or b"")
         if serializer is not None:
@@ -135,7 +138,6 @@ class Client(Commands):
     def _clone(self: _Self) -> _Self:
         clone = super()._clone()
         clone._chosen = self._chosen
-        clone._credentials = self._credentials
         clone._serializer = self._serializer
         return clone
 

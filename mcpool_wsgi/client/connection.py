@@ -35,6 +35,7 @@ from ..forks import same_process
 from . import failures, sockets
 from .events import Listener, observe, tell
 from .keys import Key
+from .login import explained, log_in
 from .silent_errors import silent_error
 from .watchdog import watchdog
 
@@ -66,6 +67,8 @@ else:
     # Not pylibmc.Client: an agent may have put something there that is no class.
     _Base = pylibmc.client.Client
 
+#: Seconds between two logins at several servers, if one of them refused.
+LOGIN_INTERVAL = 1.0
 #: The deadline while no command runs.
 NEVER = math.inf
 #: What the C code does. Agents replace methods of the classes above it, and never these.
@@ -99,7 +102,9 @@ class Connection(_Base):
 
     _on_failure: Callable[[Exception], None] | None = None  # the pool's
     _fail_soft: bool = False
+    _credentials: tuple[str | None, str | None] = (None, None)  # username and password
     _rests_until: float = 0.0
+    _rests_because: str = ""
     _child_client: Any = None
 
     @property
@@ -110,7 +115,7 @@ class Connection(_Base):
     def _prepare(self, command_timeout: float) -> None:
         """What a new client and a new clone need."""
         self._turn = threading.RLock()
-        self._out_of_sync = False
+        self._out_of_sync = self._credentials[0] is not None  # so that it logs in first
         self._command_timeout = command_timeout
         self._listeners = []
         self.deadline = NEVER
@@ -147,6 +152,7 @@ class Connection(_Base):
                 self.deadline = NEVER
                 if self.expired and not isinstance(error, failures.CommandExpired):
                     error = self._expiry(command.__name__, error)
+                error = explained(self, error)
                 forgiven = self._forgives(error, is_sent)
                 result = failures.miss(command.__name__, args)
                 if self._listeners:
@@ -192,10 +198,10 @@ class Connection(_Base):
 
     def _resynchronize(self) -> None:
         if monotonic() < self._rests_until:
-            raise failures.ServerResting(
-                f"{self.addresses[0]} failed less than {self.renewal_interval:g} s ago"
-            )
+            raise failures.ServerResting(self._rests_because)
         self._disconnect()
+        if self._credentials[0] is not None:
+            log_in(self)
 
     def _disconnect(self) -> None:
         # libmemcached reads what is left of an answer before it closes a connection, and with some
@@ -237,15 +243,28 @@ class Connection(_Base):
         self._out_of_sync = not is_sent or not failures.leaves_sync(error, servers)
         if not failures.is_unavailable(error):
             return False
-        if is_sent and servers == 1 and failures.is_outage(error):
-            # libmemcached lets a server that failed rest, in whole seconds, and some commands make
-            # the rest begin anew. So the door does it.
-            self._out_of_sync = True
-            self._rests_until = monotonic() + self.renewal_interval
+        if not isinstance(error, failures.ServerResting):
+            self._let_rest(error)
         self._note_failure(error)
         if not any(str(address) in str(error) for address in self.addresses):
             error.args = (f"{error} (memcached: {self._shown_addresses})",)
         return self._fail_soft
+
+    def _let_rest(self, error: Exception) -> None:
+        """Try no server for a while, if no server can do anything after *error*."""
+        # libmemcached lets a server that failed rest, in whole seconds, and some commands make the
+        # rest begin anew. So the door does it.
+        is_refused = isinstance(error, failures.LoginFailed)
+        if len(self.addresses) == 1 and failures.is_outage(error):
+            rest = self.renewal_interval
+        elif is_refused:
+            rest = LOGIN_INTERVAL  # the servers have the same users: each would be tried
+        else:
+            return
+        self._out_of_sync = True
+        self._rests_until = monotonic() + rest
+        what = str(error) if is_refused else f"{self._shown_addresses} failed"
+        self._rests_because = f"{what}, less than {rest:g} s ago"
 
     @property
     def _shown_addresses(self) -> str:
@@ -260,6 +279,7 @@ class Connection(_Base):
     def _clone(self: _Self) -> _Self:
         # Copies options and addresses only: neither reads nor writes a socket.
         clone: _Self = super().clone()
+        clone._credentials = self._credentials
         clone._prepare(self._command_timeout)
         clone._fail_soft = self._fail_soft
         clone._listeners = self._listeners

@@ -38,6 +38,10 @@ class ServerResting(_ServerDown):
     """The server failed less than ``retry_timeout`` ago, so the command did not try it."""
 
 
+class LoginFailed(_Error):
+    """memcached refused the username or the password, or has no mechanism in common."""
+
+
 #: The server refused, or was never asked. The connection is in sync.
 _IN_SYNC = (
     pylibmc.NotFound,
@@ -87,7 +91,7 @@ def is_timeout(error: Exception) -> bool:
 
 def is_outage(error: Exception) -> bool:
     """Whether *error* means that the server cannot be reached, or did not answer in time."""
-    if isinstance(error, (*_CLOSED, pylibmc.WriteError)) or is_timeout(error):
+    if isinstance(error, (LoginFailed, *_CLOSED, pylibmc.WriteError)) or is_timeout(error):
         return True
     # Of incr and decr pylibmc does not even give the cause.
     return type(error) is pylibmc.Error and str(error).endswith("keys failed")

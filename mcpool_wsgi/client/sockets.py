@@ -70,6 +70,10 @@ class Library:
         _declare(self.last_error, ctypes.c_int, ctypes.c_void_p)
         _declare(self.last_errno, ctypes.c_int, ctypes.c_void_p)
         _declare(self.last_message, ctypes.c_char_p, ctypes.c_void_p)
+        # Not PyDLL: it may connect, and other threads run meanwhile.
+        unlocked = ctypes.CDLL(_pylibmc.__file__)
+        self.behavior: Callable[[int | None, int], int] = unlocked.memcached_behavior_get
+        _declare(self.behavior, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_int)
         program = ctypes.PyDLL(None)
         self.shutdown: Callable[[int, int], int] = program.shutdown
         _declare(self.shutdown, ctypes.c_int, ctypes.c_int, ctypes.c_int)
