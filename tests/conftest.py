@@ -18,6 +18,8 @@ from mcpool_wsgi.devserver import Memcached, memcached
 if TYPE_CHECKING:
     from nameserver import Nameserver
 
+pytest_plugins = ["pytester"]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
