@@ -1,0 +1,91 @@
+"""How the site is built: ``sphinx-build -W -n -b html docs docs/_build/html``.
+
+``sphinx-build -b linkcheck docs docs/_build/linkcheck`` checks the links.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import pkgutil
+import sys
+import types
+from typing import Any
+
+from docutils import nodes
+
+project = "mcpool-wsgi"
+release = importlib.metadata.version("mcpool-wsgi")
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+exclude_patterns = ["_build"]
+nitpicky = True
+
+html_theme = "furo"
+html_title = "mcpool-wsgi"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sphinx = False
+html_show_copyright = False
+
+myst_heading_anchors = 3
+myst_enable_extensions = ["colon_fence", "deflist"]
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"  # in a signature they take the whole screen of a phone
+autodoc_typehints_description_target = "documented_params"
+
+# The build must work without a network, so links to other sites are checked only on demand.
+if not os.environ.get("LINKCHECK_EXTERNAL"):
+    linkcheck_ignore = ["https?://"]
+
+PYTHON = "https://docs.python.org/3/library/"
+PYLIBMC = "https://sendapatch.se/projects/pylibmc/"
+BUILTIN_PAGES = {
+    **dict.fromkeys(["bool", "float", "int", "object"], "functions"),
+    **dict.fromkeys(["bytes", "dict", "list", "str", "tuple"], "stdtypes"),
+}
+PYLIBMC_PAGES = {
+    "Client": "reference.html#pylibmc.Client",
+    "ClientPool": "pooling.html",
+    "ThreadMappedPool": "pooling.html",
+}
+
+
+def resolve(app: Any, env: Any, node: Any, content: Any) -> Any:
+    """Link a name of Python or pylibmc to its documentation; show a name from inside as it is.
+
+    A name that does not exist stays a warning. sphinx.ext.intersphinx makes such links from
+    files that it fetches, and the build must work without a network.
+    """
+    name = node.get("reftarget", "")
+    if name.rpartition(".")[2] == "_Self":
+        name, content = "typing.Self", nodes.emphasis("", "Self")
+    elif name in ("WSGIApplication", "WSGIEnvironment", "StartResponse"):  # from _typeshed
+        name = f"wsgiref.types.{name}"
+    elif name.startswith("prometheus_client."):
+        return content
+    for module in (name, f"{node.get('py:module')}.{name}", f"builtins.{name}"):
+        try:
+            found = pkgutil.resolve_name(module)
+        except (AttributeError, ImportError, ValueError):
+            continue
+        package = module.partition(".")[0]
+        if package == "mcpool_wsgi":
+            return content
+        if package == "pylibmc":
+            url = PYLIBMC + PYLIBMC_PAGES.get(name.rpartition(".")[2], "reference.html")
+        elif package == "builtins":
+            url = PYTHON + f"{BUILTIN_PAGES.get(name, 'exceptions')}.html#{name}"
+        elif isinstance(found, types.ModuleType):
+            url = PYTHON + f"{name}.html"
+        elif package in sys.stdlib_module_names:
+            url = PYTHON + f"{name.rpartition('.')[0]}.html#{name}"
+        else:
+            continue
+        return nodes.reference("", "", content, internal=False, refuri=url)
+    return None
+
+
+def setup(app: Any) -> None:
+    app.connect("missing-reference", resolve)

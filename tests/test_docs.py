@@ -1,0 +1,160 @@
+"""The documentation is true: its code blocks run, and its tables are those of the code."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from types import FunctionType, SimpleNamespace
+from typing import Any
+
+import pytest
+from harness import missing
+from prometheus_client import CollectorRegistry
+from reader import Block, Reader, blocks_of_docstring, blocks_of_page
+from test_readme import server_table
+from werkzeug.wrappers import Response
+
+import mcpool_wsgi
+from mcpool_wsgi import Client, ClientPool, ClientReleased, forks
+from mcpool_wsgi.client import sockets
+from mcpool_wsgi.discovery import Discovery
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PACKAGE = ROOT / "mcpool_wsgi"
+PUBLIC = [
+    name for name, value in vars(mcpool_wsgi).items() if isinstance(value, (type, FunctionType))
+]
+
+
+def page(name: str) -> str:
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+def pages() -> Iterator[Any]:
+    for path in sorted(DOCS.rglob("*.md")):
+        blocks = list(blocks_of_page(path))
+        if blocks and "_build" not in path.parts:
+            has_commands = any(block.language == "console" for block in blocks)
+            name = str(path.relative_to(DOCS))
+            yield pytest.param(path, blocks, id=name, marks=[pytest.mark.servers] * has_commands)
+
+
+@pytest.mark.parametrize(("path", "blocks"), list(pages()))
+def test_code_blocks_of_a_page_run_one_after_the_other(
+    path: Path, blocks: list[Block], address: str, tmp_path: Path
+) -> None:
+    need_what_is_imported(blocks)
+    with ExitStack() as stack:
+        Reader(str(path), tmp_path, address, stack).read(blocks)
+
+
+def need_what_is_imported(blocks: list[Block]) -> None:
+    written = {Path(block.file).stem for block in blocks if block.file}
+    for block in blocks:
+        for module in re.findall(r"^(?:from|import) (\w+)", block.text, re.MULTILINE):
+            if module not in written and find_spec(module) is None:
+                missing(module)
+
+
+def docstrings() -> Iterator[Any]:
+    for path in [*sorted(PACKAGE.rglob("*.py")), ROOT / "pytest_mcpool_wsgi.py"]:
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        blocks = list(blocks_of_docstring(text))
+        if blocks:
+            yield pytest.param(module_name(path), blocks, id=module_name(path))
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize(("name", "blocks"), list(docstrings()))
+def test_code_blocks_of_a_docstring_run_one_after_the_other(
+    name: str,
+    blocks: list[Block],
+    address: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip(name)
+    monkeypatch.setenv("MEMCACHED_SERVERS", address)
+    monkeypatch.setattr("prometheus_client.REGISTRY", CollectorRegistry())
+    hello = Response("hello")
+    monkeypatch.setitem(sys.modules, "hello", SimpleNamespace(app=hello))
+    with ExitStack() as stack, ClientPool(Client([address]), 2) as pool:
+        reader = Reader(name, tmp_path, address, stack)
+        # What a short example leaves out.
+        reader.names.update({each: getattr(mcpool_wsgi, each) for each in PUBLIC})
+        reader.names.update(vars(sys.modules[name]))
+        reader.names.update(app=hello, environ={"mc.client.release": list}, pool=pool)
+        reader.names.update(client=Client([address]), forks=forks, limit=1.0, sockets=sockets)
+        reader.names.update(thing=SimpleNamespace(process=forks.current))
+        with suppress(ClientReleased):  # an example ends with it
+            reader.read([block._replace(text=here(block.text, address)) for block in blocks])
+        if isinstance(reader.names.get("discovery"), Discovery):
+            reader.names["discovery"].stop()
+
+
+def here(text: str, address: str) -> str:
+    """*text* with *address* in place of the servers that an example names."""
+    return re.sub(r'(?<=")(127\.0\.0\.1|10\.0\.1\.\d|cache\.)[^"/]*(?=")', address, text)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_is_in_the_reference(name: str) -> None:
+    directive = rf"auto\w+:: (mcpool_wsgi\.)?{name}$"
+    assert any(
+        re.search(directive, path.read_text(encoding="utf-8"), re.MULTILINE)
+        for path in (DOCS / "reference").iterdir()
+    )
+    assert f"~mcpool_wsgi.{name}`" in page("reference/index.md")
+
+
+def logged() -> Iterator[tuple[str, str, str]]:
+    """The logger, the level and the format of each line that the package logs."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and isinstance(node.func.value, ast.Name)
+                and node.func.value.id == "logger"
+            ):
+                name = re.findall(r"getLogger\((.+?)\)", text)[0].strip('"')
+                if name == "__name__":
+                    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+                yield name, node.func.attr.upper(), ast.literal_eval(node.args[0])
+
+
+@pytest.mark.parametrize(("logger", "level", "line"), sorted(set(logged())))
+def test_every_log_line_is_in_the_reference(logger: str, level: str, line: str) -> None:
+    _, _, section = page("reference/log-lines.md").partition(f"\n## `{logger}`\n")
+    section = section.partition("\n## ")[0]
+    shown = re.sub(r"%\S*?[a-z]", "<[^>]+>", re.escape(line).replace("\\%", "%"))
+    assert re.search(rf"^`{shown}`\n: \*\*{level}\*\*\. ", section, re.MULTILINE)
+
+
+def test_there_are_no_log_lines_in_the_reference_that_nothing_logs() -> None:
+    shown = re.findall(r"^`.+`\n: ", page("reference/log-lines.md"), re.MULTILINE)
+    assert len(shown) == len(set(logged()))
+
+
+def test_server_table_is_what_the_tests_run() -> None:
+    assert server_table() in page("reference/servers.md")
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("builder", ["html", "linkcheck"])
+def test_site_builds_without_a_warning(builder: str, tmp_path: Path) -> None:
+    if find_spec("sphinx") is None:
+        missing("sphinx")
+    command = [sys.executable, "-m", "sphinx", "-W", "-n", "-b", builder, str(DOCS), str(tmp_path)]
+    subprocess.run(command, check=True)
