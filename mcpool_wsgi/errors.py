@@ -19,7 +19,7 @@ class PoolTimeout(queue.Empty):
 
 
 class PoolClosed(RuntimeError):
-    """The pool is closed. It lends no more clients."""
+    """The pool is closed, and nothing can be reserved any more."""
 
 
 class ClientReleased(RuntimeError):

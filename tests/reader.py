@@ -116,6 +116,10 @@ class Reader:
         wrapped = loadfilter(f"config:{config}", "memcached")(lambda environ, start_response: [])
         assert isinstance(wrapped, MemcachedPoolMiddleware)
 
+    def run_yaml(self, text: str, line: int) -> None:
+        (self.directory / "rules.yml").write_text(text)
+        assert "SUCCESS" in self.run("promtool check rules rules.yml")
+
     def run_console(self, text: str, line: int) -> None:
         for command, answer in COMMAND.findall(text):
             if command.startswith(SERVERS):

@@ -7,12 +7,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
+import pylibmc
 import pytest
 from harness import missing
 from prometheus_client import CollectorRegistry
@@ -23,6 +24,7 @@ from werkzeug.wrappers import Response
 import mcpool_wsgi
 from mcpool_wsgi import Client, ClientPool, ClientReleased, forks
 from mcpool_wsgi.client import sockets
+from mcpool_wsgi.devserver import memcached
 from mcpool_wsgi.discovery import Discovery
 
 ROOT = Path(__file__).parent.parent
@@ -31,6 +33,8 @@ PACKAGE = ROOT / "mcpool_wsgi"
 PUBLIC = [
     name for name, value in vars(mcpool_wsgi).items() if isinstance(value, (type, FunctionType))
 ]
+#: Their modules are documented one by one.
+ROOMS = ("[a-z]", "caches/[a-z]", "client/[a-z]", "pool/[a-z]")
 
 
 def page(name: str) -> str:
@@ -117,6 +121,15 @@ def test_every_public_name_is_in_the_reference(name: str) -> None:
     assert f"~mcpool_wsgi.{name}`" in page("reference/index.md")
 
 
+@pytest.mark.parametrize(
+    "name", sorted(module_name(path) for room in ROOMS for path in PACKAGE.glob(f"{room}*.py"))
+)
+def test_every_module_has_its_docstring_on_the_site(name: str) -> None:
+    found = [path for path in DOCS.rglob("*.*") if path.suffix in (".md", ".rst")]
+    directive = re.compile(rf"^\.\. (auto)?module:: {name}$", re.MULTILINE)
+    assert any(directive.search(path.read_text(encoding="utf-8")) for path in found)
+
+
 def logged() -> Iterator[tuple[str, str, str]]:
     """The logger, the level and the format of each line that the package logs."""
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -149,6 +162,41 @@ def test_there_are_no_log_lines_in_the_reference_that_nothing_logs() -> None:
 
 def test_server_table_is_what_the_tests_run() -> None:
     assert server_table() in page("reference/servers.md")
+
+
+def test_order_of_several_servers_does_not_matter(two_servers: list[str]) -> None:
+    stored: dict[str | bytes, int] = {f"key{number}": number for number in range(100)}
+    Client(two_servers).set_multi(stored)
+    assert Client(two_servers[::-1]).get_multi(list(stored)) == stored
+
+
+def test_without_ketama_keys_are_where_pylibmc_looks_for_them(two_servers: list[str]) -> None:
+    stored: dict[str | bytes, int] = {f"key{number}": number for number in range(100)}
+    pylibmc.Client(two_servers).set_multi(stored)
+    assert len(Client(two_servers).get_multi(list(stored))) < 100
+    assert Client(two_servers, behaviors={"ketama": False}).get_multi(list(stored)) == stored
+
+
+def test_values_of_pymemcache_can_be_read_and_the_other_way_round(address: str) -> None:
+    if find_spec("pymemcache") is None:
+        missing("pymemcache")
+    from pymemcache import Client as PymemcacheClient
+    from pymemcache.serde import pickle_serde
+
+    ours = Client([address])
+    with closing(PymemcacheClient(address, serde=pickle_serde)) as theirs:
+        for value in ["text", b"bytes", 5, 10**20, 1.5, [1, "two"], {"a": None}, None]:
+            theirs.set("theirs", value)
+            ours.set("ours", value)
+            assert ours.get("theirs") == theirs.get("ours") == value
+        ours.set("ours", True)
+        assert type(theirs.get("ours")) is int
+
+
+@pytest.fixture
+def two_servers(embedded: bool | None) -> Iterator[list[str]]:
+    with memcached(embedded=embedded) as one, memcached(embedded=embedded) as other:
+        yield [one.address, other.address]
 
 
 @pytest.mark.servers
