@@ -23,7 +23,7 @@ from werkzeug.wrappers import Response
 
 import mcpool_wsgi
 from mcpool_wsgi import Client, ClientPool, ClientReleased, forks
-from mcpool_wsgi.client import sockets
+from mcpool_wsgi.client import failures, sockets
 from mcpool_wsgi.devserver import memcached
 from mcpool_wsgi.discovery import Discovery
 
@@ -128,6 +128,27 @@ def test_every_module_has_its_docstring_on_the_site(name: str) -> None:
     found = [path for path in DOCS.rglob("*.*") if path.suffix in (".md", ".rst")]
     directive = re.compile(rf"^\.\. (auto)?module:: {name}$", re.MULTILINE)
     assert any(directive.search(path.read_text(encoding="utf-8")) for path in found)
+
+
+@pytest.mark.parametrize(
+    ("heading", "is_soft"),
+    [
+        ("With `fail_soft=True`, these are misses:", True),
+        ("These are raised also with `fail_soft=True`:", False),
+    ],
+)
+def test_table_of_errors_is_what_fail_soft_does(heading: str, is_soft: bool) -> None:
+    table = page("reference/errors.md").partition(heading)[2].split("\n\n")[1]
+    names = [
+        name
+        for row in table.splitlines()[2:]
+        for name in re.findall(r"`(\w+)`", row.split("|")[1])
+    ]
+    assert len(names) > 3
+    for name in names:
+        if name != "TIMEOUT":
+            error = getattr(failures if name == "CommandExpired" else pylibmc, name)("text")
+            assert failures.is_unavailable(error) is is_soft
 
 
 def logged() -> Iterator[tuple[str, str, str]]:
