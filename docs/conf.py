@@ -1,5 +1,7 @@
 """How the site is built: ``sphinx-build -W -n -b html docs docs/_build/html``.
 
+It needs Python 3.11 or later and the extra ``docs``.
+
 ``sphinx-build -b linkcheck docs docs/_build/linkcheck`` checks the links.
 """
 
