@@ -34,7 +34,7 @@ PUBLIC = [
     name for name, value in vars(mcpool_wsgi).items() if isinstance(value, (type, FunctionType))
 ]
 #: Their modules are documented one by one.
-ROOMS = ("[a-z]", "caches/[a-z]", "client/[a-z]", "pool/[a-z]")
+ROOMS = ("[a-z]", "caches/[a-z]", "client/[a-z]", "middleware/[a-z]", "pool/[a-z]")
 
 
 def page(name: str) -> str:
@@ -52,8 +52,13 @@ def pages() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("path", "blocks"), list(pages()))
 def test_code_blocks_of_a_page_run_one_after_the_other(
-    path: Path, blocks: list[Block], address: str, tmp_path: Path
+    path: Path,
+    blocks: list[Block],
+    address: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("MEMCACHED_SERVERS", address)
     need_what_is_imported(blocks)
     with ExitStack() as stack:
         Reader(str(path), tmp_path, address, stack).read(blocks)
