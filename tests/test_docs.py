@@ -170,7 +170,8 @@ def logged() -> Iterator[tuple[str, str, str]]:
                 name = re.findall(r"getLogger\((.+?)\)", text)[0].strip('"')
                 if name == "__name__":
                     name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-                yield name, node.func.attr.upper(), ast.literal_eval(node.args[0])
+                level = {"exception": "error"}.get(node.func.attr, node.func.attr)
+                yield name, level.upper(), ast.literal_eval(node.args[0])
 
 
 @pytest.mark.parametrize(("logger", "level", "line"), sorted(set(logged())))
@@ -178,7 +179,7 @@ def test_every_log_line_is_in_the_reference(logger: str, level: str, line: str) 
     _, _, section = page("reference/log-lines.md").partition(f"\n## `{logger}`\n")
     section = section.partition("\n## ")[0]
     shown = re.sub(r"%\S*?[a-z]", "<[^>]+>", re.escape(line).replace("\\%", "%"))
-    assert re.search(rf"^`{shown}`\n: \*\*{level}\*\*\. ", section, re.MULTILINE)
+    assert re.search(rf"^`{shown}`\n: \*\*{level}\*\*[.,] ", section, re.MULTILINE)
 
 
 def test_there_are_no_log_lines_in_the_reference_that_nothing_logs() -> None:
