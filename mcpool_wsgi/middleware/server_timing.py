@@ -5,7 +5,7 @@ Server-Timing
 With ``server_timing=True`` the middleware adds a header that says what memcached did for the
 request, until the headers were sent. The developer tools of browsers show it.
 
-.. code-block:: http
+.. code-block:: text
 
     Server-Timing: memcached;dur=1.3;desc="4 commands, 1 miss"
 
