@@ -33,6 +33,13 @@ PACKAGE = ROOT / "mcpool_wsgi"
 PUBLIC = [
     name for name, value in vars(mcpool_wsgi).items() if isinstance(value, (type, FunctionType))
 ]
+#: Pages about a system that a test has to set up first. That test reads the page.
+READ_ELSEWHERE = {
+    "how-to/kubernetes.md": "test_kubernetes.py",
+    "how-to/sasl.md": "test_sasl.py",
+    "how-to/scale.md": "test_scale.py",
+    "how-to/tls.md": "test_tls.py",
+}
 #: Their modules are documented one by one.
 ROOMS = ("[a-z]", "caches/[a-z]", "client/[a-z]", "middleware/[a-z]", "pool/[a-z]")
 
@@ -44,9 +51,9 @@ def page(name: str) -> str:
 def pages() -> Iterator[Any]:
     for path in sorted(DOCS.rglob("*.md")):
         blocks = list(blocks_of_page(path))
-        if blocks and "_build" not in path.parts:
+        name = str(path.relative_to(DOCS))
+        if blocks and "_build" not in path.parts and name not in READ_ELSEWHERE:
             has_commands = any(block.language == "console" for block in blocks)
-            name = str(path.relative_to(DOCS))
             yield pytest.param(path, blocks, id=name, marks=[pytest.mark.servers] * has_commands)
 
 
@@ -62,6 +69,13 @@ def test_code_blocks_of_a_page_run_one_after_the_other(
     need_what_is_imported(blocks)
     with ExitStack() as stack:
         Reader(str(path), tmp_path, address, stack).read(blocks)
+
+
+@pytest.mark.parametrize("name", READ_ELSEWHERE)
+def test_page_with_code_is_read_by_a_test_of_its_own(name: str) -> None:
+    if any(block.is_run for block in blocks_of_page(DOCS / name)):
+        test = ROOT / "tests" / READ_ELSEWHERE[name]
+        assert Path(name).name in test.read_text(encoding="utf-8")
 
 
 def need_what_is_imported(blocks: list[Block]) -> None:
