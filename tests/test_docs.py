@@ -38,7 +38,7 @@ READ_ELSEWHERE = {
     "how-to/kubernetes.md": "test_kubernetes.py",
     "how-to/sasl.md": "test_sasl.py",
     "how-to/scale.md": "test_scale.py",
-    "how-to/tls.md": "test_tls.py",
+    "how-to/tls.md": "secured.py",
 }
 #: Their modules are documented one by one.
 ROOMS = ("[a-z]", "caches/[a-z]", "client/[a-z]", "middleware/[a-z]", "pool/[a-z]")
