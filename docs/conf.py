@@ -34,6 +34,7 @@ myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence", "deflist"]
 
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True  # or the environment of the build would be on a page
 autodoc_typehints = "description"  # in a signature they take the whole screen of a phone
 autodoc_typehints_description_target = "documented_params"
 
