@@ -56,7 +56,7 @@ PYLIBMC_PAGES = {
 
 
 def resolve(app: Any, env: Any, node: Any, content: Any) -> Any:
-    """Link a name of Python or pylibmc to its documentation; show a name from inside as it is.
+    """Link a name of Python or pylibmc to its documentation; show other names as they are.
 
     A name that does not exist stays a warning. sphinx.ext.intersphinx makes such links from
     files that it fetches, and the build must work without a network.
@@ -66,26 +66,22 @@ def resolve(app: Any, env: Any, node: Any, content: Any) -> Any:
         name, content = "typing.Self", nodes.emphasis("", "Self")
     elif name in ("WSGIApplication", "WSGIEnvironment", "StartResponse"):  # from _typeshed
         name = f"wsgiref.types.{name}"
-    elif name.startswith("prometheus_client."):
-        return content
     for module in (name, f"{node.get('py:module')}.{name}", f"builtins.{name}"):
         try:
             found = pkgutil.resolve_name(module)
         except (AttributeError, ImportError, ValueError):
             continue
         package = module.partition(".")[0]
-        if package == "mcpool_wsgi":
-            return content
         if package == "pylibmc":
             url = PYLIBMC + PYLIBMC_PAGES.get(name.rpartition(".")[2], "reference.html")
         elif package == "builtins":
             url = PYTHON + f"{BUILTIN_PAGES.get(name, 'exceptions')}.html#{name}"
+        elif package not in sys.stdlib_module_names:
+            return content
         elif isinstance(found, types.ModuleType):
             url = PYTHON + f"{name}.html"
-        elif package in sys.stdlib_module_names:
-            url = PYTHON + f"{name.rpartition('.')[0]}.html#{name}"
         else:
-            continue
+            url = PYTHON + f"{name.rpartition('.')[0]}.html#{name}"
         return nodes.reference("", "", content, internal=False, refuri=url)
     return None
 
