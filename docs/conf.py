@@ -45,6 +45,7 @@ if not os.environ.get("LINKCHECK_EXTERNAL"):
 PYTHON = "https://docs.python.org/3/library/"
 PYLIBMC = "https://sendapatch.se/projects/pylibmc/"
 BUILTIN_PAGES = {
+    "None": "constants",
     **dict.fromkeys(["bool", "float", "int", "object"], "functions"),
     **dict.fromkeys(["bytes", "dict", "list", "str", "tuple"], "stdtypes"),
 }
