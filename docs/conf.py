@@ -67,12 +67,14 @@ def resolve(app: Any, env: Any, node: Any, content: Any) -> Any:
         name, content = "typing.Self", nodes.emphasis("", "Self")
     elif name in ("WSGIApplication", "WSGIEnvironment", "StartResponse"):  # from _typeshed
         name = f"wsgiref.types.{name}"
-    for module in (name, f"{node.get('py:module')}.{name}", f"builtins.{name}"):
+    # Annotations have names that a module imports for type checkers only.
+    for prefix in ("", f"{node.get('py:module')}.", "builtins.", "mcpool_wsgi.pool."):
+        full_name = prefix + name
         try:
-            found = pkgutil.resolve_name(module)
+            found = pkgutil.resolve_name(full_name)
         except (AttributeError, ImportError, ValueError):
             continue
-        package = module.partition(".")[0]
+        package = full_name.partition(".")[0]
         if package == "pylibmc":
             url = PYLIBMC + PYLIBMC_PAGES.get(name.rpartition(".")[2], "reference.html")
         elif package == "builtins":
