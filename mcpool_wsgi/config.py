@@ -64,15 +64,15 @@ These are the options. One that is left out has the default of its class.
 ``servers``                         with commas, semicolons or spaces between them, or
                                     one source; the default is those of the environment
 ``username``, ``password``          credentials; they imply ``binary``
-``binary``, ``fail_soft``,          of :class:`~mcpool_wsgi.Client`; a URL has them
-``command_timeout``,                in its query
-``allow_pickle``
-``behaviors.*``                     of :class:`~mcpool_wsgi.Client`; a URL has them
-                                    in its query, without ``behaviors.``
+``binary``, ``fail_soft``           of :class:`~mcpool_wsgi.Client`; a URL has them
+                                    in its query
+``command_timeout``                 the same
+``allow_pickle``                    the same
+``behaviors.*``                     the same; in a query without ``behaviors.``
 ``pool``                            ``bounded``, the default, or ``thread-mapped``
 ``size``, ``timeout``               of the bounded pool; ``size`` is its ``n_slots``
-``environ_key``, ``lazy``,          of :class:`~mcpool_wsgi.MemcachedPoolMiddleware`
-``slow_after``, ``server_timing``
+``environ_key``, ``lazy``           of :class:`~mcpool_wsgi.MemcachedPoolMiddleware`
+``slow_after``, ``server_timing``   the same
 ==================================  =================================================
 
 In an ``.ini`` file, write ``%%`` for a ``%``.

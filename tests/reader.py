@@ -93,6 +93,13 @@ class Reader:
                     file.write(text)
             elif block.is_run:
                 getattr(self, f"run_{block.language}")(text, block.line)
+        self.end_threads()
+
+    def end_threads(self) -> None:
+        """End the threads that the examples have started."""
+        for name, end in (("discovery", "stop"), ("server", "shutdown")):
+            if hasattr(self.names.get(name), end):
+                getattr(self.names[name], end)()
 
     def in_use(self, text: str) -> str:
         """*text* with the ports that are in use in place of those that the page shows."""
