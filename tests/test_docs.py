@@ -64,6 +64,7 @@ def test_code_blocks_of_a_page_run_one_after_the_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MEMCACHED_SERVERS", address)
+    monkeypatch.setattr("prometheus_client.REGISTRY", CollectorRegistry())
     need_what_is_imported(blocks)
     with ExitStack() as stack:
         reader = Reader(str(path), tmp_path, address, stack)

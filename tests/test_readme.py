@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from paste.deploy import loadfilter
+from prometheus_client import CollectorRegistry
 from servers.catalogue import DIFFERENCES, PREFORK, SERVERS
 from webtest import TestApp
 
@@ -30,6 +31,7 @@ def test_python_blocks_run_one_after_the_other(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MEMCACHED_SERVERS", address)
+    monkeypatch.setattr("prometheus_client.REGISTRY", CollectorRegistry())
     Client([address]).set("greeting", "hello, reader")
     names: dict[str, Any] = {}
     for block in blocks("python"):
