@@ -53,7 +53,8 @@ class PooledClient(BorrowedCommands):
         self._pool = pool
         self._owns_pool = False
         self._master()
-        pool.tells_requests.append(True)
+        if not pool.tells_requests:
+            pool.tells_requests.append(True)
 
     @classmethod
     def from_servers(

@@ -251,6 +251,12 @@ def test_as_many_threads_as_slots_never_wait(mc: Client) -> None:
     assert pool.stats().waits == 0
 
 
+def test_clients_that_are_made_often_cost_no_memory(pool: ClientPool) -> None:
+    for _ in range(100):
+        PooledClient(pool)
+    assert pool.tells_requests == [True]
+
+
 class Closing:
     """A response whose length is known, and whose ``close()`` uses the cache."""
 
