@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, NoReturn
+from typing import Any, Callable, NoReturn
 
 import pytest
 
@@ -87,6 +87,18 @@ def in_threads(works: list[Callable[[], object]]) -> None:
         assert not thread.is_alive(), "a thread hangs"
     if errors:
         raise errors[0]
+
+
+@contextmanager
+def django_settings(**settings: Any) -> Iterator[None]:
+    """Django with these *settings*. It can be configured only once in a process."""
+    from django.conf import settings as django
+    from django.test.utils import override_settings
+
+    if not django.configured:
+        django.configure()
+    with override_settings(**settings):
+        yield
 
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

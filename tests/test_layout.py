@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "mcpool_wsgi"
 #: From the top to the bottom. Rooms on one floor do not know each other.
 FLOORS = [
-    ["config", "metrics", "opentelemetry", "devserver"],
+    ["caches", "config", "metrics", "opentelemetry", "devserver"],
     ["discovery", "middleware", "pooled"],
     ["pool"],
     ["client"],
@@ -66,7 +66,7 @@ def order(modules: dict[str, set[str]]) -> list[str]:
     return done
 
 
-PACKAGES = ["client", "devserver", "discovery", "middleware", "opentelemetry", "pool"]
+PACKAGES = ["caches", "client", "devserver", "discovery", "middleware", "opentelemetry", "pool"]
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -1,0 +1,59 @@
+# mypy: allow-subclassing-any
+"""
+Beaker
+======
+
+A pool under Beaker's caches and sessions, as the type ``mcpool``::
+
+    cache.type = mcpool
+    cache.pool = project.memcached.pool
+    session.type = mcpool
+    session.pool = project.memcached.pool
+
+``pool`` is a pool, or where to import it. Make it in a module of your own, and give it to the
+middleware as well. There are no other options, because ``timeout`` and others are Beaker's own.
+All else is as with ``ext:memcached``: ``clear()`` of a cache removes everything in memcached.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+try:
+    from beaker.container import NamespaceManager
+    from beaker.exceptions import MissingCacheParameter
+    from beaker.ext.memcached import MemcachedNamespaceManager
+    from beaker.util import verify_directory
+except ImportError as _error:
+    raise ImportError(
+        "mcpool_wsgi.caches.beaker needs Beaker: pip install 'mcpool-wsgi[beaker]'"
+    ) from _error
+
+from ..pooled import PooledClient
+from .options import found_pool
+
+
+class PooledNamespaceManager(MemcachedNamespaceManager):
+    """A namespace of Beaker in a pool.
+
+    :param pool: a pool of this package, or where to import it.
+    :raises MissingCacheParameter: *pool* is missing.
+    :raises TypeError: *pool* is something else.
+    :raises ValueError: *pool* cannot be imported.
+    """
+
+    def __init__(
+        self,
+        namespace: str,
+        pool: Any = None,
+        data_dir: str | None = None,
+        lock_dir: str | None = None,
+        **of_beaker: Any,
+    ) -> None:
+        NamespaceManager.__init__(self, namespace)
+        if pool is None:
+            raise MissingCacheParameter("pool is required")
+        self.mc = PooledClient(found_pool(pool))
+        self.lock_dir = lock_dir or (data_dir and f"{data_dir}/container_mcd_lock")
+        if self.lock_dir:
+            verify_directory(self.lock_dir)

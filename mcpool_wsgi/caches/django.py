@@ -1,0 +1,140 @@
+# mypy: allow-subclassing-any
+"""
+Django
+======
+
+A pool under Django's cache framework:
+
+.. code-block:: python
+
+    CACHES = {
+        "default": {
+            "BACKEND": "mcpool_wsgi.caches.django.PooledCache",
+            "LOCATION": ["10.0.1.1:11211", "10.0.1.2:11211"],
+            "OPTIONS": {"size": 12, "fail_soft": True},
+        }
+    }
+
+``LOCATION`` is as in Django. :mod:`mcpool_wsgi.caches.options` has the ``OPTIONS``. A wrong one
+is an :exc:`~django.core.exceptions.ImproperlyConfigured`.
+
+Django makes a cache object for each thread. Those of one alias share one pool in each process. So
+the number of connections does not depend on the number of threads, and a cache object may be
+used in all threads.
+
+To have the cache and the middleware on one pool, give the cache's pool to the middleware, in
+``wsgi.py``::
+
+    from django.core.cache import cache
+
+    application = MemcachedPoolMiddleware(get_wsgi_application(), cache.pool)
+
+Or make the pool yourself, give it to the middleware, and name it in ``OPTIONS``, without a
+``LOCATION``: ``{"pool": "project.memcached.pool"}``.
+
+With ``fail_soft``, ``incr()`` and ``decr()`` raise :exc:`ValueError` during an outage, as for
+every key that is missing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pylibmc
+
+try:
+    from django.core.cache import caches
+    from django.core.cache.backends.base import DEFAULT_TIMEOUT
+    from django.core.cache.backends.memcached import PyLibMCCache
+    from django.core.exceptions import ImproperlyConfigured
+    from django.core.signals import setting_changed
+    from django.utils.module_loading import import_string
+except ImportError as _error:
+    raise ImportError(
+        "mcpool_wsgi.caches.django needs Django: pip install 'mcpool-wsgi[django]'"
+    ) from _error
+
+from ..pool import Pool
+from ..pooled import PooledClient
+from .options import pooled_client
+
+#: memcached takes more than 30 days for a Unix time. This one has passed.
+EXPIRED = 30 * 24 * 60 * 60 + 1
+#: The latest Unix time that memcached knows.
+LATEST = 2**31 - 1
+
+_clients: dict[tuple[str | None, str], PooledClient] = {}
+
+
+class PooledCache(PyLibMCCache):
+    """A cache of Django with a pool.
+
+    :param server: ``LOCATION``
+    :param params: the other settings of the alias.
+    :raises ImproperlyConfigured: a setting is wrong.
+    """
+
+    def __init__(self, server: Any, params: dict[str, Any]) -> None:
+        super().__init__(server, params)
+        self._class = PooledClient
+        self._clients = {
+            alias: _client(alias, server, self._options) for alias in self._aliases(server, params)
+        }
+
+    def _aliases(self, location: Any, params: dict[str, Any]) -> list[str | None]:
+        """The aliases with these settings. Django does not say which of them this cache is for."""
+        aliases = [
+            alias
+            for alias, settings in caches.settings.items()
+            if {"LOCATION": "", **settings}
+            == {"BACKEND": settings["BACKEND"], "LOCATION": location, **params}
+            and import_string(settings["BACKEND"]) is type(self)
+        ]
+        return aliases or [None]
+
+    @property
+    def _cache(self) -> PooledClient:
+        if len(self._clients) > 1:  # only now Django knows this cache under its alias
+            mine = [alias for alias in self._clients if caches[alias] is self]
+            alias = mine[0] if mine else next(iter(self._clients))
+            self._clients = {alias: self._clients[alias]}
+        (client,) = self._clients.values()
+        return client
+
+    @property
+    def pool(self) -> Pool:
+        """The pool, for the middleware and for statistics."""
+        return self._cache.pool
+
+    def get_backend_timeout(self, timeout: Any = DEFAULT_TIMEOUT) -> int:
+        seconds: int = super().get_backend_timeout(timeout)
+        return EXPIRED if seconds < 0 else min(seconds, LATEST)
+
+    def incr(self, key: str, delta: int = 1, version: int | None = None) -> int:
+        value: int = super().incr(key, delta, version)
+        if value is False:  # an outage, with fail_soft
+            raise ValueError(f"Key {key!r} not found")
+        return value
+
+
+def _client(alias: str | None, location: Any, options: dict[str, Any]) -> PooledClient:
+    """The client that all threads use for *alias* and these settings."""
+    key = alias, repr((location, options))
+    client = _clients.get(key)
+    if client is None:
+        try:
+            new = pooled_client(location, options, servers_name="LOCATION", pool_name=alias)
+        except (TypeError, ValueError, pylibmc.Error) as error:
+            raise ImproperlyConfigured(f"CACHES[{alias!r}]: {error}") from error
+        client = _clients.setdefault(key, new)  # another thread may have been faster
+    return client
+
+
+def _forget_clients(*, setting: str, **others: Any) -> None:
+    """For tests that override settings."""
+    while setting == "CACHES" and _clients:
+        _, client = _clients.popitem()
+        client.disconnect_all()  # Django keeps the caches, and so the pool
+
+
+setting_changed.connect(_forget_clients)

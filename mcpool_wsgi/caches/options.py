@@ -1,0 +1,103 @@
+"""
+Options of the caches
+=====================
+
+The options that all libraries have in common. A cache has a pool of its own, which is made from
+servers and these options, or it uses the pool of the option ``pool``.
+
+======================================  ===================================================
+``size``                                of the pool: its ``n_slots``, 12 by default
+``timeout``                             of the pool: seconds to wait for a client
+``fail_soft``, ``allow_pickle``,        of :class:`~mcpool_wsgi.Client`
+``serializer``, ``behaviors``,
+``binary``, ``command_timeout``
+``username``, ``password``              of :class:`~mcpool_wsgi.Client`; they imply ``binary``
+``pool``                                a pool, or where to import it: ``"package.module.pool"``
+======================================  ===================================================
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from werkzeug.utils import import_string
+
+from ..pooled import PooledClient
+
+#: A command borrows a client for its own length, so many threads share few clients.
+DEFAULT_SIZE = 12
+
+SWITCHES = ("fail_soft", "allow_pickle", "binary")
+OPTIONS = (
+    *("size", "timeout", "fail_soft", "allow_pickle", "serializer", "behaviors", "binary"),
+    *("command_timeout", "username", "password", "pool"),
+)
+
+
+def pooled_client(
+    servers: str | Iterable[str] | None,
+    options: Mapping[str, Any],
+    *,
+    servers_name: str,
+    pool_name: str | None = None,
+    others: Iterable[str] = (),
+) -> PooledClient:
+    """The client of a cache.
+
+    :param servers: a list, or a string with commas, semicolons or spaces between the servers. A
+        Unix socket is ``/path`` or ``unix:/path``.
+    :param options: see above.
+    :param servers_name: what the library calls *servers*, for errors.
+    :param pool_name: the name of the pool, if one is made.
+    :param others: options that the caller has taken out of *options*, for errors.
+    :raises TypeError: an option has a wrong type.
+    :raises ValueError: an option is unknown or wrong.
+    :raises pylibmc.Error: libmemcached refuses an option.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in options:
+        if name not in OPTIONS:
+            known = ", ".join([*OPTIONS, *others])
+            raise ValueError(f"unknown option {name!r}; the options are {known}")
+    for name in SWITCHES:
+        if given.get(name, False) not in (True, False):
+            raise TypeError(f"{name} must be True or False, not {given[name]!r}")
+    if "pool" in given:
+        pool = found_pool(given.pop("pool"))
+        beside = [servers_name] if servers else list(given)
+        if beside:
+            raise ValueError(
+                f"a pool has servers and options of its own: give either pool or {beside[0]}"
+            )
+        return PooledClient(pool)
+    if "username" in given:
+        given.setdefault("binary", True)
+    if not servers:
+        raise ValueError(f"{servers_name} is missing: name the servers, or give a pool")
+    return PooledClient.from_servers(
+        _server_list(servers), given.pop("size", DEFAULT_SIZE), name=pool_name, **given
+    )
+
+
+def found_pool(pool: Any) -> Any:
+    """*pool*, or what is found there if it is a str.
+
+    :raises ValueError: nothing is found.
+    """
+    if not isinstance(pool, str):
+        return pool
+    try:
+        return import_string(pool)
+    except ImportError as error:
+        raise ValueError(f"pool must be a pool or where to import it, not {pool!r}") from error
+
+
+def _server_list(servers: str | Iterable[str]) -> list[Any]:
+    if isinstance(servers, str):
+        servers = filter(None, re.split(r"[\s,;]+", servers))
+    # Client checks them, and so their type.
+    return [
+        server[len("unix:") :] if str(server).startswith("unix:") else server for server in servers
+    ]

@@ -1,0 +1,1 @@
+"""The pool under other people's cache libraries."""

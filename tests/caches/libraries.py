@@ -1,0 +1,113 @@
+"""Every cache library in the same words: a cache has ``get``, ``set`` and a pool."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Callable, NamedTuple
+
+from harness import django_settings, missing
+
+from mcpool_wsgi import ClientPool, PooledClient
+
+
+class Cache(NamedTuple):
+    get: Callable[[str], Any]  # a miss is None
+    set: Callable[[str, Any], object]
+    pool: ClientPool
+
+
+@contextmanager
+def django(servers: Any, **options: Any) -> Iterator[Cache]:
+    backend = "mcpool_wsgi.caches.django.PooledCache"
+    settings = {"BACKEND": backend, "LOCATION": servers or "", "OPTIONS": options}
+    with django_settings(CACHES={"default": settings}):
+        from django.core.cache import cache
+
+        # cache.get is another one in each thread.
+        yield Cache(lambda key: cache.get(key), lambda key, val: cache.set(key, val), cache.pool)
+
+
+@contextmanager
+def dogpile(servers: Any, **options: Any) -> Iterator[Cache]:
+    from dogpile.cache import make_region
+
+    url = {"url": servers} if servers else {}
+    region = make_region().configure("mcpool", arguments={**url, **options})
+    backend: Any = region.backend
+    yield Cache(lambda key: region.get(key) or None, region.set, backend.pool)
+
+
+@contextmanager
+def flask_caching(servers: Any, **options: Any) -> Iterator[Cache]:
+    from flask import Flask
+    from flask_caching import Cache as FlaskCache
+
+    app = Flask("app")
+    config = {
+        "CACHE_TYPE": "mcpool_wsgi.caches.flask_caching.pooled",
+        "CACHE_MEMCACHED_SERVERS": servers,
+        "CACHE_OPTIONS": options,
+    }
+    FlaskCache(app, config=config)
+    (cache,) = app.extensions["cache"].values()
+    yield Cache(cache.get, cache.set, cache.pool)
+
+
+@contextmanager
+def cachelib(servers: Any, **options: Any) -> Iterator[Cache]:
+    from cachelib import MemcachedCache
+
+    pool = made_pool(servers, **options)
+    cache = MemcachedCache(PooledClient(pool))
+    yield Cache(cache.get, cache.set, pool)
+
+
+@contextmanager
+def beaker(servers: Any, **options: Any) -> Iterator[Cache]:
+    from beaker.cache import Cache as BeakerCache
+
+    pool = made_pool(servers, **options)
+    cache = BeakerCache("namespace", type="mcpool", pool=pool)
+
+    def get(key: str) -> Any:
+        try:
+            return cache.get(key)
+        except KeyError:
+            return None
+
+    yield Cache(get, cache.put, pool)
+
+
+def made_pool(
+    servers: Any, size: int = 2, pool: ClientPool | None = None, **options: Any
+) -> ClientPool:
+    return pool or ClientPool.from_servers(servers, size, **options)
+
+
+Opener = Callable[..., AbstractContextManager[Cache]]
+#: The module that has the library, and what opens a cache.
+LIBRARIES: dict[str, tuple[str, Opener]] = {
+    "Django": ("django", django),
+    "dogpile.cache": ("dogpile.cache", dogpile),
+    "Flask-Caching": ("flask_caching", flask_caching),
+    "cachelib": ("cachelib", cachelib),
+    "Beaker": ("beaker", beaker),
+}
+
+
+def demand(module: str) -> None:
+    """Skip the test if *module* is not installed."""
+    try:
+        found = importlib.util.find_spec(module)
+    except ModuleNotFoundError:  # its package is not there
+        found = None
+    if found is None:
+        missing(module)
+
+
+def opener(library: str) -> Opener:
+    module, found = LIBRARIES[library]
+    demand(module)
+    return found

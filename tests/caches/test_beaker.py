@@ -1,0 +1,83 @@
+"""Beaker with the pool under it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import in_threads
+from werkzeug.test import Client as Browser
+
+from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
+
+from .libraries import demand
+
+pool = ClientPool()
+
+
+@pytest.fixture(autouse=True)
+def installed() -> None:
+    demand("beaker")
+
+
+def test_cache_of_an_ini_file(address: str, mc: Client, tmp_path: Path) -> None:
+    from beaker.cache import CacheManager
+    from beaker.util import parse_cache_config_options
+
+    pool.fill(mc, 2)
+    config = {
+        "cache.type": "mcpool",
+        "cache.pool": f"{__name__}.pool",
+        "cache.data_dir": str(tmp_path),
+        "cache.expire": "60",
+    }
+    cache = CacheManager(**parse_cache_config_options(config)).get_cache("namespace")
+    made: list[int] = []
+
+    def make() -> str:
+        made.append(1)
+        return "value"
+
+    def work() -> None:
+        assert cache.get("key", createfunc=make) == "value"
+
+    in_threads([work] * 4)
+    assert made == [1]
+    assert mc.get("namespace_key")
+    cache.remove("key")
+    assert "key" not in cache
+    cache.put("key", 5)
+    cache.clear()
+    assert "key" not in cache
+    pool.close()
+
+
+def test_session_uses_the_client_of_its_request(address: str) -> None:
+    from beaker.middleware import SessionMiddleware
+
+    mine = ClientPool.from_servers([address], 1, timeout=0)
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        session = environ["beaker.session"]
+        session["visits"] = session.get("visits", 0) + 1
+        session.save()
+        start_response("200 OK", [])
+        return [str(session["visits"]).encode()]
+
+    options = {"session.type": "mcpool", "session.pool": mine, "session.timeout": 600}
+    wrapped = MemcachedPoolMiddleware(SessionMiddleware(app, options), mine)
+
+    browser = Browser(wrapped)
+    assert [browser.get("/", buffered=True).text for _ in range(3)] == ["1", "2", "3"]
+    assert mine.stats().reservations == 3
+
+
+def test_pool_is_required() -> None:
+    from beaker.cache import Cache
+    from beaker.exceptions import MissingCacheParameter
+
+    with pytest.raises(MissingCacheParameter, match="pool is required"):
+        Cache("namespace", type="mcpool", url="127.0.0.1:11211")
+    with pytest.raises(ValueError, match=r"not 'no\.pool'"):
+        Cache("namespace", type="mcpool", pool="no.pool")

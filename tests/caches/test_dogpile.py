@@ -1,0 +1,150 @@
+"""dogpile.cache with the pool under it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import pylibmc
+import pytest
+from harness import eventually, in_thread, in_threads
+from mortal import Mortal
+
+from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
+
+from .libraries import demand
+
+
+@pytest.fixture(autouse=True)
+def installed() -> None:
+    demand("dogpile.cache")
+
+
+def make_region(**arguments: Any) -> Any:
+    from dogpile.cache import make_region
+
+    return make_region().configure("mcpool", arguments=arguments)
+
+
+def test_region_of_an_ini_file(address: str) -> None:
+    from dogpile.cache import make_region
+
+    region = make_region().configure_from_config(
+        {
+            "cache.backend": "mcpool",
+            "cache.arguments.url": address,
+            "cache.arguments.size": "3",
+            "cache.arguments.fail_soft": "true",
+            "cache.arguments.distributed_lock": "true",
+        },
+        "cache.",
+    )
+    assert region.get_or_create("key", lambda: 5) == 5
+    backend: Any = region.backend
+    assert backend.pool.stats().slots == 3
+    assert backend.distributed_lock
+
+
+def test_many_keys(address: str) -> None:
+    region = make_region(url=[address])
+    region.set_multi({"a": 1, "b": 2})
+    assert region.get_multi(["a", "b"]) == [1, 2]
+    region.delete_multi(["a", "b"])
+    assert not any(region.get_multi(["a", "b"]))
+    assert region.get_or_create_multi(["a", "b"], lambda *keys: list(keys)) == ["a", "b"]
+
+
+def test_time_and_compression_reach_memcached(address: str, mc: Client) -> None:
+    region = make_region(url=address, memcached_expire_time=1, min_compress_len=10)
+    region.set("key", "x" * 5000)
+    assert region.get("key") == "x" * 5000
+    assert mc.append("key", "")  # it is there
+    eventually(lambda: not mc.append("key", ""))
+
+
+def test_serializer_of_the_region_replaces_pickle(address: str, mc: Client) -> None:
+    from dogpile.cache import make_region
+
+    region = make_region(
+        serializer=lambda value: json.dumps(value).encode(), deserializer=json.loads
+    ).configure("mcpool", arguments={"url": address, "allow_pickle": False})
+    region.set("key", {"a": [1]})
+    assert region.get("key") == {"a": [1]}
+    assert b'{"a": [1]}' in mc.get("key")
+
+
+def test_serializer_of_the_client_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match=r"serializer is an argument of make_region\(\)"):
+        make_region(url=address, serializer=json)
+
+
+# -- The distributed lock
+
+
+@pytest.fixture
+def locked(address: str) -> Any:
+    return make_region(url=address, size=2, distributed_lock=True, lock_timeout=30)
+
+
+def test_only_one_thread_makes_the_value(locked: Any) -> None:
+    meeting = threading.Barrier(4)
+    made: list[int] = []
+
+    def make() -> int:
+        made.append(1)
+        return len(made)
+
+    def work() -> None:
+        meeting.wait(10)
+        assert locked.get_or_create("key", make) == 1
+
+    in_threads([work] * 4)
+    assert made == [1]
+
+
+def test_lock_is_in_memcached(locked: Any, mc: Client) -> None:
+    mutex, same = locked.backend.get_mutex("key"), locked.backend.get_mutex("key")
+    assert mutex.acquire()
+    assert mc.get("_lockkey") == 1
+    assert same.locked()
+    assert not same.acquire(wait=False)
+    mutex.release()
+    assert not same.locked()
+    assert same.acquire(wait=False)
+
+
+def test_without_a_distributed_lock_there_is_none_in_memcached(address: str) -> None:
+    region = make_region(url=address)
+    assert region.backend.get_mutex("key") is None
+    assert region.get_or_create("key", lambda: 5) == 5
+
+
+def test_lock_of_a_request_uses_its_client(address: str) -> None:
+    pool = ClientPool.from_servers([address], 1, timeout=0)
+    region = make_region(pool=pool, distributed_lock=True)
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        return [region.get_or_create("key", lambda: b"made")]
+
+    response: Any = MemcachedPoolMiddleware(app, pool)({}, lambda *_: lambda data: None)
+    assert list(response) == [b"made"]
+    response.close()
+    assert pool.stats().reservations == 1
+
+
+def test_outage_with_fail_soft_does_not_wait_for_the_lock(mortal: Mortal) -> None:
+    region = make_region(url=mortal.address, fail_soft=True, distributed_lock=True)
+    mortal.kill()
+    for _ in range(3):
+        in_thread(lambda: region.get_or_create("key", lambda: 5))
+
+
+def test_outage_without_fail_soft_is_an_error(mortal: Mortal) -> None:
+    region = make_region(url=mortal.address, distributed_lock=True)
+    mortal.kill()
+    with pytest.raises(pylibmc.Error):
+        region.get("key")
+    mutex = region.backend.get_mutex("key")
+    with pytest.raises(pylibmc.Error):
+        mutex.acquire()
