@@ -6,7 +6,6 @@ $ curl http://127.0.0.1:5050/greeting
 
 from pprint import pformat
 
-from serving import run
 from werkzeug.exceptions import BadRequest, NotFound
 from werkzeug.wrappers import Request, Response
 
@@ -35,4 +34,6 @@ def make_app(servers):
 
 
 if __name__ == "__main__":
+    from serving import run
+
     run(make_app, try_path="/greeting")

@@ -8,7 +8,6 @@ $ curl http://127.0.0.1:5050/
 from datetime import datetime
 
 from bottle import Bottle, request, response
-from serving import run
 
 from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware, get_client
 
@@ -34,4 +33,6 @@ def make_app(servers):
 
 
 if __name__ == "__main__":
+    from serving import run
+
     run(make_app)

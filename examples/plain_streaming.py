@@ -7,13 +7,11 @@ $ curl -N http://127.0.0.1:5050/
 import time
 from datetime import datetime
 
-from serving import run
-
-from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
+from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware, get_client
 
 
 def app(environ, start_response):
-    mc = environ["mc.client"]
+    mc = get_client(environ)
     news = mc.get("news")
     if news is None:
         news = f"the news of {datetime.now():%H:%M:%S}"  # pretend that this takes long
@@ -39,4 +37,6 @@ def make_app(servers):
 
 
 if __name__ == "__main__":
+    from serving import run
+
     run(make_app)

@@ -10,7 +10,6 @@ $ curl http://127.0.0.1:5050/
 from datetime import datetime
 
 from pyramid.config import Configurator
-from serving import run
 
 from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware, get_client
 
@@ -44,4 +43,6 @@ def make_app(servers):
 
 
 if __name__ == "__main__":
+    from serving import run
+
     run(make_app)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import importlib.util
 import os
 import re
 import socket
@@ -37,6 +38,16 @@ def missing(what: str, problem: str = "is not installed") -> NoReturn:
     if os.environ.get("MCPOOL_REQUIRE_ALL", "0") != "0":
         pytest.fail(f"{what} {problem}")
     pytest.skip(f"{what} {problem}")
+
+
+def demand(module: str) -> None:
+    """Skip the test if *module* is not installed."""
+    try:
+        found = importlib.util.find_spec(module)
+    except ModuleNotFoundError:  # nor the package that it is in
+        found = None
+    if found is None:
+        missing(module)
 
 
 def free_port() -> int:

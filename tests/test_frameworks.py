@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from harness import EXAMPLES, eventually, free_port, missing, running
+from harness import EXAMPLES, demand, django_settings, eventually, free_port, running
 from webtest import TestApp
 from werkzeug.test import Client as Browser
 
@@ -44,39 +45,59 @@ def name(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
-def demand(module: str) -> None:
-    if importlib.util.find_spec(module) is None:
-        missing(module)
-
-
 class Example:
     """The app of an example, and its pool."""
 
-    def __init__(self, name: str, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, name: str, address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack
+    ) -> None:
         module = importlib.import_module(name)
         self.pauses: list[float] = []
-        monkeypatch.setattr(module, "ClientPool", self.make_pool)
+        self.pool: Any = None
+        if hasattr(module, "ClientPool"):
+            monkeypatch.setattr(module, "ClientPool", self.make_pool)
         if name == "plain_streaming":
             monkeypatch.setattr(module, "time", SimpleNamespace(sleep=self.pauses.append))
+        if name == "django_app":
+            # Django is configured once in a process. Later its settings are overridden.
+            settings = SimpleNamespace(
+                configure=lambda **given: stack.enter_context(django_settings(**given))
+            )
+            monkeypatch.setattr(module, "settings", settings)
         self.app = module.make_app([address])
+        self.pool = self.pool or module.cache.pool
+        stack.callback(self.pool.close)  # Bottle keeps its last request, and so the pool
 
     def make_pool(self, mc: Client, n_slots: int) -> ClientPool:
-        self.pool = ClientPool(mc, n_slots)
-        return self.pool
+        self.pool = pool = ClientPool(mc, n_slots)
+        return pool
 
-    def get(self) -> Any:
-        return TestApp(self.app).get("/")
+    def get(self, path: str = "/", status: int = 200) -> Any:
+        return TestApp(self.app).get(path, status=status)
 
 
 @pytest.fixture
-def example(name: str, address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Example]:
-    example = Example(name, address, monkeypatch)
-    yield example
-    example.pool.close()  # Bottle keeps its last request, and so the pool
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def example(name: str, address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Example:
+    return Example(name, address, monkeypatch, stack)
 
 
 def test_every_example_is_tested() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {"app", "serving", *NEEDS}
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("name", ["app", *sorted(NEEDS)])
+def test_example_works_where_it_is_copied_to(name: str, address: str, tmp_path: Path) -> None:
+    demand(NEEDS.get(name, "werkzeug"))
+    shutil.copy(EXAMPLES / f"{name}.py", tmp_path)
+    command = f"import {name}; {name}.make_app(['{address}'])"
+    subprocess.run([sys.executable, "-c", command], cwd=tmp_path, check=True, timeout=60)
 
 
 def test_visits_count_up(example: Example) -> None:
@@ -86,12 +107,13 @@ def test_visits_count_up(example: Example) -> None:
         assert re.match(rf"Visit {visit}: the news of \d\d:\d\d:\d\d\n", response.text)
 
 
-def test_news_are_cached(example: Example, mc: Client) -> None:
+def test_news_are_cached(example: Example, name: str, mc: Client) -> None:
+    key = ":1:news" if name == "django_app" else "news"
     example.get()
-    assert re.fullmatch(r"the news of \d\d:\d\d:\d\d", mc.get("news"))
-    mc.set("news", "cold coffee")
+    assert re.fullmatch(r"the news of \d\d:\d\d:\d\d", mc.get(key))
+    mc.set(key, "cold coffee")
     assert example.get().text.startswith("Visit 2: cold coffee\n")
-    mc.delete("news")
+    mc.delete(key)
     assert "the news of" in example.get().text
 
 
@@ -102,17 +124,49 @@ def test_client_is_released_after_each_request(example: Example) -> None:
         assert (stats.in_use, stats.size, stats.reservations) == (0, 1, reservations)
 
 
-def test_outage_gives_news_without_a_count(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    example = Example(name, "127.0.0.1:1", monkeypatch)
+def test_outage_gives_news_without_a_count(
+    name: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack
+) -> None:
+    example = Example(name, "127.0.0.1:1", monkeypatch, stack)
     for _ in range(2):
         assert re.match(r"Visit \?: the news of \d\d:\d\d:\d\d\n", example.get().text)
-    example.pool.close()
+
+
+def test_answer_is_503_if_all_clients_are_in_use(example: Example, stack: ExitStack) -> None:
+    reserve_all(example.pool, stack)
+    assert example.get(status=503).headers["Retry-After"] == "1"
+
+
+@pytest.mark.parametrize("name", ["django_app", "flask_app"])
+def test_health_check_takes_no_client(
+    name: str, address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack
+) -> None:
+    demand(NEEDS[name])
+    example = Example(name, address, monkeypatch, stack)
+    reserve_all(example.pool, stack)
+    assert example.get("/healthz").text == "ok\n"
+
+
+def reserve_all(pool: ClientPool, stack: ExitStack) -> None:
+    """Reserve all clients, so that the next one who wants one waits in vain."""
+    for _ in range(12):
+        stack.enter_context(pool.reserve(block=False))
+    pool.timeout = 0
+
+
+def test_service_works_without_a_request(
+    address: str, mc: Client, monkeypatch: pytest.MonkeyPatch, stack: ExitStack
+) -> None:
+    demand("flask")
+    app: Any = Example("flask_app", address, monkeypatch, stack).app
+    result = app.test_cli_runner().invoke(args=["pages", "refresh"])
+    assert result.output == f"{mc.get('news')}\n"
 
 
 def test_stream_continues_without_the_client(
-    address: str, monkeypatch: pytest.MonkeyPatch
+    address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack
 ) -> None:
-    example = Example("plain_streaming", address, monkeypatch)
+    example = Example("plain_streaming", address, monkeypatch, stack)
     browser = Browser(example.app)
 
     first = browser.get("/", buffered=False)

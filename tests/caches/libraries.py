@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Callable, NamedTuple
 
-from harness import django_settings, missing
+from harness import demand, django_settings
 
 from mcpool_wsgi import ClientPool, PooledClient
 
@@ -95,16 +94,6 @@ LIBRARIES: dict[str, tuple[str, Opener]] = {
     "cachelib": ("cachelib", cachelib),
     "Beaker": ("beaker", beaker),
 }
-
-
-def demand(module: str) -> None:
-    """Skip the test if *module* is not installed."""
-    try:
-        found = importlib.util.find_spec(module)
-    except ModuleNotFoundError:  # its package is not there
-        found = None
-    if found is None:
-        missing(module)
 
 
 def opener(library: str) -> Opener:

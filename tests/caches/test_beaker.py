@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import in_threads
+from harness import demand, in_threads
 from werkzeug.test import Client as Browser
 
 from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
-
-from .libraries import demand
 
 pool = ClientPool()
 

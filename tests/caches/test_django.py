@@ -10,12 +10,10 @@ from typing import Any
 
 import pylibmc
 import pytest
-from harness import Connections, django_settings, eventually, in_thread, in_threads
+from harness import Connections, demand, django_settings, eventually, in_thread, in_threads
 from mortal import Mortal
 
 from mcpool_wsgi import Client, ClientPool
-
-from .libraries import demand
 
 BACKEND = "mcpool_wsgi.caches.django.PooledCache"
 

@@ -14,9 +14,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from harness import missing
-
-from .libraries import demand
+from harness import demand, missing
 
 pytestmark = pytest.mark.servers
 
@@ -105,4 +103,4 @@ def test_djangos_own_tests_pass(tests: Path, address: str) -> None:
     assert done.returncode == 0, done.stderr
     ran = re.search(r"^Ran (\d+) tests", done.stderr, re.MULTILINE)
     assert ran, done.stderr
-    assert int(ran[1]) > 150
+    assert int(ran[1]) > 100

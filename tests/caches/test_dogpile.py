@@ -8,12 +8,10 @@ from typing import Any
 
 import pylibmc
 import pytest
-from harness import eventually, in_thread, in_threads
+from harness import demand, eventually, in_thread, in_threads
 from mortal import Mortal
 
 from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
-
-from .libraries import demand
 
 
 @pytest.fixture(autouse=True)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from harness import eventually
+from harness import demand, eventually
 
 from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware, PooledClient
-
-from .libraries import demand
 
 
 @pytest.fixture
@@ -114,9 +112,9 @@ def test_cachelib_has_all_its_methods(address: str, mc: Client) -> None:
     from cachelib import MemcachedCache
 
     pool = ClientPool.from_servers([address], 1, timeout=0)
-    cache: Any = MemcachedCache(PooledClient(pool), default_timeout=60, key_prefix="mine_")
+    cache: Any = MemcachedCache(PooledClient(pool), default_timeout=60)
     assert cache.set("key", "value")
-    assert cache.get("key") == mc.get("mine_key") == "value"
+    assert cache.get("key") == mc.get("key") == "value"
     assert cache.get("a b") is None
     assert not cache.add("key", "other")
     assert cache.has("key")
