@@ -1,4 +1,3 @@
-# mypy: allow-subclassing-any
 """
 Beaker
 ======
@@ -17,7 +16,7 @@ All else is as with ``ext:memcached``: ``clear()`` of a cache removes everything
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 try:
     from beaker.container import NamespaceManager
@@ -32,8 +31,16 @@ except ImportError as _error:
 from ..pooled import PooledClient
 from .options import found_pool
 
+if TYPE_CHECKING:
 
-class PooledNamespaceManager(MemcachedNamespaceManager):
+    class _Base:  # Beaker has no types
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    _Base = MemcachedNamespaceManager
+
+
+class PooledNamespaceManager(_Base):
     """A namespace of Beaker in a pool.
 
     :param pool: a pool of this package, or where to import it.
@@ -53,7 +60,7 @@ class PooledNamespaceManager(MemcachedNamespaceManager):
         NamespaceManager.__init__(self, namespace)
         if pool is None:
             raise MissingCacheParameter("pool is required")
-        self.mc = PooledClient(found_pool(pool))
-        self.lock_dir = lock_dir or (data_dir and f"{data_dir}/container_mcd_lock")
+        self.mc: PooledClient = PooledClient(found_pool(pool))
+        self.lock_dir: str | None = lock_dir or (data_dir and f"{data_dir}/container_mcd_lock")
         if self.lock_dir:
             verify_directory(self.lock_dir)

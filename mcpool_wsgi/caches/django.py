@@ -1,4 +1,3 @@
-# mypy: allow-subclassing-any
 """
 Django
 ======
@@ -38,7 +37,7 @@ every key that is missing.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pylibmc
 
@@ -48,7 +47,6 @@ try:
     from django.core.cache.backends.memcached import PyLibMCCache
     from django.core.exceptions import ImproperlyConfigured
     from django.core.signals import setting_changed
-    from django.utils.module_loading import import_string
 except ImportError as _error:
     raise ImportError(
         "mcpool_wsgi.caches.django needs Django: pip install 'mcpool-wsgi[django]'"
@@ -66,7 +64,19 @@ LATEST = 2**31 - 1
 _clients: dict[tuple[str | None, str], PooledClient] = {}
 
 
-class PooledCache(PyLibMCCache):
+if TYPE_CHECKING:
+
+    class _Base:  # Django has no types
+        def __init__(self, server: Any, params: dict[str, Any]) -> None: ...
+        def get_backend_timeout(self, timeout: Any) -> int: ...
+        def incr(self, key: str, delta: int, version: int | None) -> int: ...
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    _Base = PyLibMCCache
+
+
+class PooledCache(_Base):
     """A cache of Django with a pool.
 
     :param server: ``LOCATION``
@@ -78,27 +88,17 @@ class PooledCache(PyLibMCCache):
         super().__init__(server, params)
         self._class = PooledClient
         self._clients = {
-            alias: _client(alias, server, self._options) for alias in self._aliases(server, params)
+            alias: _client(alias, server, self._options) for alias in _aliases(server, params)
         }
-
-    def _aliases(self, location: Any, params: dict[str, Any]) -> list[str | None]:
-        """The aliases with these settings. Django does not say which of them this cache is for."""
-        aliases = [
-            alias
-            for alias, settings in caches.settings.items()
-            if {"LOCATION": "", **settings}
-            == {"BACKEND": settings["BACKEND"], "LOCATION": location, **params}
-            and import_string(settings["BACKEND"]) is type(self)
-        ]
-        return aliases or [None]
 
     @property
     def _cache(self) -> PooledClient:
-        if len(self._clients) > 1:  # only now Django knows this cache under its alias
-            mine = [alias for alias in self._clients if caches[alias] is self]
-            alias = mine[0] if mine else next(iter(self._clients))
-            self._clients = {alias: self._clients[alias]}
-        (client,) = self._clients.values()
+        clients = self._clients
+        if len(clients) > 1:  # only now Django knows this cache under its alias
+            mine = [alias for alias in clients if caches[alias] is self]
+            alias = mine[0] if mine else next(iter(clients))
+            self._clients = clients = {alias: clients[alias]}
+        (client,) = clients.values()
         return client
 
     @property
@@ -107,14 +107,24 @@ class PooledCache(PyLibMCCache):
         return self._cache.pool
 
     def get_backend_timeout(self, timeout: Any = DEFAULT_TIMEOUT) -> int:
-        seconds: int = super().get_backend_timeout(timeout)
+        seconds = super().get_backend_timeout(timeout)
         return EXPIRED if seconds < 0 else min(seconds, LATEST)
 
     def incr(self, key: str, delta: int = 1, version: int | None = None) -> int:
-        value: int = super().incr(key, delta, version)
+        value = super().incr(key, delta, version)
         if value is False:  # an outage, with fail_soft
             raise ValueError(f"Key {key!r} not found")
         return value
+
+
+def _aliases(location: Any, params: dict[str, Any]) -> list[str | None]:
+    """The aliases with these settings. Django does not say for which of them a cache is made."""
+    return [
+        alias
+        for alias, settings in caches.settings.items()
+        if {"LOCATION": "", **settings}
+        == {"BACKEND": settings["BACKEND"], "LOCATION": location, **params}
+    ] or [None]
 
 
 def _client(alias: str | None, location: Any, options: dict[str, Any]) -> PooledClient:

@@ -1,4 +1,4 @@
-# mypy: allow-subclassing-any, allow-untyped-calls
+# mypy: allow-untyped-calls
 """
 dogpile.cache
 =============
@@ -38,7 +38,7 @@ thread makes the value itself.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 try:
     from dogpile.cache.backends.memcached import MemcachedLock, PylibmcBackend
@@ -56,7 +56,17 @@ _OF_DOGPILE = (
 )
 
 
-class PooledBackend(PylibmcBackend):
+if TYPE_CHECKING:
+
+    class _Base:  # dogpile.cache need not be there
+        def __init__(self, arguments: dict[str, Any]) -> None: ...
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    _Base = PylibmcBackend
+
+
+class PooledBackend(_Base):
     """A backend of dogpile.cache with a pool.
 
     :param arguments: see above.

@@ -1,4 +1,3 @@
-# mypy: allow-subclassing-any
 """
 Flask-Caching
 =============
@@ -55,7 +54,17 @@ if TYPE_CHECKING:
 _OF_FLASK_CACHING = ("default_timeout", "ignore_delete_many_errors")
 
 
-class PooledCache(MemcachedCache):
+if TYPE_CHECKING:
+
+    class _Base:  # Flask-Caching need not be there
+        def __init__(self, servers: Any, **options: Any) -> None: ...
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    _Base = MemcachedCache
+
+
+class PooledCache(_Base):
     """A cache of Flask-Caching with a pool. :func:`pooled` makes it."""
 
     @property

@@ -42,6 +42,7 @@ def test_cache_of_an_ini_file(address: str, mc: Client, tmp_path: Path) -> None:
 
     in_threads([work] * 4)
     assert made == [1]
+    assert (tmp_path / "container_mcd_lock").is_dir()
     assert mc.get("namespace_key")
     cache.remove("key")
     assert "key" not in cache

@@ -115,10 +115,11 @@ def test_subclass_that_changes_its_settings_has_one_pool(address: str) -> None:
 
         class Mine(PooledCache):
             def __init__(self, location: Any, params: dict[str, Any]) -> None:
-                super().__init__(location, {**params, "OPTIONS": {"size": 3}})
+                super().__init__(location, {"OPTIONS": {"size": params["size"]}})
 
-        assert Mine(address, {}).pool is Mine(address, {}).pool
-        assert Mine(address, {}).pool is not caches["default"].pool
+        assert Mine(address, {"size": 3}).pool is Mine(address, {"size": 3}).pool
+        assert Mine(address, {"size": 3}).pool is not caches["default"].pool
+        assert Mine(address, {"size": 4}).pool.stats().slots == 4
 
 
 def test_error_names_the_alias() -> None:

@@ -112,6 +112,12 @@ def test_lock_is_in_memcached(locked: Any, mc: Client) -> None:
     assert same.acquire(wait=False)
 
 
+def test_lock_expires(address: str) -> None:
+    backend = make_region(url=address, distributed_lock=True, lock_timeout=1).backend
+    assert backend.get_mutex("key").acquire()
+    eventually(lambda: backend.get_mutex("key").acquire(wait=False))
+
+
 def test_without_a_distributed_lock_there_is_none_in_memcached(address: str) -> None:
     region = make_region(url=address)
     assert region.backend.get_mutex("key") is None
