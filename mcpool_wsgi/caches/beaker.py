@@ -5,12 +5,13 @@ Beaker
 A pool under Beaker's caches and sessions, as the type ``mcpool``::
 
     cache.type = mcpool
-    cache.pool = project.memcached.pool
+    cache.pool = project.memcached.client
     session.type = mcpool
-    session.pool = project.memcached.pool
+    session.pool = project.memcached.client
 
-``pool`` is a pool, or where to import it. Make it in a module of your own, and give it to the
-middleware as well. There are no other options, because ``timeout`` and others are Beaker's own.
+``pool`` is a :class:`~mcpool_wsgi.PooledClient` or a pool, or where to import it. Make a
+:class:`~mcpool_wsgi.PooledClient` in a module of your own, and give its pool to the middleware.
+There are no other options, because ``timeout`` and others are Beaker's own.
 All else is as with ``ext:memcached``: ``clear()`` of a cache removes everything in memcached.
 """
 
@@ -29,7 +30,7 @@ except ImportError as _error:
     ) from _error
 
 from ..pooled import PooledClient
-from .options import found_pool
+from .options import client_of
 
 if TYPE_CHECKING:
 
@@ -43,10 +44,10 @@ else:
 class PooledNamespaceManager(_Base):
     """A namespace of Beaker in a pool.
 
-    :param pool: a pool of this package, or where to import it.
+    :param pool: a pool or a :class:`~mcpool_wsgi.PooledClient`, or where to import it.
     :raises MissingCacheParameter: *pool* is missing.
     :raises TypeError: *pool* is something else.
-    :raises ValueError: *pool* cannot be imported.
+    :raises ValueError: nothing can be imported from there.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class PooledNamespaceManager(_Base):
         NamespaceManager.__init__(self, namespace)
         if pool is None:
             raise MissingCacheParameter("pool is required")
-        self.mc: PooledClient = PooledClient(found_pool(pool))
+        self.mc: PooledClient = client_of(pool)
         self.lock_dir: str | None = lock_dir or (data_dir and f"{data_dir}/container_mcd_lock")
         if self.lock_dir:
             verify_directory(self.lock_dir)

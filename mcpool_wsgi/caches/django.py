@@ -28,8 +28,9 @@ To have the cache and the middleware on one pool, give the cache's pool to the m
 
     application = MemcachedPoolMiddleware(get_wsgi_application(), cache.pool)
 
-Or make the pool yourself, give it to the middleware, and name it in ``OPTIONS``, without a
-``LOCATION``: ``{"pool": "project.memcached.pool"}``.
+Or make a :class:`~mcpool_wsgi.PooledClient` in a module of your own, give its pool to the
+middleware, and name it in ``OPTIONS``, without a ``LOCATION``:
+``{"pool": "project.memcached.client"}``.
 
 With ``fail_soft``, ``incr()`` and ``decr()`` raise :exc:`ValueError` during an outage, as for
 every key that is missing.

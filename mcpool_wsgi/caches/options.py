@@ -12,8 +12,13 @@ servers and these options, or it uses the pool of the option ``pool``.
 ``serializer``, ``behaviors``,
 ``binary``, ``command_timeout``
 ``username``, ``password``              of :class:`~mcpool_wsgi.Client`; they imply ``binary``
-``pool``                                a pool, or where to import it: ``"package.module.pool"``
+``pool``                                a pool or a :class:`~mcpool_wsgi.PooledClient`, or
+                                        where to import it: ``"package.module.name"``
 ======================================  ===================================================
+
+If the library makes its cache in the first request, as Django and Beaker do, give it a
+:class:`~mcpool_wsgi.PooledClient` that is made at import. A request says which client it has only
+if somebody wants to know before it begins.
 """
 
 from __future__ import annotations
@@ -65,13 +70,13 @@ def pooled_client(
         if given.get(name, False) not in (True, False):
             raise TypeError(f"{name} must be True or False, not {given[name]!r}")
     if "pool" in given:
-        pool = found_pool(given.pop("pool"))
+        client = client_of(given.pop("pool"))
         beside = [servers_name] if servers else list(given)
         if beside:
             raise ValueError(
                 f"a pool has servers and options of its own: give either pool or {beside[0]}"
             )
-        return PooledClient(pool)
+        return client
     if "username" in given:
         given.setdefault("binary", True)
     if not servers:
@@ -81,17 +86,18 @@ def pooled_client(
     )
 
 
-def found_pool(pool: Any) -> Any:
-    """*pool*, or what is found there if it is a str.
+def client_of(pool: Any) -> PooledClient:
+    """The client of the option ``pool``.
 
-    :raises ValueError: nothing is found.
+    :raises TypeError: *pool* is none of what it may be.
+    :raises ValueError: it is a str, and nothing can be imported from there.
     """
-    if not isinstance(pool, str):
-        return pool
-    try:
-        return import_string(pool)
-    except ImportError as error:
-        raise ValueError(f"pool must be a pool or where to import it, not {pool!r}") from error
+    if isinstance(pool, str):
+        try:
+            pool = import_string(pool)
+        except ImportError as error:
+            raise ValueError(f"pool must be a pool or where to import it, not {pool!r}") from error
+    return pool if isinstance(pool, PooledClient) else PooledClient(pool)
 
 
 def _server_list(servers: str | Iterable[str]) -> list[Any]:

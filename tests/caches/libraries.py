@@ -8,13 +8,14 @@ from typing import Any, Callable, NamedTuple
 
 from harness import demand, django_settings
 
-from mcpool_wsgi import ClientPool, PooledClient
+from mcpool_wsgi import PooledClient
+from mcpool_wsgi.caches.options import client_of
 
 
 class Cache(NamedTuple):
     get: Callable[[str], Any]  # a miss is None
     set: Callable[[str, Any], object]
-    pool: ClientPool
+    pool: Any
 
 
 @contextmanager
@@ -58,17 +59,17 @@ def flask_caching(servers: Any, **options: Any) -> Iterator[Cache]:
 def cachelib(servers: Any, **options: Any) -> Iterator[Cache]:
     from cachelib import MemcachedCache
 
-    pool = made_pool(servers, **options)
-    cache = MemcachedCache(PooledClient(pool))
-    yield Cache(cache.get, cache.set, pool)
+    client = made_client(servers, **options)
+    cache = MemcachedCache(client)
+    yield Cache(cache.get, cache.set, client.pool)
 
 
 @contextmanager
 def beaker(servers: Any, **options: Any) -> Iterator[Cache]:
     from beaker.cache import Cache as BeakerCache
 
-    pool = made_pool(servers, **options)
-    cache = BeakerCache("namespace", type="mcpool", pool=pool)
+    client = made_client(servers, **options)
+    cache = BeakerCache("namespace", type="mcpool", pool=options.get("pool", client))
 
     def get(key: str) -> Any:
         try:
@@ -76,13 +77,13 @@ def beaker(servers: Any, **options: Any) -> Iterator[Cache]:
         except KeyError:
             return None
 
-    yield Cache(get, cache.put, pool)
+    yield Cache(get, cache.put, client.pool)
 
 
-def made_pool(
-    servers: Any, size: int = 2, pool: ClientPool | None = None, **options: Any
-) -> ClientPool:
-    return pool or ClientPool.from_servers(servers, size, **options)
+def made_client(servers: Any, size: int = 2, pool: Any = None, **options: Any) -> PooledClient:
+    if pool is None:
+        return PooledClient.from_servers(servers, size, **options)
+    return client_of(pool)
 
 
 Opener = Callable[..., AbstractContextManager[Cache]]

@@ -9,7 +9,7 @@ import pytest
 from harness import demand, in_threads
 from werkzeug.test import Client as Browser
 
-from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
+from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware, PooledClient
 
 pool = ClientPool()
 
@@ -55,7 +55,7 @@ def test_cache_of_an_ini_file(address: str, mc: Client, tmp_path: Path) -> None:
 def test_session_uses_the_client_of_its_request(address: str) -> None:
     from beaker.middleware import SessionMiddleware
 
-    mine = ClientPool.from_servers([address], 1, timeout=0)
+    mine = PooledClient.from_servers([address], 1, timeout=0)
 
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         session = environ["beaker.session"]
@@ -65,11 +65,11 @@ def test_session_uses_the_client_of_its_request(address: str) -> None:
         return [str(session["visits"]).encode()]
 
     options = {"session.type": "mcpool", "session.pool": mine, "session.timeout": 600}
-    wrapped = MemcachedPoolMiddleware(SessionMiddleware(app, options), mine)
+    wrapped = MemcachedPoolMiddleware(SessionMiddleware(app, options), mine.pool)
 
     browser = Browser(wrapped)
     assert [browser.get("/", buffered=True).text for _ in range(3)] == ["1", "2", "3"]
-    assert mine.stats().reservations == 3
+    assert mine.pool.stats().reservations == 3
 
 
 def test_pool_is_required() -> None:

@@ -65,7 +65,7 @@ def source_distribution(directory: Path, version: str) -> Path:
         command += ["--dest", str(directory), f"django=={version}"]
         subprocess.run(command, timeout=300, check=False, capture_output=True)
         if not found():
-            missing(f"{name}, which pip should download,")
+            missing(name, "cannot be had from pip")
     return found()[0]
 
 

@@ -15,7 +15,7 @@ from servers.catalogue import SERVERS
 from servers.launch import running
 from servers.wire import get_json
 
-from mcpool_wsgi import ClientPool, MemcachedPoolMiddleware, get_client
+from mcpool_wsgi import ClientPool, MemcachedPoolMiddleware, PooledClient, get_client
 
 from .libraries import LIBRARIES, Opener, opener
 
@@ -24,6 +24,7 @@ NOWHERE = ["127.0.0.1:1"]
 WITH_OPTIONS = ["Django", "Flask-Caching", "dogpile.cache"]
 
 shared_pool = ClientPool.from_servers(NOWHERE, 1, timeout=0)
+shared_client = PooledClient(shared_pool)
 
 
 @pytest.fixture(params=LIBRARIES)
@@ -114,18 +115,21 @@ def test_gunicorn_preloads_it(
 
 
 @pytest.mark.parametrize("lazy", [False, True])
-@pytest.mark.parametrize("owner", ["library", "site"])
+@pytest.mark.parametrize("owner", ["library", "pool", "client"])
 def test_request_uses_its_own_client(
     open_cache: Opener, address: str, owner: str, lazy: bool
 ) -> None:
     # One slot, so that whoever needs a second client fails at once.
-    site_pool = ClientPool.from_servers([address], 1, timeout=0)
-    with open_cache(
-        *([[address]] if owner == "library" else [None]),
-        **({"size": 1, "timeout": 0} if owner == "library" else {"pool": site_pool}),
-    ) as cache:
+    client = PooledClient.from_servers([address], 1, timeout=0)
+    given: dict[str, tuple[Any, dict[str, Any]]] = {
+        "library": ([address], {"size": 1, "timeout": 0}),
+        "pool": (None, {"pool": client.pool}),
+        "client": (None, {"pool": client}),
+    }
+    servers, options = given[owner]
+    with open_cache(servers, **options) as cache:
         pool = cache.pool
-        assert owner == "library" or pool is site_pool
+        assert (pool is client.pool) is (owner != "library")
 
         def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
             get_client(environ).set("raw", "value")
@@ -157,11 +161,10 @@ def test_outage_is_an_error_without_fail_soft(open_cache: Opener) -> None:
         cache.get("key")
 
 
-def test_pool_is_imported(open_cache: Opener, library: str) -> None:
-    if library == "cachelib":
-        return  # it gets the client itself
-    with open_cache(None, pool=f"{__name__}.shared_pool") as cache:
-        assert library == "Beaker" or cache.pool is shared_pool
+@pytest.mark.parametrize("name", ["shared_pool", "shared_client"])
+def test_pool_is_imported(open_cache: Opener, name: str) -> None:
+    with open_cache(None, pool=f"{__name__}.{name}") as cache:
+        assert cache.pool is shared_pool
         with pytest.raises(pylibmc.Error):
             cache.get("key")
 
@@ -175,7 +178,7 @@ def test_pool_is_imported(open_cache: Opener, library: str) -> None:
         (NOWHERE, {"fail_soft": "false"}, "fail_soft must be True or False, not 'false'"),
         (NOWHERE, {"behaviors": {"tcp_delay": 1}}, "unknown behavior names: tcp_delay"),
         (NOWHERE, {"username": "me", "binary": False, "password": "x"}, "binary"),
-        (["host:port"], {}, "a server is .*, not 'host:port'"),
+        (["host:port"], {}, "'host:port' is not the address of a memcached"),
         (None, {}, r"(LOCATION|url|CACHE_MEMCACHED_SERVERS) is missing: name the servers"),
         (NOWHERE, {"pool": shared_pool}, r"give either pool or (LOCATION|url|CACHE_MEM)"),
         (None, {"pool": shared_pool, "size": 2}, "give either pool or size"),
