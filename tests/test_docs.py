@@ -107,7 +107,7 @@ def test_code_blocks_of_a_docstring_run_one_after_the_other(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pytest.importorskip(name)
+    pytest.importorskip(name, exc_type=ImportError)
     monkeypatch.setenv("MEMCACHED_SERVERS", address)
     monkeypatch.setattr("prometheus_client.REGISTRY", CollectorRegistry())
     hello = Response("hello")
