@@ -15,7 +15,7 @@ import greenlet
 import pylibmc
 import pytest
 from forking import FORKS, succeeds
-from harness import Connections, in_thread, in_threads
+from harness import Connections, eventually, in_thread, in_threads
 
 from mcpool_wsgi import (
     Client,
@@ -197,7 +197,7 @@ def test_disconnect_all_closes_the_connections_of_the_pool(
         other.set("key", 1)
         assert connections.count() == 2
     cache.disconnect_all()
-    assert connections.count() == 0
+    eventually(lambda: connections.count() == 0)
     assert cache.get("key") == 1
 
 
