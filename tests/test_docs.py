@@ -232,7 +232,7 @@ def test_values_of_pymemcache_can_be_read_and_the_other_way_round(address: str) 
     ours = Client([address])
     with closing(PymemcacheClient(address, serde=pickle_serde)) as theirs:
         for value in ["text", b"bytes", 5, 10**20, 1.5, [1, "two"], {"a": None}, None]:
-            theirs.set("theirs", value)
+            theirs.set("theirs", value, noreply=False)
             ours.set("ours", value)
             assert ours.get("theirs") == theirs.get("ours") == value
         ours.set("ours", True)
