@@ -66,7 +66,10 @@ def order(modules: dict[str, set[str]]) -> list[str]:
     return done
 
 
-PACKAGES = ["caches", "client", "devserver", "discovery", "middleware", "opentelemetry", "pool"]
+PACKAGES = [
+    *("caches", "client", "devserver", "discovery"),
+    *("metrics", "middleware", "opentelemetry", "pool"),
+]
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -7,13 +7,18 @@ What ``pool.stats()`` returns, and the counts that it is made from.
 
 from __future__ import annotations
 
+import math
 import threading
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
+
+#: The keys of :attr:`PoolStats.wait_times`, in seconds: those that OpenTelemetry recommends.
+WAIT_TIMES: tuple[float, ...] = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, math.inf)
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class PoolStats:
     longest_wait: float
     #: The same, of those that ended in the last minute. It forgets between one and two minutes.
     longest_recent_wait: float
+    #: How many of them waited for so many seconds at most, and longer than the number before.
+    wait_times: Mapping[float, int]
     #: Reservations that ended in a :exc:`~mcpool_wsgi.PoolTimeout`.
     timeouts: int
     #: Commands that failed because memcached could not do them, with ``fail_soft`` as well.
@@ -111,6 +118,7 @@ class Statistics:
         self._seconds_waited = 0.0
         self._longest_wait = 0.0
         self._recent_waits = RecentMaximum()
+        self._wait_times = [0] * len(WAIT_TIMES)
         self._clients_made = 0
         self._clients_renewed: Counter[str] = Counter()
 
@@ -134,6 +142,7 @@ class Statistics:
             self._seconds_waited += seconds
             self._longest_wait = max(self._longest_wait, seconds)
             self._recent_waits.note(seconds)
+            self._wait_times[bisect_left(WAIT_TIMES, seconds)] += 1
             if not timed_out:
                 return False
             self._timeouts += 1
@@ -156,6 +165,7 @@ class Statistics:
                 "seconds_waited": self._seconds_waited,
                 "longest_wait": self._longest_wait,
                 "longest_recent_wait": self._recent_waits.value(),
+                "wait_times": dict(zip(WAIT_TIMES, self._wait_times)),
                 "timeouts": self._timeouts,
                 "failures": self._failures,
                 "clients_made": self._clients_made,

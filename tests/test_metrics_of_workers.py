@@ -1,0 +1,118 @@
+"""The metrics of several processes: their sums, from any of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from harness import eventually, in_threads
+from monitoring import SLOTS, WORKERS, Counts, gunicorn
+
+from mcpool_wsgi import Client, ClientPool
+from mcpool_wsgi.metrics import PoolCollector
+
+pytestmark = pytest.mark.servers
+
+REQUESTS = 600
+HITS = "mcpool_hits_total"
+
+
+def test_no_counter_goes_down_while_workers_are_replaced(address: str) -> None:
+    with gunicorn(address, "--max-requests", "40") as server:
+        workers: set[str] = set()
+        is_over = threading.Event()
+
+        def load() -> None:
+            for _ in range(REQUESTS // 4):
+                workers.add(server.get("/read"))
+
+        def watch() -> None:
+            before: Counts = {}
+            while not is_over.is_set():
+                counters, _ = server.scrape()
+                fallen = {key for key, value in before.items() if counters.get(key, -1) < value}
+                assert not fallen
+                before = counters
+
+        def load_and_count() -> None:
+            try:
+                in_threads([load] * 4)
+                # Those that have ended are counted, too, to the last request.
+                eventually(lambda: server.value(HITS) == REQUESTS, "all are counted")
+            finally:
+                is_over.set()
+
+        in_threads([watch, load_and_count])
+        assert len(workers) > WORKERS
+        everything = server.scrape()[1]
+        assert value(everything, "mcpool_misses_total") == REQUESTS
+        assert value(everything, "mcpool_reservations_total") == REQUESTS
+        assert value(everything, "db_client_connection_wait_time_seconds_count") == REQUESTS
+        assert value(everything, "db_client_operation_duration_seconds_count") == 3 * REQUESTS
+
+
+def value(counts: Counts, name: str) -> float:
+    return sum(value for (found, _), value in counts.items() if found == name)
+
+
+@pytest.mark.parametrize("options", [[], ["--preload"]], ids=["", "preload"])
+def test_gauges_are_those_of_the_workers_that_live(address: str, options: list[str]) -> None:
+    with gunicorn(address, *options) as server:
+
+        def slots() -> float:
+            everything = server.scrape()[1]
+            return value(everything, "db_client_connection_max")
+
+        def all_work() -> bool:
+            workers.add(server.get("/read"))
+            return len(workers) == WORKERS
+
+        workers: set[str] = set()
+        eventually(all_work)
+        eventually(lambda: slots() == WORKERS * SLOTS)
+        assert value(server.scrape()[1], "mcpool_up") == 1
+        hits = server.value(HITS)
+        os.kill(int(workers.pop()), signal.SIGKILL)
+        eventually(lambda: slots() == (WORKERS - 1) * SLOTS)
+        eventually(all_work)
+        eventually(lambda: slots() == WORKERS * SLOTS)
+        assert server.value(HITS) >= hits
+
+
+def published(what: str, address: str, directory: Path) -> str:
+    """Run one of the functions of tests/published.py, and give what it logs."""
+    command = [sys.executable, str(Path(__file__).parent / "published.py"), what, address]
+    environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(directory)}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("fork", ["in_child", "in_child_by_c"])
+def test_figures_of_parent_and_child_are_added_up(fork: str, address: str, tmp_path: Path) -> None:
+    published(fork, address, tmp_path)
+
+
+def test_gauges_of_a_pool_end_with_it(address: str, tmp_path: Path) -> None:
+    published("drops", address, tmp_path)
+
+
+def test_directory_that_cannot_be_written_is_logged_once(address: str, tmp_path: Path) -> None:
+    directory = tmp_path / "metrics"
+    directory.mkdir()
+    log = published("fails", address, directory)
+    assert log.count("cannot publish its metrics") == 1
+    assert log.count("FileNotFoundError") == 1
+
+
+def test_directory_that_is_none_is_refused(
+    address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "none"))
+    with pytest.raises(ValueError, match="PROMETHEUS_MULTIPROC_DIR must be a directory"):
+        PoolCollector([ClientPool(Client([address]), 1)])
