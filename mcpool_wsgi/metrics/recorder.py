@@ -63,16 +63,16 @@ class Recorder:
 
     def note(self, event: CommandEvent) -> None:
         """A command has ended."""
-        command, seconds, _, _, hits, misses, error, _ = event
-        row = self._rows.get(command)
-        if row is None or error is not None:
+        row = self._rows.get(event.command)
+        if row is None or event.error is not None:
             self._note_rare(event)
             return
+        seconds = event.seconds
         with self._lock:
             row[bisect_left(BOUNDS, seconds)] += 1
             row[SECONDS] += seconds
-            row[HITS] += hits
-            row[MISSES] += misses
+            row[HITS] += event.hits
+            row[MISSES] += event.misses
             self._up = True
 
     def _note_rare(self, event: CommandEvent) -> None:

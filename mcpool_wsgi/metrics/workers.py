@@ -12,6 +12,10 @@ This costs a command nothing. To write each command into a file, as the counters
 Counters and histograms have files with a name of their own for each process, because a process
 may have the number of one that has ended. Gauges are those of ``prometheus_client``, so its
 ``mark_process_dead()`` finds their files.
+
+A fork in Python waits until nothing is being written, which takes less than a millisecond. For a
+fork in C (uWSGI), the usual rule for threads holds: CPython can hang in the child if another
+thread of the parent ran. A process that has not used its pools has no such thread.
 """
 
 from __future__ import annotations
@@ -24,7 +28,6 @@ import secrets
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
 from typing import Any, Callable
 
 from prometheus_client import Gauge, Metric
@@ -38,10 +41,11 @@ DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 INTERVAL = 1.0  # seconds
 SIZE = 1 << 16  # bytes, as prometheus_client makes them: they grow
 #: How the gauges of several processes become one. The others are added up.
+UP = "mcpool_up"
 MODES = {
     "mcpool_longest_wait_seconds": "livemax",
     "mcpool_longest_recent_wait_seconds": "livemax",
-    "mcpool_up": "livemostrecent",
+    UP: "livemostrecent",
 }
 
 
@@ -58,16 +62,25 @@ class Publisher:
         self._collect = collect
         self._reset_in_child()
         forks.reset_in_child(self)
+        # prometheus_client has one lock for all values. A child that is forked while this process
+        # holds it would wait for ever.
+        os.register_at_fork(before=self._begin_fork, after_in_parent=self._end_fork)
         atexit.register(self._end)
+
+    def _begin_fork(self) -> None:
+        self._lock.acquire()
+
+    def _end_fork(self) -> None:
+        self._lock.release()
 
     def _reset_in_child(self) -> None:
         # Reentrant, for signal handlers that use the pool.
-        self._lock: AbstractContextManager[Any] = threading.RLock()
+        self._lock = threading.RLock()
         self._is_started = False
         self._has_failed = False
         self._files: dict[str, Any] = {}
         self._gauges: dict[str, Gauge] = {}
-        self._shown: set[tuple[str, tuple[str, ...]]] = set()
+        self._shown: dict[tuple[str, tuple[str, ...]], float] = {}
 
     def start(self) -> None:
         """Publish from now on, in this process."""
@@ -99,16 +112,15 @@ class Publisher:
     def _publish(self, gauges: bool = True) -> None:
         """Write all figures. Without *gauges*, those that are added up become 0."""
         with self._lock:
-            shown = set()
+            shown = {}
             for family in self._collect():
                 if family.type != "gauge":
                     self._write(family)
                 elif gauges:
-                    shown |= set(self._show(family))
-            for name, labels in self._shown - shown:
-                if name not in MODES:
-                    self._gauges[name].labels(*labels).set(0)
-            self._shown = shown
+                    self._open_gauge(family)
+                    for sample in family.samples:
+                        shown[family.name, tuple(sample.labels.values())] = sample.value
+            self._show(shown)
 
     def _write(self, family: Metric) -> None:
         if family.type not in self._files:
@@ -122,22 +134,30 @@ class Publisher:
             )
             self._files[family.type].write_value(key, value, 0.0)
 
-    def _show(self, family: Metric) -> Iterator[tuple[str, tuple[str, ...]]]:
-        for sample in family.samples:
-            gauge = self._gauges.get(family.name)
-            if gauge is None:
-                mode: Any = MODES.get(family.name, "livesum")
-                _create(os.path.join(self._directory, f"gauge_{mode}_{os.getpid()}.db"))
-                gauge = self._gauges[family.name] = Gauge(
-                    family.name,
-                    family.documentation,
-                    list(sample.labels),
-                    registry=None,
-                    multiprocess_mode=mode,
-                )
-            labels = tuple(sample.labels.values())
-            gauge.labels(*labels).set(sample.value)
-            yield family.name, labels
+    def _open_gauge(self, family: Metric) -> None:
+        if family.name in self._gauges or not family.samples:
+            return
+        mode: Any = MODES.get(family.name, "livesum")
+        _create(os.path.join(self._directory, f"gauge_{mode}_{os.getpid()}.db"))
+        self._gauges[family.name] = Gauge(
+            family.name,
+            family.documentation,
+            list(family.samples[0].labels),
+            registry=None,
+            multiprocess_mode=mode,
+        )
+
+    def _show(self, shown: dict[tuple[str, tuple[str, ...]], float]) -> None:
+        """Write the gauges that have changed. What is no longer *shown* becomes 0."""
+        gone = dict.fromkeys(self._shown.keys() - shown.keys(), 0.0)
+        for key, value in {**shown, **gone}.items():
+            name, labels = key
+            if name == UP and key in gone:
+                continue
+            # The one that was set last is right, so each says again what has not changed.
+            if name == UP or value != self._shown.get(key):
+                self._gauges[name].labels(*labels).set(value)
+        self._shown = shown
 
 
 def _create(path: str) -> None:
