@@ -8,9 +8,9 @@ servers and these options, or it uses the pool of the option ``pool``.
 ======================================  ===================================================
 ``size``                                of the pool: its ``n_slots``, 12 by default
 ``timeout``                             of the pool: seconds to wait for a client
-``fail_soft``, ``allow_pickle``,        of :class:`~mcpool_wsgi.Client`
-``serializer``, ``behaviors``,
-``binary``, ``command_timeout``
+``fail_soft``, ``command_timeout``      of :class:`~mcpool_wsgi.Client`
+``allow_pickle``, ``serializer``        the same
+``behaviors``, ``binary``               the same
 ``username``, ``password``              of :class:`~mcpool_wsgi.Client`; they imply ``binary``
 ``pool``                                a pool or a :class:`~mcpool_wsgi.PooledClient`, or
                                         where to import it: ``"package.module.name"``
