@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "mcpool_wsgi"
 #: From the top to the bottom. Rooms on one floor do not know each other.
 FLOORS = [
-    ["caches", "config", "metrics", "opentelemetry", "devserver"],
+    ["caches", "config", "metrics", "opentelemetry", "status", "devserver"],
     ["discovery", "middleware", "pooled"],
     ["pool"],
     ["client"],
@@ -67,8 +67,8 @@ def order(modules: dict[str, set[str]]) -> list[str]:
 
 
 PACKAGES = [
-    *("caches", "client", "devserver", "discovery"),
-    *("metrics", "middleware", "opentelemetry", "pool"),
+    *("caches", "client", "devserver", "discovery", "metrics"),
+    *("middleware", "opentelemetry", "pool", "status"),
 ]
 
 

@@ -1,0 +1,50 @@
+"""
+Status page
+===========
+
+:class:`StatusApp` is a WSGI app that shows what the pools of a process do: slots that are idle
+and in use, who holds them and for how long, the queue, commands, hit rate and waits of the last
+five minutes, and what each memcached says about itself.
+
+Mount it beside your app, and outside of the middleware:
+
+.. code-block:: python
+
+    from mcpool_wsgi.status import StatusApp
+    from werkzeug.middleware.dispatcher import DispatcherMiddleware
+
+    app = MemcachedPoolMiddleware(app, pool)
+    app = DispatcherMiddleware(app, {"/-/memcached": StatusApp(pool)})
+
+``/-/memcached`` is the page, and ``/-/memcached?format=json`` is the same as JSON. All other
+paths below it are a ``404``.
+
+**Access control is your task.** The app answers everybody who reaches it. It changes nothing, and
+it shows no keys and no values. But it shows addresses of servers, paths of requests, and files
+and lines of your code.
+
+The app never reserves a client, so it works while all slots are in use. It asks each memcached
+on a new connection of its own, all at once and for one second at most, so it works while
+memcached is down. However many people look, it collects its figures once per second.
+
+It shows the pools of one process: the one that answers. Each worker process has pools of its own.
+With ``?process=PID`` all other processes answer ``204`` and no content. The page uses this to stay
+with one process.
+
+If all threads of the server wait for a client, none is left to serve the page. Then a server of
+its own helps. It listens on this machine only, and each worker process has an address of its own:
+
+.. code-block:: python
+
+    import threading
+    from werkzeug.serving import make_server
+
+    server = make_server("127.0.0.1", 0, StatusApp(pool), threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    print(f"pools of this process: http://127.0.0.1:{server.port}/")
+
+The page works without JavaScript. With JavaScript it refreshes itself every two seconds, and
+without it every ten.
+"""
+
+from .app import StatusApp as StatusApp

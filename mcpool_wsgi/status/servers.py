@@ -1,0 +1,156 @@
+"""
+Status page: servers
+====================
+
+What each memcached says about itself. Each is asked on a connection of its own, in a thread of its
+own, all at once. A server that does not answer in time costs one second, however many there are.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from functools import partial
+from time import monotonic
+from typing import Any, Callable
+
+from .. import forks
+from ..client import Client, CommandEvent
+from ..pool import Pool
+from .history import hit_rate
+
+LIMIT = 1.0  # seconds for all servers together
+COMMAND_LIMIT = 0.8  # for one: a client then says what was wrong before LIMIT is over
+
+#: The figures of a server, and the names that memcached has for them.
+FIGURES = {
+    "items": "curr_items",
+    "bytes": "bytes",
+    "max_bytes": "limit_maxbytes",
+    "evictions": "evictions",
+    "hits": "get_hits",
+    "misses": "get_misses",
+    "connections": "curr_connections",
+    "uptime": "uptime",
+}
+
+
+class Question(threading.Thread):
+    """Asks the servers of a client, which nobody else uses, for their statistics.
+
+    :param make_client: makes the client.
+    """
+
+    def __init__(self, make_client: Callable[[], Any]) -> None:
+        super().__init__(name="mcpool_wsgi.status", daemon=True)
+        self._make_client = make_client
+        self.found: list[tuple[bytes, dict[str, bytes]]] = []
+        # Only its text: an exception would keep the client, and with it the connection.
+        self.error: str | None = None
+
+    def run(self) -> None:
+        try:
+            client = self._make_client()
+            if isinstance(client, Client):
+                client.observe(self._note_event)  # with fail_soft, it raises no error
+            self.found = client.get_stats()
+        except Exception as error:
+            self.note(error)
+
+    def _note_event(self, event: CommandEvent) -> None:
+        if event.error is not None:
+            self.note(event.error)
+
+    def note(self, error: Exception) -> None:
+        """This is why there is no answer."""
+        self.error = f"{type(error).__name__}: {error}"
+
+
+class Servers:
+    """The servers of some pools. It asks each of them once at a time."""
+
+    def __init__(self) -> None:
+        self._reset_in_child()
+        forks.reset_in_child(self)
+
+    def _reset_in_child(self) -> None:
+        self._under_way: dict[str, Question] = {}  # a child has none of the threads
+
+    def ask(self, pools: Mapping[str, Pool]) -> list[dict[str, Any]]:
+        """A dict for each server. It takes LIMIT seconds at most."""
+        end = monotonic() + LIMIT
+        users: dict[str, list[str]] = {}
+        for name, pool in pools.items():
+            for address, make_client in clients_of(pool.master):
+                if address not in users:
+                    users[address] = []
+                    self._begin(address, make_client)
+                users[address].append(name)
+        return [
+            {"address": name, "pools": users[address], **answer}
+            for address in users
+            for name, answer in self._answers(address, end)
+        ]
+
+    def _begin(self, address: str, make_client: Callable[[], Any]) -> None:
+        # One that is late, because it looks up a name perhaps, is not asked again meanwhile.
+        if address not in self._under_way:
+            self._under_way[address] = question = Question(make_client)
+            try:
+                question.start()
+            except RuntimeError as error:  # there are too many threads
+                question.note(error)
+
+    def _answers(self, address: str, end: float) -> list[tuple[str, dict[str, Any]]]:
+        question = self._under_way[address]
+        if question.is_alive():
+            question.join(max(end - monotonic(), 0))
+        if question.is_alive():
+            return [(address, no_answer(f"no answer within {LIMIT:g} s"))]
+        del self._under_way[address]
+        if question.error is not None:
+            return [(address, no_answer(question.error))]
+        if len(question.found) == 1:
+            return [(address, figures(question.found[0][1]))]
+        return [(text(name), figures(stats)) for name, stats in question.found]
+
+
+def clients_of(master: Any) -> Iterable[tuple[str, Callable[[], Any]]]:
+    """The servers of *master*, and for each what makes a client of its own for it."""
+    if isinstance(master, Client):
+        clone = master.clone()
+        for address in clone.addresses:
+            yield shown(address), partial(clone.with_servers, [address], COMMAND_LIMIT)
+    elif callable(getattr(master, "get_stats", None)):
+        # Somebody else's client. It asks all its servers, and has time limits of its own.
+        addresses = getattr(master, "addresses", None) or [type(master).__name__]
+        yield ", ".join(map(shown, addresses)), master.clone
+
+
+def shown(address: Any) -> str:
+    """An *address* of pylibmc as text."""
+    return address if isinstance(address, str) else "{1}:{2}".format(*address)
+
+
+def text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
+
+
+def no_answer(error: str) -> dict[str, Any]:
+    """What is known of a server that does not answer."""
+    return {"error": error, "version": None, **dict.fromkeys([*FIGURES, "hit_rate"])}
+
+
+def figures(stats: Mapping[str, bytes]) -> dict[str, Any]:
+    """The figures of a server. One that it does not have is None."""
+    found: dict[str, Any] = {}
+    for name, key in FIGURES.items():
+        value = stats.get(key, b"")
+        found[name] = int(value) if value.isdigit() else None
+    version = stats.get("version")
+    return {
+        "error": None,
+        "version": version and text(version),
+        **found,
+        "hit_rate": hit_rate(found["hits"] or 0, found["misses"] or 0),
+    }

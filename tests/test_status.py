@@ -1,0 +1,891 @@
+"""The status page: what it shows, to whom, and that it stands in nobody's way."""
+
+from __future__ import annotations
+
+import base64
+import gc
+import hashlib
+import json
+import logging
+import os
+import queue
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+import urllib.request
+import weakref
+from contextlib import ExitStack
+from html.parser import HTMLParser
+from typing import Any
+
+import hostile
+import pylibmc
+import pytest
+from forking import FORKS, succeeds
+from harness import Connections, eventually, in_threads
+from mortal import Mortal
+from webtest import TestApp
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+
+from mcpool_wsgi import (
+    Client,
+    ClientPool,
+    MemcachedPoolMiddleware,
+    PooledClient,
+    PoolTimeout,
+    ThreadMappedPool,
+    get_client,
+    status,
+)
+from mcpool_wsgi.devserver import Memcached
+from mcpool_wsgi.status import StatusApp, drawings, history, report, units
+from mcpool_wsgi.status.markup import html
+from mcpool_wsgi.status.servers import Question
+
+VOID = {"meta", "link", "rect"}
+
+
+class Page(HTMLParser):
+    """A page, checked while it is read: its elements nest, and its ids are unique."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self._open: list[str] = []
+        self._texts: list[tuple[str, str]] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+        ids = [attributes["id"] for _, attributes in self.elements if "id" in attributes]
+        assert len(ids) == len(set(ids))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in VOID
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self._texts.append((self._open[-1] if self._open else "", data))
+
+    def text(self) -> str:
+        """What a reader sees."""
+        seen = [text for tag, text in self._texts if tag not in ("style", "script", "title")]
+        return " ".join(" ".join(seen).split())
+
+    def inside(self, tag: str) -> list[str]:
+        return [text for inside, text in self._texts if inside == tag]
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def labels(self) -> list[str]:
+        """What drawings say."""
+        return [it["aria-label"] for _, it in self.elements if it.get("role") == "img"]
+
+
+def look(pools: Any) -> Page:
+    """What a new StatusApp shows."""
+    return Page(TestApp(StatusApp(pools)).get("/").text)
+
+
+def facts(app: Any) -> Any:
+    return TestApp(app).get("/?format=json").json
+
+
+@pytest.fixture
+def pool(mc: Client) -> ClientPool:
+    return ClientPool(mc, 3, timeout=0.01, name="shop")
+
+
+@pytest.fixture(autouse=True)
+def _always_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "KEPT", 0)
+
+
+# -- What it shows
+
+
+def test_page_shows_slots_commands_and_servers(pool: ClientPool) -> None:
+    app = StatusApp(pool)
+    with pool.reserve() as first, pool.reserve():
+        first.set("key", 1)
+        first.get("key")
+        first.get("missing")
+        page = Page(TestApp(app).get("/").text)
+    assert f"Process {os.getpid()} on" in page.text()
+    assert "shop works ClientPool of 3 slots, waits for 10 ms at most" in page.text()
+    assert "Slots in use 2 of 3 Threads waiting 0" in page.text()
+    assert "Hit rate, 5 min 50.0 %" in page.text()
+    assert page.labels()[:4] == [
+        "Slots: 2 in use, 1 not needed yet",
+        "Commands per second (red: failed), last 5 minutes: 3 commands, 0 failed",
+        "Hit rate, last 5 minutes: 50.0 %",
+        "Waits in 5 s (red: timed out), last 5 minutes: 0 waits, 0 of them timed out",
+    ]
+    assert pool.master.addresses[0] in page.text()
+    assert "All pools and servers work." in page.text()
+    assert [kind["class"] for kind in page.all("i")][:3] == ["used", "used", "free"]
+
+
+def test_json_has_the_figures_of_the_pool_and_the_servers(pool: ClientPool, address: str) -> None:
+    app = StatusApp(pool)
+    with pool.reserve() as mc:
+        mc.get("missing")
+        mc.set("key", 1)
+        found = facts(app)
+        stats = pool.stats()
+    assert found["process"] == os.getpid()
+    (shown,) = found["pools"]
+    assert shown["name"] == "shop"
+    assert shown["kind"] == "ClientPool"
+    assert shown["states"] == []
+    assert shown["stats"] == json.loads(json.dumps(vars(stats)))
+    assert [holder["request"] for holder in shown["holders"]] == [None]
+    assert shown["history"]["total"]["misses"] == 1
+    assert shown["history"]["total"]["hit_rate"] == 0
+    (server,) = found["servers"]
+    assert server["address"] == address
+    assert server["pools"] == ["shop"]
+    assert server["error"] is None
+    assert server["items"] >= 1
+    assert server["connections"] >= 2  # the pool's and the page's
+    assert server["max_bytes"] == 64 * 1024 * 1024
+
+
+def test_holders_are_shown_with_request_thread_and_place(pool: ClientPool) -> None:
+    seen: list[Page] = []
+
+    def view(environ: dict[str, Any]) -> bytes:
+        get_client(environ).get("key")
+        seen.append(look(pool))
+        return b""
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [view(environ)]
+
+    TestApp(MemcachedPoolMiddleware(app, pool)).get("/basket?token=secret")
+    (page,) = seen
+    assert "Who holds a client" in page.text()
+    assert f"GET /basket {threading.current_thread().name}" in page.text()
+    assert re.search(r"test_status\.py:\d+ in view", page.text())
+    assert "secret" not in page.text()
+    assert "Nobody holds a client" in look(pool).text()
+
+
+def test_place_in_the_code_is_shown_without_its_root(pool: ClientPool) -> None:
+    with pool.reserve():
+        places = look(pool).inside("code")
+        (holder,) = facts(StatusApp(pool))["pools"][0]["holders"]
+    assert places[0].startswith("test_status.py:")
+    assert holder["frames"][0].startswith(f"{__file__}:")
+
+
+def test_many_holders_are_cut_on_the_page_and_not_in_the_json(mc: Client) -> None:
+    pool = ClientPool(mc, 400)
+    with ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(pool.reserve())
+        page = look(pool)
+        assert len(facts(StatusApp(pool))["pools"][0]["holders"]) == 300
+    assert "Who holds a client, the longest 50 of 300" in page.text()
+    assert "300 in use" in page.text()
+    assert len(page.all("i")) < 300
+
+
+def test_names_and_paths_are_escaped(mc: Client) -> None:
+    evil = '<script>alert("1")</script>&amp;'
+    pool = ClientPool(mc, 2, name=evil)
+    pages: list[Page] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        pages.append(look({f"'{evil}": pool}))
+        return [b""]
+
+    threading.current_thread().name, name = evil, threading.current_thread().name
+    try:
+        TestApp(MemcachedPoolMiddleware(app, pool)).get("/<script>alert(2)</script>")
+    finally:
+        threading.current_thread().name = name
+    (page,) = pages
+    assert len(page.all("script")) == 1
+    assert f"'{evil}" in page.text()
+    assert f"GET /<script>alert(2)</script> {evil}" in page.text()
+
+
+def test_no_key_and_no_value_is_shown(address: str) -> None:
+    pool = ClientPool(Client([address], fail_soft=True), 2)
+    app = StatusApp(pool)
+    cache = PooledClient(pool)
+    cache.set("secret-key", "secret-value")
+    cache.get("secret-key")
+    with pytest.raises(pylibmc.ClientError):
+        cache.incr("secret-key")
+    with pytest.raises(ValueError, match="secret key"):
+        cache.get("secret key")
+    assert "secret" not in TestApp(app).get("/").text
+    assert "secret" not in TestApp(app).get("/?format=json").text
+
+
+def test_pools_have_the_names_that_they_are_given(mc: Client) -> None:
+    one, two = ClientPool(mc, 1, name="one"), ThreadMappedPool(mc, name="two")
+    for pools, names in (
+        (one, ["one"]),
+        ([one, two], ["one", "two"]),
+        ({"a": two, "b": one}, ["a", "b"]),
+        (iter([two]), ["two"]),
+    ):
+        found = facts(StatusApp(pools))
+        assert [pool["name"] for pool in found["pools"]] == names
+        (server,) = found["servers"]  # which both use
+        assert server["pools"] == names
+    assert "used by one and two" in look([one, two]).text()
+
+
+# -- States
+
+
+def test_exhausted_pool_is_shown_and_not_asked_for_a_client(pool: ClientPool) -> None:
+    app = StatusApp(pool)
+    with pool.reserve(), pool.reserve(), pool.reserve():
+        with pytest.raises(PoolTimeout):
+            pool.reserve().__enter__()
+        ended = threading.Event()
+
+        def wait() -> None:
+            with pool.reserve(timeout=10):
+                ended.set()
+
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        eventually(lambda: pool.stats().waiting == 1)
+        before = pool.stats()
+        page = Page(TestApp(app).get("/").text)
+        assert pool.stats() == before
+    waiter.join(10)
+    assert ended.is_set()
+    assert "shop timeouts threads wait all slots in use" in page.text()
+    assert "shop: requests got no client in the last minute." in page.text()
+    assert "Slots in use 3 of 3 Threads waiting 1" in page.text()
+    assert page.labels()[0] == "Slots: 3 in use, 1 waiting"
+    assert page.labels()[3].endswith(": 1 waits, 1 of them timed out")
+    assert page.inside("title") == ["(!) Memcached pools"]
+
+
+def test_mounted_outside_of_the_middleware_it_answers_while_the_pool_is_exhausted(
+    pool: ClientPool,
+) -> None:
+    def bare(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"app"]
+
+    app = TestApp(
+        DispatcherMiddleware(
+            MemcachedPoolMiddleware(bare, pool), {"/-/memcached": StatusApp(pool)}
+        )
+    )
+    with pool.reserve(), pool.reserve(), pool.reserve():
+        app.get("/", status=503)
+        for path in ("/-/memcached", "/-/memcached/"):
+            assert "all slots in use" in app.get(path).text
+        app.get("/-/memcached/other", status=404)
+    assert app.get("/").text == "app"
+
+
+def test_code_of_the_documentation_runs(
+    pool: ClientPool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("werkzeug"), "level", logging.ERROR)
+    blocks = re.findall(r"code-block:: python\n\n((?:    .*\n|\n)+)", status.__doc__ or "")
+    beside, own = map(textwrap.dedent, blocks)
+    names: dict[str, Any] = {
+        "MemcachedPoolMiddleware": MemcachedPoolMiddleware,
+        "app": lambda environ, start_response: [],
+        "pool": pool,
+    }
+    exec(beside, names)
+    assert "Slots in use" in TestApp(names["app"]).get("/-/memcached").text
+    exec(own, names)
+    url = capsys.readouterr().out.partition(": ")[2].strip()
+    with pool.reserve(), pool.reserve(), pool.reserve():
+        assert b"all slots in use" in urllib.request.urlopen(url, timeout=10).read()
+    names["server"].shutdown()
+    names["server"].server_close()
+
+
+def test_closed_pool(pool: ClientPool) -> None:
+    with pool.reserve():
+        pool.close()
+        assert "shop closed" in look(pool).text()
+    page = look(pool)
+    assert "Slots in use 0 of 3" in page.text()
+    assert "shop: the pool is closed." in page.text()
+
+
+def test_empty_pool() -> None:
+    pool = ClientPool(name="later")
+    page = look(pool)
+    assert "later no slots ClientPool of 0 slots" in page.text()
+    assert "No pool has servers yet." in page.text()
+    pool.close()
+    assert "later closed ClientPool of 0 slots" in look(pool).text()
+
+
+def test_thread_mapped_pool(mc: Client) -> None:
+    pool = ThreadMappedPool(mc, name="threads")
+    with pool.reserve():
+        page = look(pool)
+    assert "threads works ThreadMappedPool, a client for each thread" in page.text()
+    assert page.labels()[0] == "Slots: 1 in use"
+    pool.close()
+    assert "threads closed" in look(pool).text()
+
+
+def version(mc: Client) -> str:
+    return str(mc.get_stats()[0][1]["version"], "ascii")
+
+
+def test_pool_of_plain_pylibmc_clients(address: str, mc: Client) -> None:
+    pool = ClientPool(pylibmc.Client([address, address]), 2)
+    with pool.reserve():
+        found = facts(StatusApp(pool))
+    assert found["pools"][0]["stats"]["in_use"] == 1
+    assert [server["version"] for server in found["servers"]] == [version(mc)] * 2
+
+
+class Mute:
+    """Somebody's client, without statistics."""
+
+    def clone(self) -> Mute:
+        return self
+
+
+def test_pool_of_other_clients() -> None:
+    page = look(ClientPool(Mute(), 2))
+    assert "ClientPool of 2 slots" in page.text()
+    assert "No pool has servers yet." in page.text()
+
+
+@pytest.mark.parametrize("fail_soft", [False, True])
+def test_page_works_while_memcached_is_down(fail_soft: bool) -> None:
+    with hostile.refusing() as nowhere:
+        pool = ClientPool(Client([nowhere], fail_soft=fail_soft), 1, name="shop")
+        app = StatusApp(pool)
+        page = Page(TestApp(app).get("/").text)
+        assert pool.stats().failures == 0  # those of the app only
+        with pool.reserve() as mc:
+            if fail_soft:
+                mc.get("key")
+            else:
+                with pytest.raises(pylibmc.Error):
+                    mc.get("key")
+        failing = Page(TestApp(app).get("/").text)
+        (server,) = facts(app)["servers"]
+    assert f"memcached {nowhere} does not answer." in page.text()
+    assert "CONNECTION FAILURE" in page.text()
+    assert server["error"]
+    assert server["items"] is None
+    assert "shop works" in page.text()
+    assert "shop memcached fails" in failing.text()
+    assert "shop: commands failed in the last minute." in failing.text()
+
+
+@pytest.mark.servers
+def test_page_works_while_memcached_hangs(mortal: Mortal, address: str) -> None:
+    pool = ClientPool(Client([mortal.address, address]), 1)
+    app = StatusApp(pool)
+    assert [server["error"] for server in facts(app)["servers"]] == [None, None]
+    mortal.stop()
+    try:
+        hangs, works = facts(app)["servers"]
+        assert hangs["error"]
+        assert works["error"] is None
+        assert works["items"] == 0
+    finally:
+        mortal.go_on()
+    eventually(lambda: not facts(app)["servers"][0]["error"])
+
+
+@pytest.mark.servers
+def test_page_shows_a_memcached_that_comes_back(mortal: Mortal) -> None:
+    app = StatusApp(ClientPool(Client([mortal.address]), 1))
+    mortal.kill()
+    assert facts(app)["servers"][0]["error"]
+    mortal.start()
+    assert facts(app)["servers"][0]["error"] is None
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        hostile.answers(b"ERROR\r\n"),
+        hostile.answers_once(b"STAT curr_it"),
+        hostile.endless(b"STAT items 1\r\n", 0.01),
+        hostile.answers(b"STAT curr_items <b>\r\nSTAT version <i>1</i>\r\nEND\r\n"),
+        hostile.answers(b"END\r\n"),
+    ],
+    ids=["error", "cut", "endless", "no number", "nothing"],
+)
+def test_strange_answers_of_a_server_are_shown(script: hostile.Script) -> None:
+    with hostile.fake(script) as server:
+        page = look(ClientPool(Client([server.address]), 1))
+        assert server.address in page.text()
+        assert page.all("b") == [{}, {}]  # the process and its host
+
+
+def test_server_that_is_late_is_not_asked_again_meanwhile() -> None:
+    begun: queue.SimpleQueue[None] = queue.SimpleQueue()
+    over = threading.Event()
+
+    class Late(Mute):
+        def get_stats(self) -> Any:
+            begun.put(None)
+            over.wait(10)
+            return [(b"late", {"curr_items": b"7", "bytes": b"many"})]
+
+    app = StatusApp(ClientPool(Late(), 1))
+    for _ in range(2):
+        (server,) = facts(app)["servers"]
+        assert server["error"] == "no answer within 1 s"
+    assert begun.qsize() == 1
+    over.set()
+    eventually(lambda: facts(app)["servers"][0]["items"] == 7)
+    assert facts(app)["servers"][0]["bytes"] is None
+
+
+def test_page_works_if_no_thread_can_be_started(
+    mc: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(self: Question) -> None:
+        raise RuntimeError("can't start new thread")
+
+    app = StatusApp(ClientPool(mc, 1))
+    with monkeypatch.context() as patched:
+        patched.setattr(Question, "start", start)
+        assert facts(app)["servers"][0]["error"] == "RuntimeError: can't start new thread"
+    assert facts(app)["servers"][0]["error"] is None
+
+
+def test_server_that_speaks_the_binary_protocol(real_memcached: Memcached) -> None:
+    pool = ClientPool(Client([real_memcached.address], binary=True), 1)
+    assert facts(StatusApp(pool))["servers"][0]["version"] == real_memcached.version
+
+
+HANGING = """
+import threading
+from mcpool_wsgi import ClientPool
+from mcpool_wsgi.status import StatusApp
+from webtest import TestApp
+
+class Late:
+    def clone(self):
+        return self
+
+    def get_stats(self):
+        threading.Event().wait()
+
+print(TestApp(StatusApp(ClientPool(Late(), 1))).get("/?format=json").json["servers"][0]["error"])
+"""
+
+
+def test_server_that_is_late_does_not_keep_the_program_from_ending() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, "no answer within 1 s\n"), done.stderr
+
+
+def test_client_that_cannot_be_made_for_one_server_is_shown_as_an_error(address: str) -> None:
+    class Fixed(Client):
+        def __init__(self) -> None:
+            super().__init__([address])
+
+    assert "TypeError" in look(ClientPool(Fixed(), 1)).text()
+
+
+# -- What it costs
+
+
+def test_look_reserves_no_client_and_leaves_no_connection(
+    connections: Connections, mc: Client
+) -> None:
+    pool = ClientPool(mc, 1)
+    gc.disable()
+    try:
+        look(pool)
+        with hostile.refusing() as nowhere:
+            look(ClientPool(Client([nowhere]), 1))
+        eventually(lambda: connections.count() == 0)
+        assert not [it for it in gc.get_objects() if isinstance(it, Question)]
+    finally:
+        gc.enable()
+    assert pool.stats().reservations == 0
+    assert pool.stats().clients_made == 0
+
+
+def test_memcached_is_asked_once_for_all_who_look(
+    connections: Connections, mc: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "KEPT", 60)
+    app = StatusApp(ClientPool(mc, 1))
+    before = connections.opened()
+    in_threads([lambda: TestApp(app).get("/")] * 8)
+    assert connections.opened() == before + 1
+
+
+def test_app_that_is_freed_counts_no_more_and_frees_its_pools(mc: Client) -> None:
+    pool = ClientPool(mc, 1)
+    app = StatusApp(pool)
+    assert len(pool._listeners) == 1
+    gc.disable()
+    try:
+        del app
+        assert pool._listeners == []
+        find_pool, app = weakref.ref(pool), StatusApp(pool)
+        del pool, app
+        assert find_pool() is None
+    finally:
+        gc.enable()
+
+
+# -- History
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(history, "monotonic", clock)
+    return clock
+
+
+def test_history_has_a_step_for_each_five_seconds(pool: ClientPool, clock: Clock) -> None:
+    past = history.History(pool)
+    pool.observe(past.note)
+    with pool.reserve() as mc:
+        mc.set("key", 1)
+        for misses in (1, 0, 2):
+            for _ in range(misses):
+                mc.get("missing")
+            mc.get_multi(["key", "a", "b"])
+            clock.now += 5
+    steps = past.look()["steps"]
+    assert steps["commands"] == [3, 1, 3, 0]
+    assert steps["hits"] == [1, 1, 1, 0]
+    assert steps["misses"] == [3, 2, 4, 0]
+    assert past.look()["total"]["commands"] == 7
+    assert past.look()["total"]["hit_rate"] == 0.25
+    clock.now += 58
+    assert past.look()["last_minute"]["commands"] == 0
+    assert past.look()["total"]["commands"] == 7
+
+
+def test_history_forgets_after_five_minutes_and_stays_small(
+    pool: ClientPool, clock: Clock
+) -> None:
+    past = history.History(pool)
+    pool.observe(past.note)
+    with pool.reserve() as mc:
+        for _ in range(200):
+            mc.get("key")
+            clock.now += 5
+        found = past.look()
+        assert {len(numbers) for numbers in found["steps"].values()} == {60}
+        assert found["total"]["commands"] == 59
+        clock.now += 1e6  # nobody does anything for days
+        assert past.look()["total"]["commands"] == 0
+        mc.get("key")
+    assert past.look()["steps"]["commands"] == [0] * 59 + [1]
+
+
+def test_waits_are_spread_over_the_time_since_the_last_sample(mc: Client, clock: Clock) -> None:
+    pool = ClientPool(mc, 1, timeout=0)
+    past = history.History(pool)
+    pool.observe(past.note)
+    with pool.reserve():
+        for _ in range(8):
+            with pytest.raises(PoolTimeout):
+                pool.reserve().__enter__()
+        clock.now += 20
+        assert past.look()["steps"]["timeouts"] == [2, 2, 2, 2, 0]
+        assert past.look()["steps"]["waits"] == [2, 2, 2, 2, 0]
+        for _ in range(1000):
+            with pytest.raises(PoolTimeout):
+                pool.reserve().__enter__()
+    clock.now += 3000
+    # 295 of 3000 seconds are left.
+    assert past.look()["total"]["timeouts"] == 98
+    assert past.look()["last_minute"]["timeouts"] == sum(past.look()["steps"]["timeouts"][-12:])
+
+
+def test_first_command_of_a_step_takes_a_sample(mc: Client, clock: Clock) -> None:
+    pool = ClientPool(mc, 1, timeout=0)
+    past = history.History(pool)
+    pool.observe(past.note)
+    with pool.reserve() as client:
+        with pytest.raises(PoolTimeout):
+            pool.reserve().__enter__()
+        clock.now += 5
+        client.get("key")
+    clock.now += 100
+    assert sum(past.look()["steps"]["timeouts"][:2]) == 1
+
+
+def test_history_begins_with_the_app(mc: Client) -> None:
+    pool = ClientPool(mc, 1, timeout=0)
+    with pool.reserve() as client:
+        client.get("key")
+        with pytest.raises(PoolTimeout):
+            pool.reserve().__enter__()
+        found = facts(StatusApp(pool))["pools"][0]
+    assert found["history"]["total"]["commands"] == 0
+    assert found["history"]["total"]["timeouts"] == 0
+    assert found["stats"]["timeouts"] == 1
+
+
+def test_commands_of_many_threads_are_all_counted(mc: Client) -> None:
+    pool = ClientPool(mc, 4)
+    app = StatusApp(pool)
+
+    def work() -> None:
+        for _ in range(100):
+            with pool.reserve() as client:
+                client.get("key")
+
+    in_threads([work] * 8)
+    assert facts(app)["pools"][0]["history"]["total"]["misses"] == 800
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("fork", FORKS)
+def test_child_shows_itself_and_begins_anew(fork: Any, pool: ClientPool) -> None:
+    app = StatusApp(pool)
+    with pool.reserve() as mc:
+        mc.get("key")
+    facts(app)
+
+    def work() -> None:
+        found = facts(app)
+        assert found["process"] == os.getpid()
+        assert found["pools"][0]["history"]["total"]["commands"] == 0
+        with pool.reserve() as mc:
+            mc.get("key")
+            mc.get("key")
+        assert facts(app)["pools"][0]["history"]["total"]["commands"] == 2
+        assert facts(app)["servers"][0]["error"] is None
+
+    succeeds(fork(work))
+    assert facts(app)["pools"][0]["history"]["total"]["commands"] == 1
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("fork", FORKS)
+def test_child_does_not_show_the_report_of_its_parent(
+    fork: Any, pool: ClientPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "KEPT", 60)
+    app = StatusApp(pool)
+    assert facts(app)["process"] == facts(app)["process"] == os.getpid()
+
+    def work() -> None:
+        assert facts(app)["process"] == os.getpid()
+
+    succeeds(fork(work))
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("fork", FORKS)
+def test_child_does_not_wait_for_the_threads_of_its_parent(fork: Any) -> None:
+    parent = os.getpid()
+    over = threading.Event()
+
+    class LateInParent(Mute):
+        def get_stats(self) -> Any:
+            if os.getpid() == parent:
+                over.wait(30)
+            return [(b"late", {"curr_items": b"7"})]
+
+    app = StatusApp(ClientPool(LateInParent(), 1))
+    assert facts(app)["servers"][0]["error"]
+
+    def work() -> None:
+        assert facts(app)["servers"][0]["items"] == 7
+
+    succeeds(fork(work))
+    over.set()
+
+
+# -- HTTP
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "BREW"])
+def test_other_methods_are_refused(pool: ClientPool, method: str) -> None:
+    app = TestApp(StatusApp(pool), lint=False)
+    response = app.request("/", method=method, status=405)
+    assert response.headers["Allow"] == "GET, HEAD"
+    assert response.headers["Cache-Control"] == "no-store"
+
+
+def test_head_has_the_headers_of_get_and_no_body(pool: ClientPool) -> None:
+    response = TestApp(StatusApp(pool)).head("/")
+    assert response.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert response.body == b""
+
+
+@pytest.mark.parametrize("path", ["/status.json", "/favicon.ico", "/../", "/a/"])
+def test_other_paths_are_not_found(pool: ClientPool, path: str) -> None:
+    TestApp(StatusApp(pool)).get(path, status=404)
+
+
+def test_other_formats_are_refused(pool: ClientPool) -> None:
+    response = TestApp(StatusApp(pool)).get("/?format=<xml>", status=400)
+    assert response.text == "format must be html or json, not '<xml>'.\n"
+    assert response.headers["Content-Type"].startswith("text/plain")
+
+
+def test_another_process_is_left_to_answer_for_itself(pool: ClientPool) -> None:
+    app = TestApp(StatusApp(pool))
+    assert app.get(f"/?process={os.getpid()}").status_int == 200
+    response = app.get("/?process=1", status=204)
+    assert response.body == b""
+    assert response.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize("path", ["/", "/?format=json", "/other"])
+def test_nothing_is_cached_framed_or_found_by_search_engines(pool: ClientPool, path: str) -> None:
+    headers = TestApp(StatusApp(pool)).get(path, status="*").headers
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["X-Robots-Tag"] == "noindex"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert "unsafe" not in headers["Content-Security-Policy"]
+
+
+def test_policy_allows_the_style_and_the_script_of_the_page_and_no_other(
+    pool: ClientPool,
+) -> None:
+    response = TestApp(StatusApp(pool)).get("/")
+    policy = response.headers["Content-Security-Policy"]
+    allowed = re.findall(r"(style|script)-src '(sha256-[^']+)'", policy)
+    assert [kind for kind, _ in allowed] == ["style", "script"]
+    for kind, wanted in allowed:
+        (text,) = re.findall(rf"<{kind}>(.*?)</{kind}>", response.text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert wanted == f"sha256-{digest}"
+    for _, attributes in Page(response.text).elements:
+        assert not [name for name in attributes if name == "style" or name.startswith("on")]
+
+
+def test_page_has_what_a_screen_reader_needs(pool: ClientPool) -> None:
+    app = StatusApp(pool)
+    with pool.reserve() as mc:
+        mc.set("key", "value")
+        page = Page(TestApp(app).get("/").text)
+    assert page.all("html")[0]["lang"] == "en"
+    assert {"header", "main", "footer", "h1"} <= {name for name, _ in page.elements}
+    ids = {attributes.get("id") for _, attributes in page.elements}
+    assert all(section["aria-labelledby"] in ids for section in page.all("section"))
+    assert len(page.all("table")) == len(page.inside("caption")) == 2
+    assert all(head["scope"] in ("col", "row") for head in page.all("th"))
+    drawings = [it for name, it in page.elements if name == "svg"]
+    assert drawings
+    assert all(it.get("aria-label") or it.get("aria-hidden") for it in drawings)
+    live = [it for _, it in page.elements if it.get("role") in ("status", "alert")]
+    assert len(live) == 2
+    assert not [it for _, it in page.elements if "aria-live" in it]
+
+
+def test_summary_says_nothing_that_changes_all_the_time(pool: ClientPool) -> None:
+    def summary() -> str:
+        return look(pool).text().partition("shop")[0].partition("UTC")[2]
+
+    quiet = summary()
+    with pool.reserve(), pool.reserve() as mc:
+        mc.get("key")
+        assert summary() == quiet
+
+
+# -- What it refuses
+
+
+@pytest.mark.parametrize(
+    ("pools", "error", "text"),
+    [
+        ([], ValueError, "needs one pool or more"),
+        ({}, ValueError, "needs one pool or more"),
+        (None, TypeError, "not None"),
+        ({"a": None}, TypeError, "not None"),
+        ([Mute()], TypeError, "of this package, not <"),
+        (pylibmc.ClientPool(), TypeError, "of this package, not <"),
+        ({1: ClientPool()}, TypeError, "must be a str, not 1"),
+        ([ClientPool(name="a"), ClientPool(name="a")], ValueError, "two pools have the name 'a'"),
+    ],
+)
+def test_what_is_no_pool_is_refused(pools: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        StatusApp(pools)
+
+
+# -- Markup and numbers
+
+
+def test_text_is_escaped_in_attributes_too() -> None:
+    assert html('<a b="$x">$x</a>', x="\"<'") == ('<a b="&quot;&lt;&#x27;">&quot;&lt;&#x27;</a>')
+    assert html("$x", x=html("<b>")) == "<b>"
+
+
+def test_one_failure_among_many_commands_can_be_seen() -> None:
+    drawing = drawings.bars("", [0, 1], [9999, 9998], str, "")
+    (height,) = re.findall(r'class="bad".*? height="([\d.]+)"', drawing)
+    assert float(height) >= 1.5
+
+
+@pytest.mark.parametrize(
+    ("shown", "text"),
+    [
+        (units.count(0), "0"),
+        (units.count(2.44), "2.4"),
+        (units.count(1234567.8), "1,234,568"),
+        (units.percent(0.0), "0.0 %"),
+        (units.percent(0.99999), "99.9 %"),
+        (units.percent(1.0), "100 %"),
+        (units.size(0), "0 B"),
+        (units.size(1023), "1023 B"),
+        (units.size(12.1 * 2**20), "12.1 MiB"),
+        (units.size(64 * 2**30), "64 GiB"),
+        (units.size(2**60), "1048576 TiB"),
+        (units.seconds(0), "0 ms"),
+        (units.seconds(0.00021), "0.21 ms"),
+        (units.seconds(0.0994), "99 ms"),
+        (units.seconds(0.1), "100 ms"),
+        (units.seconds(0.9999), "1.0 s"),
+        (units.seconds(59.96), "1 min 0 s"),
+        (units.seconds(200), "3 min 20 s"),
+        (units.seconds(3600), "1 h 0 min"),
+        (units.seconds(2 * 86400 + 4 * 3600 + 59), "2 d 4 h"),
+        (units.count(None), "–"),  # noqa: RUF001
+        (units.percent(None), "–"),  # noqa: RUF001
+        (units.size(None), "–"),  # noqa: RUF001
+        (units.seconds(None), "–"),  # noqa: RUF001
+    ],
+)
+def test_numbers_are_shown_as_people_read_them(shown: str, text: str) -> None:
+    assert shown == text
