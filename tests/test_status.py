@@ -526,7 +526,7 @@ def test_look_reserves_no_client_and_leaves_no_connection(
         with hostile.refusing() as nowhere:
             look(ClientPool(Client([nowhere]), 1))
         eventually(lambda: connections.count() == 0)
-        assert not [it for it in gc.get_objects() if isinstance(it, Question)]
+        assert not [it for it in gc.get_objects() if type(it) is Question]
     finally:
         gc.enable()
     assert pool.stats().reservations == 0
