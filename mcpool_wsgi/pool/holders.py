@@ -94,7 +94,7 @@ def find_holders(slots: Iterable[Slot], longer_than: float = 0.0) -> list[Holder
 def _requests(slots: list[Slot]) -> dict[int, str]:
     """The requests that have *slots*, by the id of the slot."""
     reservations = {
-        id(one): one for one in gc.get_referrers(*slots) if isinstance(one, SlotHolder)
+        id(one): one for one in gc.get_referrers(*slots) if issubclass(type(one), SlotHolder)
     }
     requests = {}
     for one in gc.get_referrers(*reservations.values()) if reservations else ():
