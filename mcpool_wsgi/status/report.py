@@ -3,27 +3,7 @@ Status page: the report
 =======================
 
 All figures of one moment, as one dict. The page shows it, and ``?format=json`` is it.
-
-=================  ============================================================================
-``process``        the process ID, and ``host``, its machine
-``time``           when it was made, in UTC
-``pools``          for each pool its ``name``, ``kind``, ``timeout`` and ``states``; ``stats``
-                   (:class:`~mcpool_wsgi.PoolStats`); ``holders``
-                   (:class:`~mcpool_wsgi.Holder`); ``history``
-``servers``        for each memcached its ``address``, the ``pools`` that use it, and what it says;
-                   ``error`` if it does not answer
-=================  ============================================================================
-
-The ``states`` of a pool:
-
-=============  ================================================================================
-``closed``     ``close()`` was called
-``empty``      it has no slots until ``fill()``
-``full``       all slots are in use
-``waiting``    threads wait for a slot
-``timeouts``   reservations timed out in the last minute
-``failures``   commands failed in the last minute because of memcached
-=============  ================================================================================
+:mod:`mcpool_wsgi.status` documents it.
 """
 
 from __future__ import annotations
