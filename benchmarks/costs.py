@@ -28,6 +28,7 @@ from pymemcache import PooledClient
 import mcpool_wsgi
 from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
 from mcpool_wsgi.devserver import memcached
+from mcpool_wsgi.metrics import PoolCollector
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 BARE = "the bare app"
 OUR_CLIENT = "mcpool_wsgi.Client"
 LENT = "a client lent by mcpool_wsgi.ClientPool"
+WATCHED = "the same, with Prometheus"
 PLAIN = "pylibmc.Client"
 CACHELIB = "cachelib.MemcachedCache"
 POOLED = "pymemcache.PooledClient"
@@ -114,9 +116,12 @@ def command(statement: str, *names: str) -> Callable[[int], Figures]:
             plain = pylibmc.Client([server.address], behaviors=BEHAVIORS)
             ours = Client([server.address], BEHAVIORS)
             plain.set_multi(dict.fromkeys(["key", *KEYS], VALUE))
+            watched = ClientPool(ours, SLOTS)
+            PoolCollector([watched])
             clients = {
                 OUR_CLIENT: ours,
                 LENT: stack.enter_context(ClientPool(ours, SLOTS).reserve()),
+                WATCHED: stack.enter_context(watched.reserve()),
                 OURS: ClientPool(ours, SLOTS),
                 PLAIN: plain,
                 PYLIBMC: pylibmc.ClientPool(plain, SLOTS),

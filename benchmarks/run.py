@@ -27,7 +27,18 @@ import end_to_end
 import hazards
 import matplotlib as mpl
 from contenders import BLOG, OURS, PYLIBMC
-from costs import BARE, CACHELIB, EAGER, LENT, OUR_CLIENT, OUR_POOLED, PLAIN, POOLED, command
+from costs import (
+    BARE,
+    CACHELIB,
+    EAGER,
+    LENT,
+    OUR_CLIENT,
+    OUR_POOLED,
+    PLAIN,
+    POOLED,
+    WATCHED,
+    command,
+)
 from matplotlib.figure import Figure
 from measure import Figures, machine
 from rich.console import Console
@@ -59,6 +70,7 @@ MEASUREMENTS: list[tuple[str, Measure, int, dict[str, float], Show]] = [
     ("get_multi of 10", command("mc.get_multi(ten)", *CLIENTS), 800, {PLAIN: 1.05}, duration),
     ("get_multi of 100", command("mc.get_multi(hundred)", *CLIENTS), 800, {PLAIN: 1.1}, duration),
     ("get, client reserved once", command(GET, LENT, PLAIN), 800, {}, duration),
+    ("get, with Prometheus", command(GET, WATCHED, LENT), 800, {LENT: 1.15}, duration),
     ("reservation and get", command(GET, *RESERVERS), 800, {}, duration),
     ("PooledClient.get", command(GET, OUR_POOLED, POOLED, CACHELIB), 800, BORROWED, duration),
     ("request that uses nothing", costs.unused, 400, {EAGER: 0.5}, duration),
