@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 
+import hostile
 import pylibmc
 import pytest
 from forking import FORKS, succeeds
@@ -120,3 +121,13 @@ def test_child_has_outages_of_its_own(mortal: Mortal, fork: object) -> None:
     succeeds(fork(work))  # type: ignore[operator]
     mortal.start()
     eventually(lambda: works(cache))
+
+
+def test_key_is_not_in_the_line(caplog: pytest.LogCaptureFixture) -> None:
+    """It may be personal data, and in the binary protocol it may have a line break."""
+    with hostile.refusing() as address:
+        cache = PooledClient(ClientPool(Client([address], binary=True, fail_soft=True), 1))
+        cache.get("user:ada\n(WARNING): all is well")
+    ((_, line),) = lines(caplog)
+    assert "ada" not in line
+    assert line.endswith("ConnectionError: error 3 from memcached_get: CONNECTION FAILURE")

@@ -12,3 +12,4 @@ from .events import CommandEvent as CommandEvent
 from .events import Listener as Listener
 from .events import observe as observe
 from .failures import is_timeout as is_timeout
+from .failures import without_key as without_key

@@ -9,6 +9,7 @@ sync means that the next answer on it belongs to the next command.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pylibmc
@@ -116,6 +117,15 @@ def leaves_sync(error: Exception, servers: int) -> bool:
 
 def _is_endless(error: Exception) -> bool:
     return type(error) is RuntimeError and str(error) in _ENDLESS
+
+
+#: A key may have any character, so this goes to the last place where one can end.
+_key_in_text = re.compile(r"\(.*\): ", re.DOTALL)
+
+
+def without_key(error: Exception) -> str:
+    """The text of *error* without the key, which may be personal data, or forge a log line."""
+    return _key_in_text.sub(": ", str(error), count=1)
 
 
 def miss(command: str, args: tuple[Any, ...]) -> Any:

@@ -9,7 +9,6 @@ made then, with the times at which the command began and ended.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Mapping
 from time import time_ns
 from typing import Any
@@ -19,15 +18,13 @@ from opentelemetry.metrics import Histogram
 from opentelemetry.trace import SpanKind, StatusCode, Tracer
 from pylibmc.client import translate_server_spec
 
-from ..client import CommandEvent, is_timeout
+from ..client import CommandEvent, is_timeout, without_key
 from .suppression import is_suppressed
 
 Attributes = Mapping[str, Any]
 
 #: The commands that memcached gets once for each key, in one go.
 _BATCHES = {"set_multi": "set", "add_multi": "add"}
-#: A key may have any character, so this goes to the last place where one can end.
-_key_in_error = re.compile(r"\(.*\): ", re.DOTALL)
 
 
 class Commands:
@@ -78,10 +75,9 @@ class Commands:
 
     def _description(self, event: CommandEvent) -> str | None:
         """What pylibmc said of a failure, which may have the key in it."""
-        if event.outcome == "error":  # what pickle says may have a part of the value in it
-            return None
-        text = str(event.error)
-        return text if self._capture_keys else _key_in_error.sub(": ", text, count=1)
+        if event.outcome == "error" or event.error is None:
+            return None  # what pickle says may have a part of the value in it
+        return str(event.error) if self._capture_keys else without_key(event.error)
 
 
 def _operation(event: CommandEvent) -> str:

@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Any
 
-from ..client import Client, CommandEvent, Listener
+from ..client import Client, CommandEvent, Listener, without_key
 
 logger: logging.Logger = logging.getLogger("mcpool_wsgi.pool")
 
@@ -61,7 +61,7 @@ class Outages:
                 self._name,
                 self._servers,
                 type(error).__name__,
-                error,
+                without_key(error),
             )
 
     def _begin(self, master: Any, now: float, is_first: bool) -> None:
