@@ -18,7 +18,7 @@ import pytest
 from harness import missing
 from prometheus_client import CollectorRegistry
 from reader import Block, Reader, blocks_of_docstring, blocks_of_page
-from test_readme import server_table
+from servers.catalogue import DIFFERENCES, PREFORK, SERVERS
 from werkzeug.wrappers import Response
 
 import mcpool_wsgi
@@ -204,6 +204,29 @@ def test_every_log_line_is_in_the_reference(logger: str, level: str, line: str) 
 def test_there_are_no_log_lines_in_the_reference_that_nothing_logs() -> None:
     shown = re.findall(r"^`.+`\n: ", page("reference/log-lines.md"), re.MULTILINE)
     assert len(shown) == len(set(logged()))
+
+
+#: What runs at the same time on a server, and which pool suits it.
+SUITS = {
+    "threads": ("threads", "`ClientPool`, a slot per thread"),
+    "greenlets": ("greenlets", "`ClientPool`; other greenlets run during a wait"),
+    "loop": (
+        "responses, in one thread",
+        "`ClientPool`, a slot per connection; no waits, `503` at once",
+    ),
+    "nothing": ("nothing", "`ClientPool`, one slot"),
+}
+
+
+def server_table() -> str:
+    preforked = {server for server, _, _ in PREFORK.values()}
+    rows = ["| server | runs at the same time | pool | differences |", "|---|---|---|---|"]
+    for server in SERVERS:
+        at_the_same_time, pool = SUITS[server.concurrency]
+        effects = sorted(set(DIFFERENCES.get(server.name, {}).values()))
+        name = f"{server.name} ¹" if server.name in preforked else server.name
+        rows.append(f"| {name} | {at_the_same_time} | {pool} | {' '.join(effects) or 'none'} |")
+    return "\n".join(rows)
 
 
 def test_server_table_is_what_the_tests_run() -> None:
