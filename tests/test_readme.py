@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from webtest import TestApp
 
-from mcpool_wsgi import Client
+from mcpool_wsgi import Client, ClientReleased
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,9 +24,14 @@ def blocks(language: str) -> list[str]:
 def test_app_answers_with_what_memcached_has(address: str) -> None:
     Client([address]).set("greeting", "hello, reader")
     names: dict[str, Any] = {}
-    for block in blocks("python"):
-        exec(block.replace("127.0.0.1:11211", address), names)
+    first, *others = [block.replace("127.0.0.1:11211", address) for block in blocks("python")]
+    exec(first, names)
     assert TestApp(names["app"]).get("/").text == "hello, reader"
+    for block in others:
+        exec(block, names)
+    assert names["cache"].get("greeting") == "hello"
+    with pytest.raises(ClientReleased):
+        names["mc"].get("greeting")
 
 
 def test_python_blocks_survive_an_outage() -> None:
@@ -40,6 +45,12 @@ def test_python_blocks_survive_an_outage() -> None:
     with pytest.raises(names["pylibmc"].Error):
         Client([nowhere]).get("greeting")
     assert names["greeting"](Client([nowhere])) == "nobody there"
+
+
+def test_diff_block_imports_what_it_says() -> None:
+    (block,) = blocks("diff")
+    for line in block.splitlines():
+        exec(line[1:], {})
 
 
 def test_there_are_two_commands_and_the_shell_reads_them() -> None:
