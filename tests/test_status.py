@@ -578,7 +578,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_history_has_a_step_for_each_five_seconds(pool: ClientPool, clock: Clock) -> None:
     past = history.History(pool)
-    pool.observe(past.note)
     with pool.reserve() as mc:
         mc.set("key", 1)
         for misses in (1, 0, 2):
@@ -601,7 +600,6 @@ def test_history_forgets_after_five_minutes_and_stays_small(
     pool: ClientPool, clock: Clock
 ) -> None:
     past = history.History(pool)
-    pool.observe(past.note)
     with pool.reserve() as mc:
         for _ in range(200):
             mc.get("key")
@@ -618,7 +616,6 @@ def test_history_forgets_after_five_minutes_and_stays_small(
 def test_waits_are_spread_over_the_time_since_the_last_sample(mc: Client, clock: Clock) -> None:
     pool = ClientPool(mc, 1, timeout=0)
     past = history.History(pool)
-    pool.observe(past.note)
     with pool.reserve():
         for _ in range(8):
             with pytest.raises(PoolTimeout):
@@ -638,7 +635,6 @@ def test_waits_are_spread_over_the_time_since_the_last_sample(mc: Client, clock:
 def test_first_command_of_a_step_takes_a_sample(mc: Client, clock: Clock) -> None:
     pool = ClientPool(mc, 1, timeout=0)
     past = history.History(pool)
-    pool.observe(past.note)
     with pool.reserve() as client:
         with pytest.raises(PoolTimeout):
             pool.reserve().__enter__()
@@ -889,3 +885,14 @@ def test_one_failure_among_many_commands_can_be_seen() -> None:
 )
 def test_numbers_are_shown_as_people_read_them(shown: str, text: str) -> None:
     assert shown == text
+
+
+def test_app_that_a_listener_of_its_pool_refers_to_is_freed(mc: Client) -> None:
+    """As in a module: a function that listens to the pool has the module's names."""
+    pool = ClientPool(mc, 1)
+    find_pool = weakref.ref(pool)
+    app = StatusApp(pool)
+    pool.observe(lambda event, names=app: None)  # type: ignore[misc]
+    del app, pool
+    gc.collect()
+    assert find_pool() is None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import weakref
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +45,6 @@ class StatusApp:
 
     def __init__(self, pools: Pool | Iterable[Pool] | Mapping[str, Pool]) -> None:
         self._reporter = Reporter(named(pools))
-        weakref.finalize(self, self._reporter.stop).atexit = False
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         forks.check_process()

@@ -12,6 +12,7 @@ evenly over the time since then.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
@@ -58,6 +59,15 @@ class History:
         stats = pool.stats()
         self._begin(stats.waits, stats.timeouts)
         forks.reset_in_child(self)
+        # The pool does not keep this alive: the page may be a part of a circle with the pool.
+        find_self = weakref.ref(self, lambda _: stop())
+
+        def note(event: CommandEvent) -> None:
+            history = find_self()
+            if history is not None:
+                history.note(event)
+
+        stop = pool.observe(note)
 
     def _begin(self, waits: int, timeouts: int) -> None:
         # Reentrant, for signal handlers that use the pool.
@@ -71,7 +81,7 @@ class History:
         self._begin(0, 0)  # as the statistics of the pool
 
     def note(self, event: CommandEvent) -> None:
-        """Count a command: this is a listener of the pool."""
+        """Count a command."""
         with self._lock:
             is_new = monotonic() >= self._ends
             if is_new:

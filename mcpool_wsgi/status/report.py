@@ -31,7 +31,6 @@ class Reporter:
     def __init__(self, pools: Mapping[str, Pool]) -> None:
         self._pools = pools
         self._histories = {name: History(pool) for name, pool in pools.items()}
-        self._stop = [pool.observe(self._histories[name].note) for name, pool in pools.items()]
         self._servers = Servers()
         self._reset_in_child()
         forks.reset_in_child(self)
@@ -40,11 +39,6 @@ class Reporter:
         self._lock = threading.Lock()
         self._report: dict[str, Any] = {}
         self._until = 0.0
-
-    def stop(self) -> None:
-        """Count no more."""
-        for stop in self._stop:
-            stop()
 
     def report(self) -> dict[str, Any]:
         """The newest report. It is up to a second old."""
