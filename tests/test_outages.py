@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
+import threading
+from typing import Callable
 
 import hostile
 import pylibmc
 import pytest
 from forking import FORKS, succeeds
 from harness import eventually
+from hostile import refusing
 from mortal import Mortal
 
-from mcpool_wsgi import Client, ClientPool, PooledClient
+from mcpool_wsgi import Client, ClientPool, CommandEvent, PooledClient
 from mcpool_wsgi.pool import outages
 
 pytestmark = pytest.mark.servers
@@ -61,6 +65,41 @@ def test_outage_is_two_lines(
     assert found
     assert int(found[2]) == failures == cache.pool.stats().failures
     assert len(lines(caplog)) == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        lambda cache: cache.get(""),
+        lambda cache: cache.set("", 1),
+        lambda cache: cache.get_multi([]),
+        lambda cache: cache.set_multi({}),
+        lambda cache: cache.set("key", threading.Lock()),
+        lambda cache: cache.disconnect_all(),
+    ],
+)
+def test_command_that_nobody_answers_does_not_end_it(
+    caplog: pytest.LogCaptureFixture, command: Callable[[PooledClient], object]
+) -> None:
+    caplog.set_level(logging.INFO, "mcpool_wsgi")
+    with refusing() as address:
+        mc = Client([address], {"retry_timeout": 1}, fail_soft=True)
+        cache = PooledClient(ClientPool(mc, 1))
+        ended: list[CommandEvent] = []
+        cache.pool.observe(ended.append)
+        cache.get("key")
+        eventually(lambda: not resting(cache, command, ended))
+        assert len(lines(caplog)) == 1
+
+
+def resting(
+    cache: PooledClient, command: Callable[[PooledClient], object], ended: list[CommandEvent]
+) -> bool:
+    """Do *command*; whether the client refused it, because its server has failed just now."""
+    ended.clear()
+    with contextlib.suppress(TypeError):
+        command(cache)
+    return any(event.outcome == "failure" for event in ended)
 
 
 def test_outage_that_begins_again_at_once_is_the_same_one(

@@ -81,7 +81,7 @@ class Outages:
 
     def _note_command(self, event: CommandEvent) -> None:
         """A command of the pool has ended, while there is an outage."""
-        if event.outcome == "failure" or event.command == "disconnect_all":
+        if not _shows_an_answer(event):
             return
         with self._lock:
             now = monotonic()
@@ -100,3 +100,11 @@ class Outages:
             seconds,
             failures,
         )
+
+
+def _shows_an_answer(event: CommandEvent) -> bool:
+    """Whether a server has answered. An error may come from before the wire."""
+    if event.outcome in ("failure", "error"):
+        return False
+    # Nothing is sent for an empty key.
+    return event.command in ("flush_all", "get_stats") or any(event.key_names)
