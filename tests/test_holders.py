@@ -160,3 +160,36 @@ def test_first_timeout_logs_the_holders(mc: Client, caplog: pytest.LogCaptureFix
         "sessions: a client is held for 0.0 s by slow, POST /slow,",
         "sessions: a client is held for 0.0 s by next, POST /next,",
     ]
+
+
+def test_slot_that_is_just_being_reserved_has_no_holder_yet(address: str) -> None:
+    """The time of the reservation before it would be a wrong one."""
+    seen: list[Any] = []
+
+    class Watching(Client):
+        def clone(self) -> Any:
+            seen.extend(pool.holders() if pools else [])
+            return super().clone()
+
+    pools: list[ClientPool] = []
+    pool = ClientPool(Watching([address]), 1)
+    pools.append(pool)
+    with pool.reserve():
+        pass
+    pool.disconnect_all()
+    with pool.reserve():  # makes a new client for the old slot
+        pass
+    assert seen == []
+
+
+def test_method_that_is_not_printable_reaches_no_log(mc: Client) -> None:
+    pool = ClientPool(mc, 1)
+    environ: dict[str, Any] = {"REQUEST_METHOD": "\x1b[31mGET\n", "PATH_INFO": "/path"}
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        return [str(pool.holders()[0].request).encode()]
+
+    middleware: Any = MemcachedPoolMiddleware(app, pool)
+    response = middleware(environ, lambda *args: None)
+    assert list(response) == [b"?[31mGET? /path"]
+    response.close()

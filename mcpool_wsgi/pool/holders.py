@@ -65,9 +65,10 @@ def find_holders(slots: Iterable[Slot], longer_than: float = 0.0) -> list[Holder
     now = monotonic()
     held = sorted(
         (
-            (slot.since, slot.thread, slot)
+            (since, slot.thread, slot)
             for slot in slots
-            if slot.since and now - slot.since >= longer_than
+            for since in (slot.since,)  # read once: a release sets it to 0.0
+            if since and now - since >= longer_than
         ),
         key=lambda item: item[:2],
     )
@@ -99,7 +100,7 @@ def _requests(slots: list[Slot]) -> dict[int, str]:
     requests = {}
     for one in gc.get_referrers(*reservations.values()) if reservations else ():
         if type(one) is dict and "REQUEST_METHOD" in one:
-            request = f"{one['REQUEST_METHOD']} {_path(one)}"
+            request = _printable(f"{one.get('REQUEST_METHOD')} {_path(one)}")
             for value in list(one.values()):
                 if id(value) in reservations:
                     requests[id(getattr(value, "_slot", None))] = request
@@ -108,8 +109,12 @@ def _requests(slots: list[Slot]) -> dict[int, str]:
 
 def _path(environ: dict[str, Any]) -> str:
     path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
-    # WSGI has its bytes as latin-1. What is no printable character must not reach a log.
-    text = path.encode("latin-1", "replace").decode("utf-8", "replace")
+    # WSGI has its bytes as latin-1.
+    return path.encode("latin-1", "replace").decode("utf-8", "replace")
+
+
+def _printable(text: str) -> str:
+    # Some servers take any method, and what is no printable character must not reach a log.
     return "".join(char if char.isprintable() else "?" for char in text)
 
 

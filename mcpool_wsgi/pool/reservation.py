@@ -118,6 +118,7 @@ class Reservation(SlotHolder):
         # Now, before another reservation can have the slot's client.
         self._client = RELEASED
         queue = self._queue
+        slot.since = 0.0  # until the next reservation has it completely, nobody holds it
         try:
             queue.idle.append(slot)
             if queue.waiters:

@@ -252,6 +252,7 @@ class SlotQueue:
 
     def release(self, slot: Slot) -> None:
         """Put *slot* back."""
+        slot.since = 0.0
         self.idle.append(slot)
         self.serve_waiters()
 

@@ -76,7 +76,7 @@ class Slot:
         self.process: forks.Process = forks.current  # the one that made the client
         self.client: Any = None
         self.generation: Generation = NO_GENERATION
-        # When it was last reserved, in seconds of monotonic(), and by which thread.
+        # When it was reserved, in seconds of monotonic(), or 0.0, and by which thread.
         self.since: float = 0.0
         self.thread: int = 0
         # Only the holder counts, so no count is lost. A float, because adding to one is faster.
