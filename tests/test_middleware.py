@@ -1077,6 +1077,36 @@ def test_lazy_request_that_has_begun_to_answer_gets_the_error(mc: Client) -> Non
         request(MemcachedPoolMiddleware(app, pool, lazy=True))
 
 
+def test_timeout_of_another_pool_is_not_that_of_the_lazy_request(mc: Client) -> None:
+    """It is raised after that one was caught and freed, so it often has the same id()."""
+    pool, other = ClientPool(mc, 1, timeout=0.001), ClientPool(mc, 1, timeout=0.001, name="other")
+
+    def app(environ: Any, start_response: Any) -> Any:
+        try:
+            environ["mc.client"].get("key")
+        except PoolTimeout:
+            pass
+        with other.reserve():
+            raise AssertionError
+
+    with pool.reserve(), other.reserve():
+        for _ in range(20):
+            with pytest.raises(PoolTimeout, match="other"):
+                request(MemcachedPoolMiddleware(app, pool, lazy=True))
+
+
+def test_lazy_request_whose_app_has_removed_the_client_is_answered_by_on_exhausted(
+    mc: Client,
+) -> None:
+    pool = ClientPool(mc, 1, timeout=0)
+
+    def app(environ: Any, start_response: Any) -> Any:
+        environ.pop("mc.client").get("key")
+
+    with pool.reserve():
+        TestApp(MemcachedPoolMiddleware(app, pool, lazy=True)).get("/", status=503)
+
+
 def test_lazy_request_needs_a_pool_of_this_package(address: str) -> None:
     for pool in foreign_pools(address):
         with pytest.raises(TypeError, match="lazy"):

@@ -27,11 +27,11 @@ class LazyExhaustion:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         noting = NotingStart(start_response)
+        client: LazyClient = environ[self._key]
         try:
             return self._app(environ, noting)
         except PoolTimeout as error:
-            client: LazyClient = environ[self._key]
-            if noting.is_started or id(error) != client.timeout_id:
+            if noting.is_started or error is not client.find_timeout():
                 raise
         return self._on_exhausted(environ, start_response)
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import weakref
 from collections.abc import Mapping
 from time import sleep
 from typing import TYPE_CHECKING, Any, Callable, NoReturn, TypeVar
@@ -109,9 +110,9 @@ class LazyClient(LentClient):
 
     __slots__ = ()
 
-    #: The ``id()`` of the last :exc:`~mcpool_wsgi.PoolTimeout` of this client. The error itself
-    #: would be a circle, because its traceback has frames that have the client.
-    timeout_id: int | None = None
+    #: Finds the last :exc:`~mcpool_wsgi.PoolTimeout` of this client. The error itself would be a
+    #: circle, because its traceback has frames that have the client.
+    find_timeout: Callable[[], PoolTimeout | None] = staticmethod(lambda: None)
     _is_reserving: bool = False
 
     def __enter__(self: _Self) -> _Self:
@@ -137,7 +138,7 @@ class LazyClient(LentClient):
                     try:
                         self._reserve_now()
                     except PoolTimeout as error:
-                        self.timeout_id = id(error)
+                        self.find_timeout = weakref.ref(error)
                         raise
                     if getattr(self, "_is_over", False):  # the release came while this waited
                         self.release()
