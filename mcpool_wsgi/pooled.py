@@ -157,9 +157,12 @@ class PooledClient(BorrowedCommands):
 
     def __getattr__(self, name: str) -> Any:
         """A method that a subclass of :class:`~mcpool_wsgi.Client` has of its own."""
-        if name.startswith("_") or not callable(getattr(type(self._master()), name, None)):
+        if name.startswith("_") or hasattr(Client, name) or not self._is_method(name):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return functools.partial(self._run_extra, name)
+
+    def _is_method(self, name: str) -> bool:
+        return callable(getattr(type(self._master()), name, None))
 
     def _run_extra(self, name: str, *args: Any, **kwargs: Any) -> Any:
         return self._run(name, args, kwargs)

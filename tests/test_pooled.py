@@ -393,3 +393,8 @@ def test_file_stays_a_file(pool: ClientPool, cache: PooledClient) -> None:
     assert isinstance(response, FileWrapper)
     response.close()
     assert pool.stats().in_use == 0
+
+
+@pytest.mark.parametrize("name", ["observe", "with_servers"])
+def test_it_has_no_method_that_a_borrowed_client_has_not(cache: PooledClient, name: str) -> None:
+    assert not hasattr(cache, name)

@@ -231,3 +231,16 @@ def test_pool_works_through_a_proxy(nodes: list[Mortal], tmp_path: Path) -> None
     finally:
         proxy.kill()
         proxy.wait()
+
+
+def test_subclass_may_have_commands_and_parameters_of_its_own(nodes: list[Mortal]) -> None:
+    class Own(Client):
+        def __init__(self) -> None:
+            super().__init__([node.address for node in nodes])
+
+        def get_stats(self, *args: Any) -> Any:
+            return dict(super().get_stats(*args))
+
+    mc = Own()
+    assert len(mc.get_stats()) == len(nodes)
+    assert mc.flush_all()

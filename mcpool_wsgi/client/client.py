@@ -62,7 +62,7 @@ What it does not promise:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Callable, TypeVar
 
 import pylibmc.client
 from pylibmc.consts import BehaviorDict
@@ -145,7 +145,12 @@ class Client(Commands):
         self: _Self, servers: Iterable[str], command_timeout: float | None = None
     ) -> _Self:
         """A client for other *servers*, with the options of this one."""
-        return type(self)(
+        return self._like_this(type(self), servers, command_timeout)
+
+    def _like_this(
+        self, kind: Callable[..., Any], servers: Iterable[str], command_timeout: float | None
+    ) -> Any:
+        return kind(
             servers,
             self._chosen,
             self.binary,
@@ -156,9 +161,10 @@ class Client(Commands):
             command_timeout=command_timeout or self._command_timeout,
         )
 
-    def _for_one_server(self: _Self, address: str, command_timeout: float) -> _Self:
+    def _for_one_server(self, address: str, command_timeout: float) -> Client:
         here = self._here()
-        client = here.with_servers([address], command_timeout)
+        # Not of a subclass, which may have an __init__ of its own, and commands of its own.
+        client: Client = here._like_this(Client, [address], command_timeout)
         client._on_failure = here._on_failure
         client._listeners = here._listeners
         client.on_connection_failure = here.on_connection_failure

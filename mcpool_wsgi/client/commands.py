@@ -189,7 +189,7 @@ class Commands(KeyCommands):
             raise first_error
         return answers
 
-    def _for_one_server(self: _Self, address: str, command_timeout: float) -> _Self:
+    def _for_one_server(self, address: str, command_timeout: float) -> Commands:
         """A new client with the options of this one."""
         raise NotImplementedError
 
