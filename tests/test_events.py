@@ -185,3 +185,21 @@ def test_child_tells_its_own_listeners(pool: ClientPool, events: list[Any], fork
 
     succeeds(fork(work))
     assert [event.command for event in events] == ["set"]
+
+
+def test_a_key_that_is_given_twice_is_one_key(pool: ClientPool, events: list[Any]) -> None:
+    with pool.reserve() as mc:
+        mc.set("key", 1)
+        mc.get_multi(["key", "key"])
+    event = events[-1]
+    assert (event.keys, event.hits, event.misses) == (1, 1, 0)
+
+
+def test_stopping_twice_stops_no_other(mc: Client) -> None:
+    seen: list[CommandEvent] = []
+    stop = mc.observe(seen.append)
+    mc.observe(seen.append)
+    stop()
+    stop()
+    mc.get("key")
+    assert len(seen) == 1

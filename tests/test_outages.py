@@ -6,14 +6,14 @@ import contextlib
 import logging
 import re
 import threading
-from typing import Callable
+from typing import Any, Callable
 
 import hostile
 import pylibmc
 import pytest
 from forking import FORKS, succeeds
 from harness import eventually
-from hostile import refusing
+from interrupts import Interrupt, tracing
 from mortal import Mortal
 
 from mcpool_wsgi import Client, ClientPool, CommandEvent, PooledClient
@@ -82,7 +82,7 @@ def test_command_that_nobody_answers_does_not_end_it(
     caplog: pytest.LogCaptureFixture, command: Callable[[PooledClient], object]
 ) -> None:
     caplog.set_level(logging.INFO, "mcpool_wsgi")
-    with refusing() as address:
+    with hostile.refusing() as address:
         mc = Client([address], {"retry_timeout": 1}, fail_soft=True)
         cache = PooledClient(ClientPool(mc, 1))
         ended: list[CommandEvent] = []
@@ -170,3 +170,27 @@ def test_key_is_not_in_the_line(caplog: pytest.LogCaptureFixture) -> None:
     ((_, line),) = lines(caplog)
     assert "ada" not in line
     assert line.endswith("ConnectionError: error 3 from memcached_get: CONNECTION FAILURE")
+
+
+@tracing
+def test_interrupt_keeps_no_outage_from_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "mcpool_wsgi")
+    mc = Client(["127.0.0.1"])
+    event = CommandEvent("get", 0.0, "hit", 1, 1, 0, None, [], ["key"])
+    error = pylibmc.ConnectionError("refused")
+    for at in range(1, 200):
+        listeners: list[Any] = []
+        found = outages.Outages("pool", listeners)
+        caplog.clear()
+        try:
+            with Interrupt(KeyboardInterrupt, at):
+                found.note_failure(mc, error)
+        except KeyboardInterrupt:
+            found.note_failure(mc, error)
+            assert len(listeners) == 1, at
+            listeners[0](event)
+            assert "answers again" in lines(caplog)[-1][1], at
+            assert listeners == [], at
+        else:
+            break
+    assert at > 20

@@ -74,6 +74,7 @@ from .keys import KeyRule
 from .values import Serializer, reads_pickle, without_pickle
 
 _Self = TypeVar("_Self", bound="Client")
+_Kind = TypeVar("_Kind")
 
 
 class Client(Commands):
@@ -148,8 +149,8 @@ class Client(Commands):
         return self._like_this(type(self), servers, command_timeout)
 
     def _like_this(
-        self, kind: Callable[..., Any], servers: Iterable[str], command_timeout: float | None
-    ) -> Any:
+        self, kind: Callable[..., _Kind], servers: Iterable[str], command_timeout: float | None
+    ) -> _Kind:
         return kind(
             servers,
             self._chosen,
@@ -164,7 +165,7 @@ class Client(Commands):
     def _for_one_server(self, address: str, command_timeout: float) -> Client:
         here = self._here()
         # Not of a subclass, which may have an __init__ of its own, and commands of its own.
-        client: Client = here._like_this(Client, [address], command_timeout)
+        client = here._like_this(Client, [address], command_timeout)
         client._on_failure = here._on_failure
         client._listeners = here._listeners
         client.on_connection_failure = here.on_connection_failure

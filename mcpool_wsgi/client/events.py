@@ -20,6 +20,7 @@ command goes on.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import Any, Callable, NamedTuple, TypeVar
 
@@ -87,7 +88,7 @@ def tell(
 
 def _keys(command: str, args: tuple[Any, ...]) -> list[Key]:
     if command == "get_multi" or command in _STORING_MANY:
-        return list(args[0])
+        return list(dict.fromkeys(args[0]))  # one that was given twice is one key
     return [args[0]] if args and command not in ("flush_all", "get_stats") else []
 
 
@@ -126,9 +127,10 @@ def observe(listeners: list[_Function], listener: _Function) -> Callable[[], Non
     if not callable(listener):
         raise TypeError(f"a listener is a function, not {listener!r}")
     listeners.append(listener)
+    added = [listener]
 
     def stop() -> None:
-        if listener in listeners:
-            listeners.remove(listener)
+        with contextlib.suppress(IndexError, ValueError):
+            listeners.remove(added.pop())  # once, if the same one listens twice
 
     return stop

@@ -70,12 +70,13 @@ class Outages:
         self._quiet = 0.0 if len(servers) == 1 else master.renewal_interval + 1
         if not is_first:
             self._quiet = max(self._quiet, SAME_OUTAGE)
-        self._began = now
         self._failures = 0
-        self._listeners.append(self._note_command)
+        if self._note_command not in self._listeners:  # an interrupt may have left it there
+            self._listeners.append(self._note_command)
+        self._began = now  # last: after an interrupt, the next failure begins it
 
     def forget(self) -> None:
-        """End without a line, in a forked child."""
+        """End without a line."""
         with contextlib.suppress(ValueError):
             self._listeners.remove(self._note_command)
 
@@ -90,7 +91,7 @@ class Outages:
                 return
             self._began = None
             self._last_end = now
-            self._listeners.remove(self._note_command)
+            self.forget()
             seconds = (self._last_failure if self._quiet else now) - began
             failures = self._failures
         logger.info(
