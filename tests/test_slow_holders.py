@@ -58,6 +58,26 @@ def test_slow_request_is_logged_once(
     assert len(lines(caplog)) == 2
 
 
+def test_log_handler_that_raises_does_not_end_the_thread(mc: Client) -> None:
+    class Failing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ValueError
+
+    logger, failing = logging.getLogger("mcpool_wsgi.middleware"), Failing()
+    pool = ClientPool(mc, 1)
+    app = MemcachedPoolMiddleware(lambda *_: [b""], pool, slow_after=0.02)
+    logger.addHandler(failing)
+    threads = set(threading.enumerate())
+    try:
+        response: Any = app({}, lambda *_: print)
+        (thread,) = set(threading.enumerate()) - threads
+        eventually(lambda: pool.holders()[0].seconds > 0.2)
+        assert thread.is_alive()
+        response.close()
+    finally:
+        logger.removeHandler(failing)
+
+
 def test_quick_request_is_not_logged(mc: Client, caplog: pytest.LogCaptureFixture) -> None:
     pool = ClientPool(mc, 1)
     over = threading.Event()

@@ -66,8 +66,9 @@ class SlowHolders:
             if pool is None:
                 return
             slow = pool.holders(longer_than=self._seconds)
+            logged, before = {holder.reserved_at for holder in slow}, logged
             for holder in slow:
-                if holder.reserved_at not in logged:
-                    logger.warning("%s: a client is held for %s", pool.name, holder)
-            logged = {holder.reserved_at for holder in slow}
+                if holder.reserved_at not in before:
+                    with contextlib.suppress(Exception):  # of a log handler: the thread goes on
+                        logger.warning("%s: a client is held for %s", pool.name, holder)
             del pool
