@@ -24,6 +24,9 @@ TESTS = Path(__file__).parent
 MONITORING = TESTS.parent / "docs" / "monitoring"
 WORKERS = 4
 SLOTS = 3  # of each worker
+#: Workers that are replaced again and again. With threads, gunicorn before version 26 would reset
+#: connections at that.
+REPLACED = ["--max-requests", "50", "--threads", "1"]
 
 Counts = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -115,15 +118,14 @@ class Prometheus:
 
 
 @contextlib.contextmanager
-def prometheus(scraped: int, interval: str = "250ms") -> Iterator[Prometheus]:
+def prometheus(scraped: int) -> Iterator[Prometheus]:
     """A Prometheus that scrapes the port *scraped*, for the length of a ``with`` block."""
     program = needed("prometheus")
     with tempfile.TemporaryDirectory(prefix="prometheus-") as name:
         port = free_port()
         job = {"job_name": "app", "static_configs": [{"targets": [f"127.0.0.1:{scraped}"]}]}
-        scrape = {"scrape_interval": interval, "scrape_timeout": interval}
         configuration = {
-            "global": scrape,
+            "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
             "scrape_configs": [job],
             "rule_files": [str(MONITORING / "alerts.yml")],
         }

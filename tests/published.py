@@ -4,6 +4,7 @@ PROMETHEUS_MULTIPROC_DIR when it is imported.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import shutil
@@ -11,6 +12,7 @@ import sys
 from typing import Any
 
 import forking
+import pylibmc
 from harness import eventually
 from prometheus_client import CollectorRegistry, multiprocess
 
@@ -18,6 +20,16 @@ from mcpool_wsgi import ClientPool, PoolStats
 from mcpool_wsgi.metrics import POOL_NAME, PoolCollector, workers
 
 HIT = {"db_operation_name": "get"}
+
+
+class Asked(ClientPool):
+    """Counts how often it is asked for its figures."""
+
+    times = 0
+
+    def stats(self) -> PoolStats:
+        self.times += 1
+        return super().stats()
 
 
 def value(name: str, pool: str = "default", **labels: str) -> float | None:
@@ -57,24 +69,39 @@ def forks(pool: ClientPool, fork: Any) -> None:
     assert value("db_client_connection_max") == 1
 
 
-def drops(pool: ClientPool) -> None:
-    """The gauges of a pool end with it, and its counts stay."""
+def looks(pool: Asked) -> None:
+    """The last command of all processes counts, and not the last one of each."""
+    reading, writing = os.pipe()
+
+    def work() -> None:
+        os.close(writing)
+        pool.set_servers(["127.0.0.1:1"])
+        with contextlib.suppress(pylibmc.Error):
+            hit(pool)
+        os.read(reading, 1)
+
+    child = forking.in_child(work)
+    os.close(reading)
+    eventually(lambda: value("mcpool_up") == 0)
     hit(pool)
+    eventually(lambda: value("mcpool_up") == 1)
+    for _ in range(20):
+        published = pool.times
+        eventually(lambda before=published: pool.times > before)  # type: ignore[misc]
+        assert value("mcpool_up") == 1
+    os.close(writing)
+    forking.succeeds(child)
+
+
+def drops(pools: list[Asked]) -> None:
+    """The gauges of a pool end with it, and its counts stay."""
+    hit(pools[0])
+    eventually(lambda: hits() == 1)
     eventually(lambda: value("db_client_connection_max") == 1)
-    del pool
+    pools.clear()
     gc.collect()
     eventually(lambda: value("db_client_connection_max") == 0)
     assert hits() == 1
-
-
-class Asked(ClientPool):
-    """Counts how often it is asked for its figures."""
-
-    times = 0
-
-    def stats(self) -> PoolStats:
-        self.times += 1
-        return super().stats()
 
 
 def fails(pool: Asked) -> None:
@@ -93,7 +120,9 @@ def main(what: str, address: str) -> None:
     pools = [Asked.from_servers([address], 1, name="default")]
     collector = PoolCollector(pools)
     if what == "drops":
-        drops(pools.pop())
+        drops(pools)
+    elif what == "looks":
+        looks(pools.pop())
     elif what == "fails":
         fails(pools.pop())
     else:

@@ -10,6 +10,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
@@ -21,7 +22,7 @@ from mortal import Mortal
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.parser import text_string_to_metric_families
 
-from mcpool_wsgi import Client, ClientPool, PoolTimeout, ThreadMappedPool
+from mcpool_wsgi import Client, ClientPool, PoolStats, PoolTimeout, ThreadMappedPool
 from mcpool_wsgi.metrics import POOL_NAME, PoolCollector
 
 OUTAGE = "127.0.0.1:1"
@@ -279,6 +280,31 @@ def test_wait_is_in_the_buckets_of_its_time(mc: Client, figures: Figures) -> Non
     assert found[f"{WAIT_TIME}_bucket", "default", "0.001"] == 1
     assert found[f"{WAIT_TIME}_bucket", "default", "0.01"] == 1
     assert found[f"{WAIT_TIME}_count", "default"] == 2
+
+
+def test_no_counter_goes_down_while_the_pool_adds_up(mc: Client, figures: Figures) -> None:
+    class Changing(ClientPool):
+        """A pool that is asked while a reservation has waited, and is not counted yet."""
+
+        changes = False
+
+        def stats(self) -> PoolStats:
+            stats = super().stats()
+            if not self.changes:
+                return stats
+            return replace(stats, reservations=stats.reservations - 1, waits=stats.waits + 1)
+
+    pool = Changing(mc, 1)
+    figures.registry.register(PoolCollector({"default": pool}))
+    for _ in range(3):
+        with pool.reserve():
+            pass
+    before = figures.all()
+    pool.changes = True
+    during = figures.all()
+    for name in ("mcpool_reservations_total", f"{WAIT_TIME}_count"):
+        assert during[name, "default"] == before[name, "default"] == 3
+    assert during[f"{WAIT_TIME}_bucket", "default", "0.001"] == 3
 
 
 def test_pools_are_known_by_their_names(mc: Client, figures: Figures) -> None:

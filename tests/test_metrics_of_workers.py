@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from harness import eventually, in_threads
-from monitoring import SLOTS, WORKERS, Counts, gunicorn
+from monitoring import REPLACED, SLOTS, WORKERS, Counts, gunicorn
 
 from mcpool_wsgi import Client, ClientPool
 from mcpool_wsgi.metrics import PoolCollector
@@ -23,7 +23,7 @@ HITS = "mcpool_hits_total"
 
 
 def test_no_counter_goes_down_while_workers_are_replaced(address: str) -> None:
-    with gunicorn(address, "--max-requests", "40") as server:
+    with gunicorn(address, *REPLACED) as server:
         workers: set[str] = set()
         is_over = threading.Event()
 
@@ -96,6 +96,10 @@ def published(what: str, address: str, directory: Path) -> str:
 @pytest.mark.parametrize("fork", ["in_child", "in_child_by_c"])
 def test_figures_of_parent_and_child_are_added_up(fork: str, address: str, tmp_path: Path) -> None:
     published(fork, address, tmp_path)
+
+
+def test_up_tells_of_the_last_command_of_all(address: str, tmp_path: Path) -> None:
+    published("looks", address, tmp_path)
 
 
 def test_gauges_of_a_pool_end_with_it(address: str, tmp_path: Path) -> None:
