@@ -1107,6 +1107,24 @@ def test_lazy_request_whose_app_has_removed_the_client_is_answered_by_on_exhaust
         TestApp(MemcachedPoolMiddleware(app, pool, lazy=True)).get("/", status=503)
 
 
+def test_two_threads_may_close_at_the_same_moment(mc: Client) -> None:
+    class Environ(dict):  # type: ignore[type-arg]
+        def get(self, key: Any, default: Any = None) -> Any:
+            found = super().get(key, default)
+            if key == "mc.client.release" and closing:
+                in_thread(closing.pop().close)
+            return found
+
+    closing: list[Any] = []
+    response: Any = MemcachedPoolMiddleware(lambda *_: [b""], ClientPool(mc, 1))(
+        Environ(), lambda *_: lambda data: None
+    )
+    environ = response.environ
+    closing.append(response)
+    response.end()
+    assert environ == {}
+
+
 def test_lazy_request_needs_a_pool_of_this_package(address: str) -> None:
     for pool in foreign_pools(address):
         with pytest.raises(TypeError, match="lazy"):

@@ -58,7 +58,7 @@ class EarlyRelease:
             if environ is None:  # the server has dropped the response, and the app goes on
                 return
             if environ.get(self._key) is self.client:
-                del environ[self._key]
+                environ.pop(self._key, None)
         self._reservation.release()
 
     def leave(self, environ: WSGIEnvironment, latest: Any) -> None:

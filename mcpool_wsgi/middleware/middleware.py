@@ -210,7 +210,7 @@ class MemcachedPoolMiddleware:
         if type(release) is EarlyRelease:
             release.leave(environ, latest)
         elif latest is release:
-            del environ[self._release_key]
+            environ.pop(self._release_key, None)  # another thread may close it, too
             environ.pop(self._key, None)
         else:
             EarlyRelease.skip(latest, release, MISSING, MISSING)
