@@ -1131,6 +1131,37 @@ def test_lazy_request_needs_a_pool_of_this_package(address: str) -> None:
             MemcachedPoolMiddleware(count_and_greet, pool, lazy=True)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_generator_that_finds_no_client_is_answered_by_on_exhausted(
+    mc: Client, stream: bool
+) -> None:
+    pool = ClientPool(mc, 1, timeout=0)
+    closed: list[bool] = []
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        try:
+            if stream:  # too late: the status has been sent
+                start_response("200 OK", [("Content-Type", "text/plain")])
+            value = get_client(environ).get("key")
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            yield str(value).encode()
+            yield b"."
+        finally:
+            closed.append(True)
+
+    middleware = TestApp(MemcachedPoolMiddleware(app, pool, lazy=True))
+    with pool.reserve():
+        if stream:
+            with pytest.raises(PoolTimeout):
+                middleware.get("/")
+        else:
+            assert middleware.get("/", status=503).headers["Retry-After"] == "1"
+    if not stream:
+        assert middleware.get("/").text == "None."
+        assert closed == [True] * 2
+    assert pool.stats().in_use == 0
+
+
 def test_lazy_request_passes_exc_info_on(mc: Client) -> None:
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         start_response("500 Oops", [], exc_info=None)

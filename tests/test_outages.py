@@ -194,3 +194,19 @@ def test_interrupt_keeps_no_outage_from_its_end(caplog: pytest.LogCaptureFixture
         else:
             break
     assert at > 20
+
+
+def test_other_servers_do_not_end_the_outage_of_those_before(
+    mortal: Mortal, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "mcpool_wsgi")
+    other = Mortal(None)
+    try:
+        cache = PooledClient(ClientPool(Client([mortal.address]), 1))
+        mortal.kill()
+        assert not works(cache)
+        cache.pool.set_servers([other.address])
+        assert works(cache)
+        assert len(lines(caplog)) == 1
+    finally:
+        other.kill()

@@ -52,6 +52,7 @@ What it does not promise:
 -   A value that inflates to a gigabyte takes a gigabyte.
 -   ``gets`` reads the end of its answer with Python's lock held, where ``command_timeout`` does
     not reach.
+-   A signal can make a read of several servers a miss. Of one server, the read is sent again.
 -   A name that is looked up takes as long as the resolver does.
 -   If the sockets of libmemcached cannot be found, ``command_timeout`` limits nothing, and a
     forked child keeps the descriptors that it inherits. One warning is logged.

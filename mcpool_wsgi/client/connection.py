@@ -222,7 +222,7 @@ class Connection(_Base):
             return True
         if self.expired or not isinstance(error, failures.Interrupted):
             raise error
-        self._disconnect()
+        self._resynchronize()
         return False
 
     def _expiry(self, command: str, cause: Exception | None = None) -> failures.CommandExpired:

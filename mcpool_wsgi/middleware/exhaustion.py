@@ -7,8 +7,8 @@ What happens if a lazy request finds no client in time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Callable
 
 from ..errors import PoolTimeout
 from ..pool import LazyClient
@@ -28,12 +28,22 @@ class LazyExhaustion:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         noting = NotingStart(start_response)
         client: LazyClient = environ[self._key]
+
+        def is_exhausted(error: PoolTimeout) -> bool:
+            return not noting.is_started and error is client.find_timeout()
+
         try:
-            return self._app(environ, noting)
+            response: Any = self._app(environ, noting)
         except PoolTimeout as error:
-            if noting.is_started or error is not client.find_timeout():
+            if not is_exhausted(error):
                 raise
-        return self._on_exhausted(environ, start_response)
+            return self._on_exhausted(environ, start_response)
+        if noting.is_started or response is None or hasattr(response, "__len__"):
+            return response  # type: ignore[no-any-return]
+        # A generator's code has not run yet.
+        return Unstarted(
+            response, is_exhausted, lambda: self._on_exhausted(environ, start_response)
+        )
 
 
 class NotingStart:
@@ -50,3 +60,48 @@ class NotingStart:
         if exc_info is None:
             return self._start_response(status, headers)
         return self._start_response(status, headers, exc_info)
+
+
+class Unstarted:
+    """A *response* whose code may find no client at its first chunk.
+
+    :param is_exhausted: whether the error of the first chunk means that.
+    :param answer: makes the response that is sent then.
+    """
+
+    def __init__(
+        self,
+        response: Any,
+        is_exhausted: Callable[[PoolTimeout], bool],
+        answer: Callable[[], Iterable[bytes]],
+    ) -> None:
+        self._response = response
+        self._is_exhausted = is_exhausted
+        self._answer = answer
+        self._other: Any = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        chunks = iter(self._response)
+        try:
+            first = next(chunks)
+        except StopIteration:
+            return
+        except PoolTimeout as error:
+            if not self._is_exhausted(error):
+                raise
+            self._other = self._answer()
+            chunks = iter(self._other)
+        else:
+            yield first
+        yield from chunks
+
+    def close(self) -> None:
+        try:
+            getattr(self._response, "close", int)()
+        finally:
+            getattr(self._other, "close", int)()
+
+    @property
+    def gi_frame(self) -> Any:
+        """Of a generator, which refuses to be closed while it runs in another thread."""
+        return getattr(self._response, "gi_frame", None)

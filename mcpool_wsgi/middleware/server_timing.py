@@ -9,8 +9,9 @@ request, until the headers were sent. The developer tools of browsers show it.
 
     Server-Timing: memcached;dur=1.3;desc="4 commands, 1 miss"
 
-``dur`` is in milliseconds. Commands of other threads are not in it. Everybody who can see a
-response sees the header, so switch it on for development, or for users whom you trust.
+``dur`` is in milliseconds. Commands of other threads are not in it, unless they run in a copy of
+the request's context. Everybody who can see a response sees the header, so switch it on for
+development, or for users whom you trust.
 See https://www.w3.org/TR/server-timing/.
 """
 

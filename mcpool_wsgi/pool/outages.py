@@ -79,6 +79,7 @@ class Outages:
         """End without a line."""
         with contextlib.suppress(ValueError):
             self._listeners.remove(self._note_command)
+        self._began = None
 
     def _note_command(self, event: CommandEvent) -> None:
         """A command of the pool has ended, while there is an outage."""
@@ -89,7 +90,6 @@ class Outages:
             began = self._began
             if began is None or now - self._last_failure < self._quiet:
                 return
-            self._began = None
             self._last_end = now
             self.forget()
             seconds = (self._last_failure if self._quiet else now) - began

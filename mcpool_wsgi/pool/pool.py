@@ -161,6 +161,7 @@ class Pool:
                 f"set_servers() needs clients that are mcpool_wsgi.Client, not {master!r}"
             )
         self._generations.begin(master.with_servers(servers), "servers")
+        self._outages.forget()
         for queue in self._queues():
             queue.drop_old_clients()
 
