@@ -58,11 +58,15 @@ def test_pylibmcs_pool_mixes_up_values_after_a_fork(mc: Client) -> None:
     mc.set_multi({f"k{number}": number for number in range(100)})
     pool = pylibmc.ClientPool(pylibmc.Client(mc.addresses, behaviors={"_poll_timeout": 300}), 1)
     assert wrong_reads(pool, 100) == 0
-    # Workers that read at the same time, as a preloaded server's do.
-    child = in_child(lambda: wrong_reads(pool, 2000))
-    wrong = wrong_reads(pool, 2000)
-    succeeds(child)
-    assert wrong > 0
+
+    def are_mixed_up() -> bool:
+        # Workers that read at the same time, as a preloaded server's do.
+        child = in_child(lambda: wrong_reads(pool, 2000))
+        wrong = wrong_reads(pool, 2000)
+        succeeds(child)
+        return wrong > 0
+
+    eventually(are_mixed_up)  # on a busy machine, the two may take turns
 
 
 @pytest.mark.parametrize("fork", FORKS)

@@ -8,6 +8,8 @@ import pytest
 
 from mcpool_wsgi.devserver import memcached
 
+pytestmark = pytest.mark.servers
+
 
 def passes(pytester: pytest.Pytester, tests: str, number: int, *options: str) -> None:
     """The *number* of *tests* pass, in a pytest of their own."""

@@ -29,7 +29,7 @@ class FakeClient:
 @pytest.fixture(autouse=True)
 def _quick_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time-outs of thousands of pools do not look for holders, which takes milliseconds."""
-    monkeypatch.setattr(slot_queue, "find_holders", lambda slots: [])
+    monkeypatch.setattr(slot_queue.SlotQueue, "_longest_holders", lambda queue: [])
 
 
 # -- Every order of the steps

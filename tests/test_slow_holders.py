@@ -14,6 +14,8 @@ from harness import eventually
 
 from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware, get_client
 
+pytestmark = pytest.mark.servers
+
 
 def slow_app(over: threading.Event) -> Any:
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -97,7 +99,12 @@ def test_child_has_a_thread_of_its_own(mc: Client, caplog: pytest.LogCaptureFixt
 
     def work() -> None:
         over.clear()
-        threading.Timer(0.5, over.set).start()
+
+        def end_when_logged() -> None:
+            eventually(lambda: lines(caplog))
+            over.set()
+
+        threading.Thread(target=end_when_logged).start()
         app({}, lambda *_: print).close()  # type: ignore[attr-defined]
         assert len(lines(caplog)) == 1
 
