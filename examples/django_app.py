@@ -7,6 +7,7 @@ $ curl http://127.0.0.1:5050/
 In your project, ``settings.py`` has the settings of ``make_app``, and ``wsgi.py`` does the rest.
 """
 
+import secrets
 from datetime import datetime
 
 from django.conf import settings
@@ -55,6 +56,7 @@ urlpatterns = [path("", index), path("healthz", healthz)]
 
 def make_app(servers):
     settings.configure(
+        SECRET_KEY=secrets.token_hex(),  # Django 4 reads it to report an error
         ROOT_URLCONF=__name__,
         MIDDLEWARE=[f"{__name__}.BusyMiddleware"],
         CACHES={

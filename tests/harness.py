@@ -107,7 +107,7 @@ def django_settings(**settings: Any) -> Iterator[None]:
     from django.test.utils import override_settings
 
     if not django.configured:
-        django.configure()
+        django.configure(SECRET_KEY="Django asks for one")
     with override_settings(**settings):
         yield
 
