@@ -29,7 +29,7 @@ os.environ["PATH"] = os.pathsep.join(
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """The quick tests. Arguments replace ``-m "not servers"``."""
-    session.install("-e", ".[test,examples]")
+    session.install("-e", ".[test,examples,caches]")
     session.run("pytest", *(session.posargs or QUICK))
 
 
@@ -37,14 +37,16 @@ def tests(session: nox.Session) -> None:
 def oldest(session: nox.Session) -> None:
     """The quick tests with the oldest versions that pyproject.toml allows."""
     session.install("uv")
-    session.run_install("uv", "pip", "install", "--resolution=lowest-direct", "-e", ".[test]")
+    session.run_install(
+        "uv", "pip", "install", "--resolution=lowest-direct", "-e", ".[test,caches]"
+    )
     session.run("pytest", *(session.posargs or QUICK))
 
 
 @nox.session
 def newest(session: nox.Session) -> None:
     """The quick tests with the newest versions, also those before their release."""
-    session.install("--pre", "--upgrade", "-e", ".[test,examples]")
+    session.install("--pre", "--upgrade", "-e", ".[test,examples,caches]")
     session.run("pytest", *(session.posargs or QUICK))
 
 
