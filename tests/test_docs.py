@@ -35,7 +35,7 @@ PUBLIC = [
 #: Pages about a system that a test has to set up first. That test reads the page.
 READ_ELSEWHERE = {
     "how-to/sasl.md": "test_sasl.py",
-    "how-to/scale.md": "test_scale.py",
+    "how-to/scale.md": "test_proxy.py",
     "how-to/tls.md": "secured.py",
 }
 #: Their modules are documented one by one, and other rooms as a whole.

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pylibmc
 import pytest
-from harness import eventually, free_port, in_threads
+from harness import eventually, in_threads
 from mortal import Mortal
 
 from mcpool_wsgi import Client, ClientPool, ThreadMappedPool
@@ -194,43 +191,6 @@ def test_set_servers_needs_clients_that_know_their_options(mc: Client) -> None:
             ours.set_servers(bad)
     with ours.reserve() as client:
         assert client.set("still", "works")
-
-
-# -- Through a proxy
-
-NUTCRACKER = """
-pool:
-  listen: 127.0.0.1:{port}
-  hash: md5
-  distribution: ketama
-  servers:
-{servers}
-"""
-
-
-@pytest.mark.skipif(not shutil.which("nutcracker"), reason="needs nutcracker")
-def test_pool_works_through_a_proxy(nodes: list[Mortal], tmp_path: Path) -> None:
-    port = free_port()
-    servers = "\n".join(f"   - {address}:1" for address in addresses(nodes))
-    config = tmp_path / "nutcracker.yml"
-    config.write_text(NUTCRACKER.format(port=port, servers=servers))
-    proxy = subprocess.Popen(
-        ["nutcracker", "-c", str(config), "-s", str(free_port()), "-a", "127.0.0.1"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        pool = ClientPool(Client([f"127.0.0.1:{port}"], fail_soft=True), 4)
-        eventually(lambda: _all_stored(pool))
-
-        def work() -> None:
-            assert read(pool) == {key: key for key in KEYS}
-
-        in_threads([work] * 4)
-        assert sorted(set(whereabouts(nodes).values())) == [0, 1, 2]
-    finally:
-        proxy.kill()
-        proxy.wait()
 
 
 def test_subclass_may_have_commands_and_parameters_of_its_own(nodes: list[Mortal]) -> None:
