@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
+from collections import deque
 from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Any
@@ -64,9 +65,10 @@ class Generations:
         else:
             opened_here.add(client)
         is_renewed = slot.generation is not NO_GENERATION
-        slot.process = forks.current
-        slot.client = client
-        slot.generation = generation
+        # In one call of C: an interrupt between would leave a client without a generation, and the
+        # next reservation would free it. Its finaliser would swallow another interrupt.
+        values = (forks.current, client, generation)
+        deque(map(setattr, [slot] * 3, ("process", "client", "generation"), values), maxlen=0)
         self._statistics.note_client(generation.reason if is_renewed else None)
 
     def _client_failed(self, generation: Generation, error: Exception) -> None:
