@@ -246,7 +246,8 @@ class Connection(_Base):
         if not isinstance(error, failures.ServerResting):
             self._let_rest(error)
         self._note_failure(error)
-        if not any(str(address) in str(error) for address in self.addresses):
+        # No generator: an interrupt when any() closes it would be swallowed.
+        if not [address for address in self.addresses if str(address) in str(error)]:
             error.args = (f"{error} (memcached: {self._shown_addresses})",)
         return self._fail_soft
 
