@@ -539,3 +539,20 @@ def test_first_call_in_a_child_is_any(fork: Any, first: str, address: str) -> No
 
         succeeds(fork(work))
         read(pool, "parent", 5)
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_child_works_although_the_parent_keeps_a_client_that_could_not_be_made(
+    fork: Any, mc: Client
+) -> None:
+    kept: list[Client] = []
+
+    class Kept(Client):
+        def __init__(self) -> None:
+            kept.append(self)
+            super().__init__(mc.addresses, {"unknown": 1})
+
+    with pytest.raises(ValueError, match="unknown behavior"):
+        Kept()
+    assert not hasattr(kept[0], "addresses")
+    succeeds(fork(lambda: mc.set("key", 1)))

@@ -341,7 +341,8 @@ class _OpenedHere:
         inherited, self._clients = self._clients, {}
         for find in inherited.copy().values():
             client = find()
-            if client is not None:
+            # Without addresses, its __init__ has raised, and something keeps it.
+            if client is not None and hasattr(client, "addresses"):
                 sockets.close_inherited(client, _peers(client.addresses))
 
 
