@@ -9,6 +9,7 @@ import gc
 import os
 import shutil
 import sys
+import threading
 from typing import Any
 
 import forking
@@ -71,26 +72,41 @@ def forks(pool: ClientPool, fork: Any) -> None:
 
 def looks(pool: Asked) -> None:
     """The last command of all processes counts, and not the last one of each."""
-    reading, writing = os.pipe()
+    has_failed, may_end = os.pipe(), os.pipe()
+    is_over = threading.Event()
 
     def work() -> None:
-        os.close(writing)
+        os.close(may_end[1])
         pool.set_servers(["127.0.0.1:1"])
         with contextlib.suppress(pylibmc.Error):
             hit(pool)
-        os.read(reading, 1)
+        publishes(pool)
+        os.write(has_failed[1], b"x")
+        os.read(may_end[0], 1)
 
-    child = forking.in_child(work)
-    os.close(reading)
-    eventually(lambda: value("mcpool_up") == 0)
-    hit(pool)
+    def go_on() -> None:
+        while not is_over.is_set():
+            hit(pool)
+
+    busy = threading.Thread(target=go_on)
+    busy.start()
     eventually(lambda: value("mcpool_up") == 1)
-    for _ in range(20):
-        published = pool.times
-        eventually(lambda before=published: pool.times > before)  # type: ignore[misc]
+    child = forking.in_child(work)
+    os.read(has_failed[0], 1)
+    eventually(lambda: value("mcpool_up") == 1)
+    is_over.set()
+    busy.join()
+    end = pool.times + 10
+    while pool.times < end:
         assert value("mcpool_up") == 1
-    os.close(writing)
+    os.close(may_end[1])
     forking.succeeds(child)
+
+
+def publishes(pool: Asked) -> None:
+    """The figures of *pool* are written."""
+    before = pool.times
+    eventually(lambda: pool.times > before + 1)
 
 
 def drops(pools: list[Asked]) -> None:
@@ -109,13 +125,16 @@ def fails(pool: Asked) -> None:
     directory = os.environ["PROMETHEUS_MULTIPROC_DIR"]
     shutil.rmtree(directory)
     hit(pool)
-    eventually(lambda: pool.times > 5)
+    for _ in range(3):
+        publishes(pool)
     os.mkdir(directory)
     eventually(lambda: hits() == 1)
 
 
 def main(what: str, address: str) -> None:
-    if what != "in_child_by_c":  # CPython hangs if another thread runs during such a fork
+    if what == "looks":  # there are commands in each interval
+        workers.INTERVAL = 0.05
+    elif what != "in_child_by_c":  # CPython hangs if another thread runs during such a fork
         workers.INTERVAL = 0.001
     pools = [Asked.from_servers([address], 1, name="default")]
     collector = PoolCollector(pools)

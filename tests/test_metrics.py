@@ -259,6 +259,8 @@ def test_up_tells_of_the_last_command(mortal: Mortal, figures: Figures) -> None:
 
     with pool.reserve() as client:
         client.disconnect_all()  # sends nothing
+        with pytest.raises(Exception, match="pickle"):
+            client.set("key", lambda: 0)  # neither does this
         assert up() is None
         client.get("key")
         assert up() == 1

@@ -15,7 +15,6 @@ from weakref import WeakValueDictionary
 
 from prometheus_client import Metric
 
-from .. import forks
 from ..client import Listener
 from ..pool import PoolStats
 from .families import Figures, families
@@ -64,10 +63,9 @@ class PoolCollector:
         return families(self._figures())
 
     def _figures(self) -> Iterator[Figures]:
-        forks.check_process()
         for name, pool in self._pools.items():
             recorder = self._recorders[name]
-            stats = pool.stats()
+            stats = pool.stats()  # this notes a fork, so it comes first
             reservations = recorder.rising("reservations", stats.reservations)
             at_once = recorder.rising("at once", reservations + stats.timeouts - stats.waits)
             stats = replace(stats, reservations=reservations)

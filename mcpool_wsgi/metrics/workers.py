@@ -40,8 +40,8 @@ logger: logging.Logger = logging.getLogger("mcpool_wsgi.metrics")
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 INTERVAL = 1.0  # seconds
 SIZE = 1 << 16  # bytes, as prometheus_client makes them: they grow
-#: How the gauges of several processes become one. The others are added up.
 UP = "mcpool_up"
+#: How the gauges of several processes become one. The others are added up.
 MODES = {
     "mcpool_longest_wait_seconds": "livemax",
     "mcpool_longest_recent_wait_seconds": "livemax",
@@ -168,7 +168,7 @@ def _create(path: str) -> None:
     new = f"{path}.new"
     with open(new, "wb") as file:
         file.truncate(SIZE)
-    with contextlib.suppress(FileExistsError):
+    with contextlib.suppress(OSError):  # it exists, or the file system has no links
         os.link(new, path)
     os.unlink(new)
 
