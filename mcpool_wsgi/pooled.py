@@ -76,11 +76,11 @@ class PooledClient(BorrowedCommands):
         client = request_client(self._pool)
         if client is not None:
             try:
-                return getattr(client, name)(*args, **kwargs)
+                return client._run(name, args, kwargs)
             except ClientReleased:
                 pass  # another thread has released it meanwhile, before the command began
         with self._pool.reserve() as client:
-            return getattr(client, name)(*args, **kwargs)
+            return client._run(name, args, kwargs)
 
     def _master(self) -> Client | None:
         """The client that the pool clones. It has the options, and no connection."""
