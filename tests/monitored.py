@@ -15,9 +15,11 @@ from mcpool_wsgi.metrics import PoolCollector
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
 
-pool = ClientPool(
-    Client([os.environ["TEST_MEMCACHED"]]), int(os.environ["TEST_SLOTS"]), name="default"
-)
+#: Milliseconds. The machine may be so busy that nothing answers for a while.
+LIMITS = {"connect_timeout": 10_000, "_poll_timeout": 10_000}
+
+client = Client([os.environ["TEST_MEMCACHED"]], LIMITS, command_timeout=10)
+pool = ClientPool(client, int(os.environ["TEST_SLOTS"]), timeout=20, name="default")
 REGISTRY.register(PoolCollector([pool]))
 
 
