@@ -6,6 +6,7 @@ import gc
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -77,6 +78,17 @@ def mortal(embedded: bool | None) -> Iterator[Mortal]:
     server = Mortal(embedded)
     yield server
     server.kill()
+
+
+@pytest.fixture
+def nodes(embedded: bool | None) -> Iterator[list[Mortal]]:
+    """Three servers that the test may kill."""
+    with ExitStack() as running:
+        servers = []
+        for _ in range(3):
+            servers.append(Mortal(embedded))
+            running.callback(servers[-1].kill)
+        yield servers
 
 
 @pytest.fixture(scope="module")

@@ -25,16 +25,6 @@ KEYS = [f"key{number}" for number in range(300)]
 
 
 @pytest.fixture
-def nodes(embedded: bool | None) -> Iterator[list[Mortal]]:
-    with ExitStack() as running:
-        servers = []
-        for _ in range(3):
-            servers.append(Mortal(embedded))
-            running.callback(servers[-1].kill)
-        yield servers
-
-
-@pytest.fixture
 def address(nodes: list[Mortal], tmp_path: Path) -> Iterator[str]:
     """The proxy in front of *nodes*."""
     with proxy(tmp_path, addresses(nodes)) as address:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pylibmc
@@ -19,16 +17,6 @@ pytestmark = pytest.mark.servers
 
 KEYS = [f"key{number}" for number in range(300)]
 QUICK = {"dead_timeout": 2}
-
-
-@pytest.fixture
-def nodes(embedded: bool | None) -> Iterator[list[Mortal]]:
-    with ExitStack() as running:
-        servers = []
-        for _ in range(3):
-            servers.append(Mortal(embedded))
-            running.callback(servers[-1].kill)
-        yield servers
 
 
 def addresses(nodes: list[Mortal]) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from time import monotonic
-from typing import Any, Callable, TypeVar
+from typing import Any, Callable
 
 import pylibmc
 
@@ -21,8 +21,6 @@ from .connection import native
 from .key_commands import KeyCommands, check_compression
 from .keys import Key, encoded
 from .values import storable
-
-_Self = TypeVar("_Self", bound="Commands")
 
 SHORTEST_LIMIT = 0.001  # seconds
 _control_character = re.compile(rb"[\x00-\x1f\x7f]").search
