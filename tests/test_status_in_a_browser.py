@@ -227,6 +227,7 @@ def test_page_stays_with_one_worker_while_it_lives(
         os.kill(worker, 0)
         for _ in range(10):
             tab.evaluate("refresh()")
+            os.kill(worker, 0)  # it lives
             assert json.loads(tab.text(".when b")) == worker
         assert 204 in {status for _, status in tab.requests}
         os.kill(worker, signal.SIGKILL)  # gunicorn starts another one

@@ -24,24 +24,34 @@ function update(from, to) {
   }
 }
 
-async function load() {
-  const root = document.documentElement;
+async function ask(process) {
   const url = new URL(location.href);
-  // There may be several processes, and any of them may answer. Stay with one while it lives.
-  for (let attempt = 0; attempt < 30; attempt += 1) {
-    if (attempt < 29) url.searchParams.set("process", root.dataset.process);
-    else url.searchParams.delete("process");
-    const response = await fetch(url, { cache: "no-store", signal: AbortSignal.timeout(10000) });
-    if (!response.ok) throw new Error(`${response.status} ${response.statusText}`);
-    if (response.status === 204) continue;
-    const page = new DOMParser().parseFromString(await response.text(), "text/html");
-    if (!page.getElementById("summary")) throw new Error("another page has answered");
-    document.title = page.title;
-    root.dataset.process = page.documentElement.dataset.process;
-    for (const part of [".when", "#summary", "main"]) {
-      update(document.querySelector(part), page.querySelector(part));
-    }
-    return;
+  if (process) url.searchParams.set("process", process);
+  else url.searchParams.delete("process");
+  const response = await fetch(url, { cache: "no-store", signal: AbortSignal.timeout(10000) });
+  if (!response.ok) throw new Error(`${response.status} ${response.statusText}`);
+  return response.status === 204 ? null : response.text();
+}
+
+// There may be several processes, and any of them may answer. Stay with one while it lives.
+// One process may win all requests that come one by one, so several are sent at once.
+async function askTheSameProcess() {
+  const { process } = document.documentElement.dataset;
+  for (const requests of [1, ...Array(20).fill(6)]) {
+    const answers = await Promise.all(Array.from({ length: requests }, () => ask(process)));
+    const text = answers.find((answer) => answer !== null);
+    if (text) return text;
+  }
+  return ask(null);
+}
+
+async function load() {
+  const page = new DOMParser().parseFromString(await askTheSameProcess(), "text/html");
+  if (!page.getElementById("summary")) throw new Error("another page has answered");
+  document.title = page.title;
+  document.documentElement.dataset.process = page.documentElement.dataset.process;
+  for (const part of [".when", "#summary", "main"]) {
+    update(document.querySelector(part), page.querySelector(part));
   }
 }
 
