@@ -17,7 +17,7 @@ nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
 
 PYTHONS = nox.project.python_versions(nox.project.load_toml("pyproject.toml"))
-QUICK = ["-m", "not servers"]
+NO_SERVERS = ["-m", "not servers"]
 ROOT = Path(__file__).parent
 
 # The commands of pyenv run the active versions only.
@@ -28,26 +28,26 @@ os.environ["PATH"] = os.pathsep.join(
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """The quick tests. Arguments replace ``-m "not servers"``."""
+    """The tests that start no servers. Arguments replace ``-m "not servers"``."""
     session.install("-e", ".[test,examples,caches]")
-    session.run("pytest", *(session.posargs or QUICK))
+    session.run("pytest", *(session.posargs or NO_SERVERS))
 
 
 @nox.session(python=PYTHONS[0])
 def oldest(session: nox.Session) -> None:
-    """The quick tests with the oldest versions that pyproject.toml allows."""
+    """The tests that start no servers, with the oldest versions that pyproject.toml allows."""
     session.install("uv")
     session.run_install(
         "uv", "pip", "install", "--resolution=lowest-direct", "-e", ".[test,caches]"
     )
-    session.run("pytest", *(session.posargs or QUICK))
+    session.run("pytest", *(session.posargs or NO_SERVERS))
 
 
 @nox.session
 def newest(session: nox.Session) -> None:
-    """The quick tests with the newest versions, also those before their release."""
+    """The tests that start no servers, with the newest versions, also those before their release."""
     session.install("--pre", "--upgrade", "-e", ".[test,examples,caches]")
-    session.run("pytest", *(session.posargs or QUICK))
+    session.run("pytest", *(session.posargs or NO_SERVERS))
 
 
 @nox.session

@@ -441,6 +441,7 @@ keys = st.one_of(
 OPERATIONS = ["set", "get", "get_multi", "set_multi", "delete", "incr"]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     operations=st.lists(
@@ -504,6 +505,7 @@ def test_stopped_memcached_holds_a_command_no_longer_than_the_limit(
             mc.get("key")
 
 
+@pytest.mark.slow
 def test_connecting_has_a_limit() -> None:
     import socket
 

@@ -55,6 +55,7 @@ def says_nothing(conversation: Conversation) -> None:
     conversation.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("script", [drips, says_nothing])
@@ -68,6 +69,7 @@ def test_server_that_is_slow(script: Any, command: str, soft: bool) -> None:
             assert COMMANDS[command](mc) in (None, False, [], {}, ["key", "other"], [b"key"])
 
 
+@pytest.mark.slow
 def test_answer_without_an_end() -> None:
     with fake(never_ends) as server:
         mc = Client([server.address], command_timeout=LIMIT)
@@ -75,6 +77,7 @@ def test_answer_without_an_end() -> None:
             mc.get_stats()
 
 
+@pytest.mark.slow
 def test_error_says_what_ended_the_command() -> None:
     with fake(drips) as server:
         mc = Client([server.address], command_timeout=LIMIT)
@@ -82,6 +85,7 @@ def test_error_says_what_ended_the_command() -> None:
             mc.get("key")
 
 
+@pytest.mark.slow
 def test_many_servers_that_hang_do_not_add_up() -> None:
     with ExitStack() as servers:
         addresses = [servers.enter_context(fake(says_nothing)).address for _ in range(20)]
@@ -115,6 +119,7 @@ def test_stopped_server_and_its_return(mortal: Mortal) -> None:
     eventually(is_back)
 
 
+@pytest.mark.slow
 def test_slow_network_and_its_recovery(server_connections: Connections) -> None:
     with contextlib.closing(Proxy(server_connections.address)) as proxy:
         mc = Client([proxy.address], command_timeout=LIMIT)
@@ -132,6 +137,7 @@ def test_slow_network_and_its_recovery(server_connections: Connections) -> None:
         eventually(is_back)
 
 
+@pytest.mark.slow
 def test_command_that_is_quick_is_left_alone(mc: Client) -> None:
     quick = Client(mc.addresses, command_timeout=LIMIT)
     end = time.monotonic() + 3 * LIMIT
@@ -140,6 +146,7 @@ def test_command_that_is_quick_is_left_alone(mc: Client) -> None:
         assert quick.get("key") == "value"
 
 
+@pytest.mark.slow
 def test_clones_and_pools_have_the_limit() -> None:
     with fake(says_nothing) as server:
         master = Client([server.address], command_timeout=LIMIT)

@@ -99,6 +99,7 @@ def module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "blocks"), list(docstrings()))
 def test_code_blocks_of_a_docstring_run_one_after_the_other(
     name: str,
@@ -233,12 +234,14 @@ def test_server_table_is_what_the_tests_run() -> None:
     assert server_table() in page("reference/servers.md")
 
 
+@pytest.mark.slow
 def test_order_of_several_servers_does_not_matter(two_servers: list[str]) -> None:
     stored: dict[str | bytes, int] = {f"key{number}": number for number in range(100)}
     Client(two_servers).set_multi(stored)
     assert Client(two_servers[::-1]).get_multi(list(stored)) == stored
 
 
+@pytest.mark.slow
 def test_without_ketama_keys_are_where_pylibmc_looks_for_them(two_servers: list[str]) -> None:
     stored: dict[str | bytes, int] = {f"key{number}": number for number in range(100)}
     pylibmc.Client(two_servers).set_multi(stored)

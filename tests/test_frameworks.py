@@ -100,6 +100,7 @@ def test_example_works_where_it_is_copied_to(name: str, address: str, tmp_path: 
     subprocess.run([sys.executable, "-c", command], cwd=tmp_path, check=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_visits_count_up(example: Example) -> None:
     for visit in range(1, 16):  # more than the pool has slots
         response = example.get()
@@ -132,6 +133,7 @@ def test_outage_gives_news_without_a_count(
         assert re.match(r"Visit \?: the news of \d\d:\d\d:\d\d\n", example.get().text)
 
 
+@pytest.mark.slow
 def test_answer_is_503_if_all_clients_are_in_use(example: Example, stack: ExitStack) -> None:
     reserve_all(example.pool, stack)
     assert example.get(status=503).headers["Retry-After"] == "1"

@@ -81,6 +81,7 @@ def serving(pool: Any, path: str, lazy: bool = False) -> Any:
     return work
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lazy", [False, True])
 @pytest.mark.parametrize("path", ["/slow", "/stream"])
 def test_holder_names_the_request_the_thread_and_the_place(

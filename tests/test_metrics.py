@@ -233,6 +233,7 @@ def test_commands_are_counted_by_name_and_error(mc: Client, figures: Figures) ->
     }
 
 
+@pytest.mark.slow
 def test_command_is_in_the_buckets_of_its_time(mortal: Mortal, figures: Figures) -> None:
     pool = ClientPool(Client([mortal.address], command_timeout=0.3), 1)
     figures.registry.register(PoolCollector({"default": pool}))
@@ -250,6 +251,7 @@ def test_command_is_in_the_buckets_of_its_time(mortal: Mortal, figures: Figures)
     assert found[f"{DURATION}_sum", "default", "get", "memcached", error] > 0.25
 
 
+@pytest.mark.slow
 def test_up_tells_of_the_last_command(mortal: Mortal, figures: Figures) -> None:
     pool = ClientPool(Client([mortal.address], fail_soft=True), 1)
     figures.registry.register(PoolCollector({"default": pool}))

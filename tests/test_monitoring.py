@@ -58,6 +58,7 @@ def test_promtool_accepts_the_metrics_of_several_workers(address: str) -> None:
     assert checked(metrics) == ""
 
 
+@pytest.mark.slow
 def test_alerts_ignore_a_blip_and_fire_in_an_outage_and_for_an_exhausted_pool() -> None:
     for arguments in (["check", "rules", "alerts.yml"], ["test", "rules", "alerts_test.yml"]):
         command = [needed("promtool"), *arguments]

@@ -46,6 +46,8 @@ from mcpool_wsgi import (
 )
 from mcpool_wsgi.opentelemetry import instrument
 
+pytestmark = pytest.mark.slow
+
 SYSTEM = db_attributes.DB_SYSTEM_NAME
 OPERATION = db_attributes.DB_OPERATION_NAME
 BATCH_SIZE = db_attributes.DB_OPERATION_BATCH_SIZE

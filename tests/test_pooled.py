@@ -87,6 +87,7 @@ def test_cas_works_across_borrowed_clients(address: str) -> None:
     assert not cache.cas("key", 5, cas)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool_class", Pools)
 def test_threads_share_it(address: str, pool_class: Any) -> None:
     cache = PooledClient(pool_class.from_servers([address], 3))

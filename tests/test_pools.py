@@ -260,6 +260,7 @@ def test_client_of_a_dropped_reservation_is_its_holders_alone(mc: Client) -> Non
     use(pool)
 
 
+@pytest.mark.slow
 def test_no_value_of_another_thread_is_read(either_pool: Any) -> None:
     def work(name: str) -> None:
         for number in range(300):
@@ -505,6 +506,7 @@ def test_dropped_pool_closes_its_connections(
         gc.enable()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["ClientPool(mc, 4)", "ThreadMappedPool(mc)"])
 def test_interpreter_that_exits_without_close_prints_nothing(address: str, pool: str) -> None:
     script = f"""
@@ -602,6 +604,7 @@ def test_interrupt_of_a_release_leaves_no_waiter_asleep_beside_an_idle_slot(mc: 
     pool._queue.idle = plain
 
 
+@pytest.mark.slow
 def test_lost_slot_is_replaced_once_by_whoever_notices_it(mc: Client) -> None:
     for _ in range(50):
         pool = ClientPool(mc, 2, timeout=0)

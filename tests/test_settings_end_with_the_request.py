@@ -143,6 +143,7 @@ def test_others_keep_their_clients_meanwhile(
         as_at_first(other)
 
 
+@pytest.mark.slow
 @LAZY
 @SETTERS
 def test_no_more_connections_than_slots(
@@ -325,6 +326,7 @@ def set_notice(mc: Any) -> None:
     mc.on_connection_failure = print
 
 
+@pytest.mark.slow
 @LAZY
 @pytest.mark.parametrize("setter", [call_set_behaviors, set_items, set_notice])
 def test_setting_made_while_the_request_ends_reaches_nobody(
@@ -363,6 +365,7 @@ def test_setting_made_while_the_request_ends_reaches_nobody(
         assert pool.stats().size <= 1
 
 
+@pytest.mark.slow
 @LAZY
 def test_many_settings_made_while_requests_end_reach_nobody(address: str, lazy: bool) -> None:
     """The same without a tracer, as it comes."""

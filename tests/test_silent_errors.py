@@ -27,6 +27,7 @@ SILENCES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("silence", SILENCES)
 @pytest.mark.parametrize("read", READS)
 @pytest.mark.parametrize("binary", [False, True])
@@ -39,6 +40,7 @@ def test_read_that_was_not_answered_is_an_error(silence: str, read: str, binary:
     assert server.address in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", READS)
 def test_with_fail_soft_it_is_a_miss_that_is_counted(read: str) -> None:
     failures: list[bool] = []
@@ -62,9 +64,14 @@ def signals(interval: float) -> Iterator[list[int]]:
         signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", ["get", "get_multi"])  # gets raises an error of its own
 @pytest.mark.parametrize("binary", [False, True])
-def test_read_that_a_signal_ended_is_sent_again(address: str, read: str, binary: bool) -> None:
+def test_read_that_a_signal_ended_is_sent_again(
+    address: str, embedded: bool | None, read: str, binary: bool
+) -> None:
+    if binary and embedded:
+        pytest.skip("the embedded server speaks no binary protocol")
     with hostile.proxy(address) as slow, signals(0.03) as seen:
         mc = Client([slow.address], {**BEHAVIORS, "_poll_timeout": 500}, binary)
         mc.set_multi({"key": "value", "other": "more"})

@@ -73,6 +73,7 @@ class Holders:
         assert stats.size <= slots
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("users", "slots", "preemptions"), [(2, 1, 5), (3, 1, 3), (3, 2, 3)])
 def test_every_order_of_reserving_and_returning(
     stepped: Callable[[int], ClientPool], users: int, slots: int, preemptions: int
@@ -86,6 +87,7 @@ def test_every_order_of_reserving_and_returning(
     assert explore(scenario, preemptions) > 100
 
 
+@pytest.mark.slow
 def test_every_order_with_a_wait_that_may_time_out(
     stepped: Callable[[int], ClientPool],
 ) -> None:
@@ -101,6 +103,7 @@ def test_every_order_with_a_wait_that_may_time_out(
     assert outcomes == {0, 1}
 
 
+@pytest.mark.slow
 def test_every_order_serves_waiters_as_they_came(
     stepped: Callable[[int], ClientPool],
 ) -> None:
@@ -127,6 +130,7 @@ def test_every_order_serves_waiters_as_they_came(
     assert explore(scenario, 3) > 100
 
 
+@pytest.mark.slow
 def test_every_order_of_closing(stepped: Callable[[int], ClientPool]) -> None:
     def scenario(scheduler: Scheduler) -> None:
         holders = Holders(stepped(1))
@@ -179,6 +183,7 @@ def test_the_explorer_finds_a_lost_wakeup(
 # -- An interrupt at every point
 
 
+@pytest.mark.slow
 @tracing
 @pytest.mark.parametrize("error", INTERRUPTS)
 @pytest.mark.parametrize("kind", [ClientPool, ThreadMappedPool])
@@ -199,6 +204,7 @@ def test_interrupted_reservation_loses_nothing(kind: Any, error: type[BaseExcept
     assert interrupted_everywhere(error, use, nothing_is_lost) > 50
 
 
+@pytest.mark.slow
 @tracing
 @pytest.mark.parametrize("error", INTERRUPTS)
 def test_interrupted_first_reservation_loses_nothing(error: type[BaseException]) -> None:
@@ -219,6 +225,7 @@ def test_interrupted_first_reservation_loses_nothing(error: type[BaseException])
     assert interrupted_everywhere(error, use, nothing_is_lost) > 100
 
 
+@pytest.mark.slow
 @tracing
 @pytest.mark.parametrize("error", INTERRUPTS)
 def test_interrupted_wait_loses_nothing(error: type[BaseException]) -> None:
@@ -236,6 +243,7 @@ def test_interrupted_wait_loses_nothing(error: type[BaseException]) -> None:
     assert interrupted_everywhere(error, wait_in_vain, nothing_is_lost) > 200
 
 
+@pytest.mark.slow
 @tracing
 @pytest.mark.parametrize("error", [SystemExit, greenlet.GreenletExit])
 def test_interrupted_assign_loses_nothing(error: type[BaseException]) -> None:
@@ -271,6 +279,7 @@ def test_interrupted_assign_loses_nothing(error: type[BaseException]) -> None:
     assert pool.stats().timeouts == 0
 
 
+@pytest.mark.slow
 @tracing
 @pytest.mark.parametrize("error", [SystemExit, greenlet.GreenletExit])
 def test_interrupted_finaliser_loses_nothing(
@@ -340,6 +349,7 @@ def hectic() -> Any:
     sys.setswitchinterval(interval)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hectic")
 def test_stress_of_waits_timeouts_and_foreign_ends() -> None:
     pool = ClientPool(FakeClient(), 3)

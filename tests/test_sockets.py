@@ -29,6 +29,8 @@ from mortal import Mortal
 from mcpool_wsgi.client import sockets
 from mcpool_wsgi.devserver import memcached
 
+pytestmark = pytest.mark.slow
+
 LONG = {"connect_timeout": 20_000, "_poll_timeout": 20_000}  # milliseconds
 SOON = 5.0  # seconds, much less than LONG, and enough for a machine under load
 

@@ -44,6 +44,8 @@ from mcpool_wsgi.status import StatusApp, drawings, history, report, units
 from mcpool_wsgi.status.markup import html
 from mcpool_wsgi.status.servers import Question
 
+pytestmark = pytest.mark.slow
+
 VOID = {"meta", "link", "rect"}
 
 

@@ -38,6 +38,7 @@ def use(mc: Any, name: str, operations: int = OPERATIONS) -> None:
             assert mc.delete(f"no-{key}") is False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("binary", [False, True])
 def test_one_client_in_eight_threads(address: str, embedded: bool | None, binary: bool) -> None:
     if binary and embedded:
@@ -48,6 +49,7 @@ def test_one_client_in_eight_threads(address: str, embedded: bool | None, binary
     in_threads([lambda name=name: use(mc, name) for name in "abcdefgh"])  # type: ignore[misc]
 
 
+@pytest.mark.slow
 def test_gets_of_text_keys_with_a_client_for_each_thread(address: str) -> None:
     """pylibmc reads the key after it has freed it, so other threads' keys were asked for."""
 
@@ -82,6 +84,7 @@ def test_child_uses_a_client_that_another_thread_was_using(fork: Any, mortal: Mo
     assert mc.get("key") == "value"
 
 
+@pytest.mark.slow
 def test_signal_handler_uses_the_client_in_the_middle_of_a_command(mc: Client) -> None:
     mc.set_multi({f"key{number}": number for number in range(20)})
     seen = []
@@ -147,6 +150,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["patched", "not patched"])
 def test_greenlets_share_a_client(address: str, mode: str) -> None:
     pytest.importorskip("gevent")
@@ -159,6 +163,7 @@ def test_greenlets_share_a_client(address: str, mode: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
+@pytest.mark.slow
 def test_pylibmc_itself_has_no_turns(address: str) -> None:
     """What this module is about, in a process of its own, because it may crash."""
     script = f"""

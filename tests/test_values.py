@@ -15,6 +15,8 @@ from harness import Connections
 
 from mcpool_wsgi import Client, ClientPool, PickleForbidden, ThreadMappedPool
 
+pytestmark = pytest.mark.slow
+
 VALUES: dict[str, Any] = {
     "text": "text",
     "empty text": "",

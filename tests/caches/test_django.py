@@ -42,6 +42,7 @@ def cache(address: str) -> Iterator[Any]:
 # -- Pools
 
 
+@pytest.mark.slow
 def test_threads_have_caches_of_their_own_and_one_pool(address: str) -> None:
     with configured(default={"LOCATION": address}) as caches:
         found: list[Any] = []
@@ -215,6 +216,7 @@ def test_timeout_in_the_future_stores_the_value(cache: Any, timeout: float | Non
     assert cache.get("key") == "value"
 
 
+@pytest.mark.slow
 def test_value_expires(cache: Any) -> None:
     cache.set("key", "value", 1)
     assert cache.get("key") == "value"

@@ -53,6 +53,7 @@ def test_many_keys(address: str) -> None:
     assert region.get_or_create_multi(["a", "b"], lambda *keys: list(keys)) == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_time_and_compression_reach_memcached(address: str, mc: Client) -> None:
     region = make_region(url=address, memcached_expire_time=1, min_compress_len=10)
     region.set("key", "x" * 5000)
@@ -85,6 +86,7 @@ def locked(address: str) -> Any:
     return make_region(url=address, size=2, distributed_lock=True, lock_timeout=30)
 
 
+@pytest.mark.slow
 def test_only_one_thread_makes_the_value(locked: Any) -> None:
     meeting = threading.Barrier(4)
     made: list[int] = []
@@ -112,6 +114,7 @@ def test_lock_is_in_memcached(locked: Any, mc: Client) -> None:
     assert same.acquire(wait=False)
 
 
+@pytest.mark.slow
 def test_lock_expires(address: str) -> None:
     backend = make_region(url=address, distributed_lock=True, lock_timeout=1).backend
     assert backend.get_mutex("key").acquire()

@@ -46,6 +46,7 @@ def test_values_are_stored_and_found(open_cache: Opener, address: str) -> None:
             assert cache.get("key") == value
 
 
+@pytest.mark.slow
 def test_threads_share_one_pool(
     open_cache: Opener, address: str, connections: Connections
 ) -> None:
