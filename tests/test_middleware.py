@@ -352,6 +352,7 @@ def test_generator_of_a_dropped_response_ends_before_its_client_returns(
     assert pool.stats().in_use == 0
 
 
+@pytest.mark.slow
 @tracing
 @pytest.mark.parametrize("error", [SystemExit, GreenletExit])
 @pytest.mark.parametrize(
@@ -403,6 +404,7 @@ def test_nobody_else_gets_the_client_while_a_dropped_response_is_iterated(mc: Cl
         assert client.set("works", 1)
 
 
+@pytest.mark.slow
 def test_response_in_a_circle_of_garbage_counts_once(mc: Client) -> None:
     """Its parts are finalised in any order, so its slot may be released and replaced, too."""
     pool = ClientPool(mc, 1, timeout=0)
@@ -760,6 +762,7 @@ class Interrupted(BaseException):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lazy", [False, True])
 @pytest.mark.parametrize(
     "app",
@@ -999,7 +1002,7 @@ def test_class_based_foreign_reservation_ends_once(end: str) -> None:
         elif end == "from many threads":
             in_threads([response.close] * 4)
         elif end == "interrupted":
-            response._response = Closable(KeyboardInterrupt())
+            response.response = Closable(KeyboardInterrupt())
             with pytest.raises(KeyboardInterrupt):
                 response.close()
         else:

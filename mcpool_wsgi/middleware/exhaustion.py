@@ -26,40 +26,42 @@ class LazyExhaustion:
         self._on_exhausted = on_exhausted
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        noting = NotingStart(start_response)
+        noting = NotingStart()
+        noting.start_response = start_response
         client: LazyClient = environ[self._key]
-
-        def is_exhausted(error: PoolTimeout) -> bool:
-            return not noting.is_started and error is client.find_timeout()
-
         try:
-            response: Any = self._app(environ, noting)
+            response: Any = self._app(environ, noting.start)
         except PoolTimeout as error:
-            if not is_exhausted(error):
+            if noting.is_started or error is not client.find_timeout():
                 raise
             return self._on_exhausted(environ, start_response)
         if noting.is_started or response is None or hasattr(response, "__len__"):
             return response  # type: ignore[no-any-return]
-        # A generator's code has not run yet.
+        return self._unstarted(environ, noting, client, response)
+
+    def _unstarted(
+        self, environ: WSGIEnvironment, noting: NotingStart, client: LazyClient, response: Any
+    ) -> Unstarted:
+        """A generator's code has not run yet."""
         return Unstarted(
-            response, is_exhausted, lambda: self._on_exhausted(environ, start_response)
+            response,
+            lambda error: not noting.is_started and error is client.find_timeout(),
+            lambda: self._on_exhausted(environ, noting.start_response),
         )
 
 
 class NotingStart:
-    """A ``start_response`` that knows whether it was called."""
+    """Knows whether its ``start_response`` was called."""
 
-    __slots__ = ("_start_response", "is_started")
+    start_response: StartResponse  # the server's
+    is_started: bool = False
 
-    def __init__(self, start_response: StartResponse) -> None:
-        self._start_response = start_response
-        self.is_started: bool = False
-
-    def __call__(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+    def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        """Call the server's."""
         self.is_started = True
         if exc_info is None:
-            return self._start_response(status, headers)
-        return self._start_response(status, headers, exc_info)
+            return self.start_response(status, headers)
+        return self.start_response(status, headers, exc_info)
 
 
 class Unstarted:

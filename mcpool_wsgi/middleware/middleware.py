@@ -54,7 +54,7 @@ from .exhaustion import LazyExhaustion
 from .files import call_with_files
 from .foreign import ForeignReservation
 from .request import InRequest
-from .response import Response, SizedResponse
+from .response import ListResponse, Response, SizedResponse
 from .server_timing import ServerTiming
 from .slow import SlowHolders
 
@@ -178,14 +178,16 @@ class MemcachedPoolMiddleware:
             else:
                 response = app(environ, start_response)
             if type(response) is list:
-                closing: Response = SizedResponse(self, environ, reservation, release, response)
-            elif type(response) is GeneratorType:
-                closing = Response(self, environ, reservation, release, response)
-            elif file is not None or response is None:
-                closing = Response(self, environ, reservation, release, None)
+                closing: Response = ListResponse()
+            elif type(response) is GeneratorType or file is not None:
+                closing = Response()
             else:
-                kind = SizedResponse if hasattr(response, "__len__") else Response
-                closing = kind(self, environ, reservation, release, response)
+                closing = SizedResponse() if hasattr(response, "__len__") else Response()
+            closing.response = response if file is None else None
+            closing.middleware = self
+            closing.environ = environ
+            closing.reservation = reservation
+            closing.release = release
             if type(release) is EarlyRelease:
                 release.follow(closing)
             if file is not None:

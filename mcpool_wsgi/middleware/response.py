@@ -29,68 +29,48 @@ class Middleware(Protocol):
 
 
 class Response:
-    """The response of an app. Closing it ends the request, once.
+    """The response of an app. Closing it ends the request.
 
     It is no iterator of its own: servers get the app's iterator, so that a chunk costs no more
-    than without the middleware.
+    than without the middleware. And it is no list: bjoern would not close it.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_is_closed",
-        "_middleware",
-        "_release",
-        "_reservation",
-        "_response",
-        "environ",
-    )
+    # There is no __init__: calling one costs as much as all else here. See the middleware.
+    __slots__ = ("__weakref__", "environ", "middleware", "release", "reservation", "response")
 
-    def __init__(
-        self,
-        middleware: Middleware,
-        environ: WSGIEnvironment,
-        reservation: Any,
-        release: Callable[[], None],
-        response: Any,
-    ) -> None:
-        self._middleware = middleware
-        self.environ: WSGIEnvironment = environ
-        self._reservation = reservation
-        self._release = release
-        self._response = response
-        self._is_closed = False
+    middleware: Middleware
+    environ: WSGIEnvironment
+    reservation: Any
+    release: Callable[[], None]
+    response: Any  # the app's; absent while a thread closes it, () from then on
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(getattr(self, "_response", ()))
+        return iter(getattr(self, "response", ()))
 
     def close(self) -> None:
         """Close the app's response, then release the client."""
         try:
-            response = self._response
-            del self._response  # succeeds once
+            response = self.response
+            del self.response  # succeeds once
         except AttributeError:
-            if self._is_closed:
-                self.end()  # once more, because an interrupt may have kept it from its end
             return
         is_closed = True
         try:
             close = getattr(response, "close", None)
             if close is not None:
-                self._middleware.call(close, self.environ, self._reservation, self._release)
+                self.middleware.call(close, self.environ, self.reservation, self.release)
         except ValueError:
             # A generator that runs in another thread refuses to be closed, and keeps its client.
             is_closed = getattr(response, "gi_frame", None) is None
             raise
         finally:
+            self.response = () if is_closed else response
             if is_closed:
-                self._is_closed = True
                 self.end()
-            else:
-                self._response = response
 
     def end(self) -> None:
-        """End the request."""
-        self._middleware.end(self.environ, self._reservation, self._release)
+        """End the request. More than once does no harm."""
+        self.middleware.end(self.environ, self.reservation, self.release)
 
 
 class SizedResponse(Response):
@@ -99,4 +79,15 @@ class SizedResponse(Response):
     __slots__ = ()
 
     def __len__(self) -> int:
-        return len(getattr(self, "_response", ()))
+        return len(getattr(self, "response", ()))
+
+
+class ListResponse(SizedResponse):
+    """A list, as most apps respond with. There is nothing of the app's to close."""
+
+    __slots__ = ()
+
+    def close(self) -> None:
+        """Release the client."""
+        self.response = ()
+        self.middleware.end(self.environ, self.reservation, self.release)
