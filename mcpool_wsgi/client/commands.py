@@ -207,12 +207,14 @@ def _get_multi(client: Commands, keys: list[Key]) -> dict[Key, Any]:
     """
     while True:
         found: dict[Key, Any] = _native_get_multi(client, keys)
+        if list(found) == keys:  # the usual case: every key is there, in the order of the keys
+            return found
         try:
             "".join(found)  # type: ignore[arg-type]  # a key that was not asked for is bytes
         except TypeError:
             if not found.keys() <= set(keys):
                 raise pylibmc.ProtocolError("get_multi was answered with a foreign key") from None
-        if len(found) == len(keys):
+        if len(found) == len(keys) or not any(keys):  # without a key, nothing is sent
             return found
         try:
             if client._is_answered("get_multi"):
@@ -246,7 +248,7 @@ def _get_multi_of_several(client: Commands, keys: list[Key]) -> dict[Key, Any]:
     found = _get_multi(client, keys)
     if len(found) < len(keys):
         try:
-            for key in [key for key in keys if key not in found][:1]:
+            for key in [key for key in keys if key and key not in found][:1]:
                 native.get(client, encoded(key))
         except (pylibmc.Error, RuntimeError) as error:
             native.disconnect_all(client)

@@ -88,7 +88,7 @@ def tell(
 
 def _keys(command: str, args: tuple[Any, ...]) -> list[Key]:
     if command == "get_multi" or command in _STORING_MANY:
-        return list(dict.fromkeys(args[0]))  # one that was given twice is one key
+        return list(dict.fromkeys(filter(None, args[0])))  # one that was given twice is one key
     return [args[0]] if args and command not in ("flush_all", "get_stats") else []
 
 
