@@ -10,6 +10,7 @@ from typing import Any, Callable
 import hostile
 import pylibmc
 import pytest
+from mortal import Mortal
 
 from mcpool_wsgi import Client
 from mcpool_wsgi.client import sockets
@@ -93,9 +94,35 @@ def test_partial_answer_of_several_servers_is_kept_with_fail_soft(address: str) 
             Client(servers, BEHAVIORS).get_multi(keys)
 
 
+@pytest.mark.servers
 def test_without_the_function_a_read_that_was_not_answered_is_a_miss(
-    monkeypatch: pytest.MonkeyPatch,
+    mortal: Mortal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sockets, "calibrated", lambda: None)
-    with hostile.fake(hostile.silent) as server:
-        assert Client([server.address], BEHAVIORS).get("key") is None
+    mc = Client([mortal.address], BEHAVIORS)
+    assert mc.get("key") is None  # the first miss of a connection is asked again
+    mortal.stop()
+    try:
+        assert mc.get("key") is None
+    finally:
+        mortal.go_on()
+
+
+@pytest.mark.parametrize("read", READS)
+def test_first_miss_of_a_connection_is_asked_again(read: str) -> None:
+    """If memcached has too many connections, its answer is taken for a miss."""
+    requests: list[bytes] = []
+
+    def script(conversation: hostile.Conversation) -> None:
+        while request := conversation.request():
+            if request.startswith(b"get"):  # and no quit
+                requests.append(request)
+                conversation.send(b"END\r\n")
+
+    with hostile.fake(script) as server:
+        mc = Client([server.address], BEHAVIORS)
+        for connection in (1, 2):
+            for _ in range(3):
+                assert READS[read](mc) in (None, (None, None), {})
+            assert len(requests) == 4 * connection
+            mc.disconnect_all()

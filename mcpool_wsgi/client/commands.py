@@ -193,7 +193,7 @@ class Commands(KeyCommands):
 
     def disconnect_all(self) -> None:
         """Close all connections. The next command opens what it needs."""
-        self._command(native.disconnect_all)
+        self._command(_disconnect_all)
 
 
 def _single_key(key: Key) -> TypeError:
@@ -256,6 +256,12 @@ def _get_multi_of_several(client: Commands, keys: list[Key]) -> dict[Key, Any]:
     return found
 
 
+def _disconnect_all(client: Commands) -> None:
+    client._has_missed = False
+    native.disconnect_all(client)
+
+
 _native_get_multi: Any = native.get_multi
+_disconnect_all.__name__ = native.disconnect_all.__name__
 _flush_all.__name__ = native.flush_all.__name__
 _get_multi.__name__ = _get_multi_of_several.__name__ = native.get_multi.__name__

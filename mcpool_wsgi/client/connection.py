@@ -103,6 +103,7 @@ class Connection(_Base):
     _on_failure: Callable[[Exception], None] | None = None  # the pool's
     _fail_soft: bool = False
     _credentials: tuple[str | None, str | None] = (None, None)  # username and password
+    _has_missed: bool = False  # whether a read on this connection has found nothing
     _rests_until: float = 0.0
     _rests_because: str = ""
     _child_client: Any = None
@@ -204,6 +205,7 @@ class Connection(_Base):
             log_in(self)
 
     def _disconnect(self) -> None:
+        self._has_missed = False
         # libmemcached reads what is left of an answer before it closes a connection, and with some
         # answers it never comes to an end. Of several servers it would leave out those that are
         # shut down.
@@ -214,12 +216,18 @@ class Connection(_Base):
     def _is_answered(self, command: str) -> bool:
         """Whether the servers have answered the *command* that found nothing.
 
-        :return: False if a signal has ended it: then it can be sent again.
+        :return: False if it must be sent again, because a signal has ended it or because it is
+            the first on its connection.
         :raises pylibmc.Error: it failed for another reason.
         """
         error = silent_error(self, command)
         if error is None:
-            return True
+            if self._has_missed or self.binary:
+                return True
+            # If memcached has too many connections, it answers ERROR and closes this one, and
+            # libmemcached takes that for a miss. So the first miss of a connection is asked again.
+            self._has_missed = True
+            return False
         if self.expired or not isinstance(error, failures.Interrupted):
             raise error
         self._resynchronize()
@@ -243,6 +251,7 @@ class Connection(_Base):
         self._out_of_sync = not is_sent or not failures.leaves_sync(error, servers)
         if not failures.is_unavailable(error):
             return False
+        self._has_missed = False  # libmemcached may have closed the connection
         if not isinstance(error, failures.ServerResting):
             self._let_rest(error)
         self._note_failure(error)
