@@ -266,7 +266,8 @@ def test_unusual_keys_mean_what_they_mean_to_pylibmc(address: str, key: Any) -> 
     assert theirs.get(key) == "ours"
     assert ours.get_multi([key]) == theirs.get_multi([key]) == {key: "ours"}
     short = key[:10]
-    assert ours.set_multi({short: "prefixed"}, key_prefix="p") == []
+    values: dict[str, str] = {short: "prefixed"}  # mypy accepts it
+    assert ours.set_multi(values, key_prefix="p") == []
     assert theirs.get_multi([short], key_prefix="p") == {short: "prefixed"}
     assert ours.get_multi([short], key_prefix="p") == {short: "prefixed"}
     assert ours.delete_multi([short], key_prefix="p") is True

@@ -244,7 +244,8 @@ def test_fail_soft_answers_misses(mortal: Mortal) -> None:
             assert mc.touch("key", 1) is False
             assert mc.incr("key") is False
             assert mc.decr("key") is False
-            assert mc.set_multi({"key": 1, b"other": 2}, key_prefix="p") == ["key", b"other"]
+            mixed: dict[str | bytes, int] = {"key": 1, b"other": 2}
+            assert mc.set_multi(mixed, key_prefix="p") == ["key", b"other"]
             assert mc.add_multi({"key": 1}) == ["key"]
             mc.incr_multi(["key", "other"])
             assert mc.delete_multi(["key"]) is False

@@ -19,7 +19,7 @@ from . import explanations
 from .arguments import LARGEST_TIME, checked_number
 from .connection import native
 from .key_commands import KeyCommands, check_compression
-from .keys import Key, encoded
+from .keys import AnyKey, Key, encoded
 from .values import storable
 
 SHORTEST_LIMIT = 0.001  # seconds
@@ -63,12 +63,12 @@ class Commands(KeyCommands):
 
     def set_multi(
         self,
-        keys: Mapping[Key, Any],
+        keys: Mapping[AnyKey, Any],
         time: int = 0,
         key_prefix: Key | None = None,
         min_compress_len: int = 0,
         compress_level: int = -1,
-    ) -> list[Key]:
+    ) -> list[AnyKey]:
         """Store all of *keys*. The keys that could not be stored."""
         return self._store_multi(
             native.set_multi, keys, time, key_prefix, min_compress_len, compress_level
@@ -76,12 +76,12 @@ class Commands(KeyCommands):
 
     def add_multi(
         self,
-        keys: Mapping[Key, Any],
+        keys: Mapping[AnyKey, Any],
         time: int = 0,
         key_prefix: Key | None = None,
         min_compress_len: int = 0,
         compress_level: int = -1,
-    ) -> list[Key]:
+    ) -> list[AnyKey]:
         """Like :meth:`set_multi`, of keys that are not there yet."""
         return self._store_multi(
             native.add_multi, keys, time, key_prefix, min_compress_len, compress_level
@@ -90,12 +90,12 @@ class Commands(KeyCommands):
     def _store_multi(
         self,
         command: Callable[..., Any],
-        mapping: Mapping[Key, Any],
+        mapping: Mapping[AnyKey, Any],
         time: int,
         key_prefix: Key | None,
         min_compress_len: int,
         compress_level: int,
-    ) -> list[Key]:
+    ) -> list[AnyKey]:
         named = self._prefixed(mapping, key_prefix)
         values = {raw: storable(mapping[key]) for raw, key in named.items()}
         if time:
@@ -137,7 +137,7 @@ class Commands(KeyCommands):
         deleted = [self._command(native.delete, raw) for raw in named]  # each of them
         return all(deleted)
 
-    def _prefixed(self, keys: Iterable[Key], key_prefix: Key | None) -> dict[bytes, Key]:
+    def _prefixed(self, keys: Iterable[AnyKey], key_prefix: Key | None) -> dict[bytes, AnyKey]:
         """The keys as they go over the wire, each with the caller's name for it."""
         if isinstance(keys, (str, bytes)):
             raise _single_key(keys)

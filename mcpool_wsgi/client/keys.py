@@ -13,11 +13,13 @@ The C code of pylibmc reads some keys after it has freed its own copy of them. S
 from __future__ import annotations
 
 import re
-from typing import Any, Union
+from typing import Any, TypeVar, Union
 
 from ..errors import InvalidKey
 
 Key = Union[str, bytes]
+#: The keys of a mapping, which may be all ``str``: for type checkers that is another type.
+AnyKey = TypeVar("AnyKey", bound=Key)
 
 MAX_LENGTH = 250  # bytes
 _FORBIDDEN = bytes([*range(0x21), 0x7F])
