@@ -31,8 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def _embedded(config: pytest.Config) -> bool | None:
-    return {"auto": None, "real": False, "devserver": True}[config.getoption("--memcached")]
+def _embedded(config: pytest.Config) -> bool:
+    wanted = config.getoption("--memcached")
+    return wanted == "devserver" or (wanted == "auto" and shutil.which("memcached") is None)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -41,13 +42,13 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 @pytest.fixture(scope="session")
-def embedded(request: pytest.FixtureRequest) -> bool | None:
+def embedded(request: pytest.FixtureRequest) -> bool:
     """What to give memcached()."""
     return _embedded(request.config)
 
 
 @pytest.fixture(scope="session")
-def server_connections(embedded: bool | None) -> Iterator[Connections]:
+def server_connections(embedded: bool) -> Iterator[Connections]:
     with memcached(embedded=embedded) as server:
         yield Connections(server.address)
 
@@ -74,14 +75,14 @@ def connections(server_connections: Connections) -> Connections:
 
 
 @pytest.fixture
-def mortal(embedded: bool | None) -> Iterator[Mortal]:
+def mortal(embedded: bool) -> Iterator[Mortal]:
     server = Mortal(embedded)
     yield server
     server.kill()
 
 
 @pytest.fixture
-def nodes(embedded: bool | None) -> Iterator[list[Mortal]]:
+def nodes(embedded: bool) -> Iterator[list[Mortal]]:
     """Three servers that the test may kill."""
     with ExitStack() as running:
         servers = []

@@ -89,5 +89,5 @@ class ListResponse(SizedResponse):
 
     def close(self) -> None:
         """Release the client."""
-        self.response = ()
+        self.response: Any = ()
         self.middleware.end(self.environ, self.reservation, self.release)
