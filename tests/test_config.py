@@ -237,7 +237,7 @@ def test_client_from_a_url_works(address: str) -> None:
 
 
 @pytest.mark.servers
-def test_url_of_a_unix_socket(embedded: bool | None, tmp_path: Path) -> None:
+def test_url_of_a_unix_socket(embedded: bool, tmp_path: Path) -> None:
     with memcached(embedded=embedded, unix_socket=str(tmp_path / "a, socket")) as server:
         client = client_from_url(f"memcached://{tmp_path}/a%2C%20socket?tcp_nodelay=0")
         assert client.addresses == [server.address]

@@ -99,7 +99,7 @@ def endpoint() -> Iterator[Endpoint]:
 
 
 @pytest.fixture(scope="module")
-def two_nodes(embedded: bool | None) -> Iterator[tuple[str, str]]:
+def two_nodes(embedded: bool) -> Iterator[tuple[str, str]]:
     """Two memcacheds. Each stores its own address as ``name``."""
     with ExitStack() as running:
         addresses = [running.enter_context(memcached(embedded=embedded)).address for _ in range(2)]

@@ -37,7 +37,7 @@ OFTEN = {"interval": 0.02, "timeout": 0.2}
 
 
 @pytest.fixture
-def fleet(embedded: bool | None) -> Iterator[Fleet]:
+def fleet(embedded: bool) -> Iterator[Fleet]:
     fleet = Fleet(embedded)
     yield fleet
     fleet.close()

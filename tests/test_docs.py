@@ -266,7 +266,7 @@ def test_values_of_pymemcache_can_be_read_and_the_other_way_round(address: str) 
 
 
 @pytest.fixture
-def two_servers(embedded: bool | None) -> Iterator[list[str]]:
+def two_servers(embedded: bool) -> Iterator[list[str]]:
     with memcached(embedded=embedded) as one, memcached(embedded=embedded) as other:
         yield [one.address, other.address]
 

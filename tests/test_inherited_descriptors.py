@@ -285,7 +285,7 @@ def test_clients_in_a_thread_of_the_parent(fork: Fork, address: str) -> None:
 
 
 @EVERY_FORK
-def test_several_servers(fork: Fork, address: str, embedded: bool | None) -> None:
+def test_several_servers(fork: Fork, address: str, embedded: bool) -> None:
     with memcached(embedded=embedded) as other:
         addresses = [address, other.address]
         before = [identities(one) for one in addresses]

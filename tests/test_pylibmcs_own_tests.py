@@ -118,7 +118,7 @@ def unpack_tests(sdist: Path, directory: Path) -> None:
 
 @pytest.fixture(scope="module")
 def outcomes(
-    request: pytest.FixtureRequest, embedded: bool | None, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, embedded: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[str, Any]]:
     """What failed, and the number of tests, by what was tested."""
     if embedded or shutil.which("memcached") is None:

@@ -254,7 +254,7 @@ def test_fail_soft_answers_misses(mortal: Mortal) -> None:
     assert pool.stats().failures >= 30
 
 
-def test_fail_soft_holds_for_a_unix_socket(embedded: bool | None, tmp_path: Path) -> None:
+def test_fail_soft_holds_for_a_unix_socket(embedded: bool, tmp_path: Path) -> None:
     path = tmp_path / "socket"
     mc = Client([str(path)], fail_soft=True)
     failures: list[bool] = []

@@ -69,7 +69,7 @@ def signals(interval: float) -> Iterator[list[int]]:
 @pytest.mark.parametrize("read", ["get", "get_multi"])  # gets raises an error of its own
 @pytest.mark.parametrize("binary", [False, True])
 def test_read_that_a_signal_ended_is_sent_again(
-    address: str, embedded: bool | None, read: str, binary: bool
+    address: str, embedded: bool, read: str, binary: bool
 ) -> None:
     if binary and embedded:
         pytest.skip("the embedded server speaks no binary protocol")

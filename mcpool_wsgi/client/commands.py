@@ -251,7 +251,7 @@ def _get_multi_of_several(client: Commands, keys: list[Key]) -> dict[Key, Any]:
             for key in [key for key in keys if key and key not in found][:1]:
                 native.get(client, encoded(key))
         except (pylibmc.Error, RuntimeError) as error:
-            native.disconnect_all(client)
+            client._disconnect()
             client._note_failure(error)
     return found
 

@@ -90,4 +90,4 @@ class ListResponse(SizedResponse):
     def close(self) -> None:
         """Release the client."""
         self.response: Any = ()
-        self.middleware.end(self.environ, self.reservation, self.release)
+        self.end()

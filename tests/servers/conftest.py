@@ -20,7 +20,7 @@ def demand(server: Server) -> None:
 
 
 @pytest.fixture(scope="session")
-def cache(embedded: bool | None) -> Iterator[Connections]:
+def cache(embedded: bool) -> Iterator[Connections]:
     """A memcached for the servers, and the number of its connections."""
     with memcached(embedded=embedded) as found:
         yield Connections(found.address)
