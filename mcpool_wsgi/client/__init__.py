@@ -13,3 +13,4 @@ from .events import Listener as Listener
 from .events import observe as observe
 from .failures import is_timeout as is_timeout
 from .failures import without_key as without_key
+from .keys import Key as Key

@@ -15,9 +15,9 @@ from typing import Any, Callable
 import pylibmc
 
 from ..errors import InvalidKey, PickleForbidden
-from . import explanations
+from . import explanations, native
 from .arguments import LARGEST_TIME, checked_number
-from .connection import native
+from .failures import MISS
 from .key_commands import KeyCommands, check_compression
 from .keys import AnyKey, Key, encoded
 from .values import storable
@@ -42,7 +42,7 @@ class Commands(KeyCommands):
         try:
             if key_prefix is None and self._rule.are_plain(wanted):
                 try:
-                    answer: dict[Key, Any] = self._command(command, wanted)
+                    answer: dict[Key, Any] = self._command(command, (self, wanted))
                 except PickleForbidden:
                     raise
                 except (pylibmc.BadKeyProvided, ValueError):
@@ -51,12 +51,12 @@ class Commands(KeyCommands):
                     return answer
             named = self._prefixed(wanted, key_prefix)
             named.pop(b"", None)  # nothing is stored there
-            found = self._command(command, list(named))
+            found = self._command(command, (self, list(named)))
             return {named[raw]: value for raw, value in found.items()}
         except PickleForbidden:
             for raw, key in self._prefixed(wanted, key_prefix).items():
                 try:
-                    self._command(native.get, raw, None)
+                    self._command(native.get, (self, raw, MISS))
                 except PickleForbidden as error:
                     raise PickleForbidden(error.why, key) from None
             raise
@@ -104,7 +104,9 @@ class Commands(KeyCommands):
             for raw, val in values.items():
                 check_compression(named[raw], val, min_compress_len, compress_level)
         try:
-            failed = self._command(command, values, time, b"", min_compress_len, compress_level)
+            failed = self._command(
+                command, (self, values, time, b"", min_compress_len, compress_level)
+            )
         except explanations.VALUE_ERRORS as error:
             raise explanations.of_values(error, self, values, named) from error.__cause__
         return [named[raw] for raw in failed]
@@ -134,7 +136,7 @@ class Commands(KeyCommands):
         if isinstance(keys, Mapping):
             raise TypeError("keys must be a sequence, not a mapping")
         named = self._prefixed(keys, key_prefix)
-        deleted = [self._command(native.delete, raw) for raw in named]  # each of them
+        deleted = [self._command(native.delete, (self, raw)) for raw in named]  # each of them
         return all(deleted)
 
     def _prefixed(self, keys: Iterable[AnyKey], key_prefix: Key | None) -> dict[bytes, AnyKey]:
@@ -151,7 +153,7 @@ class Commands(KeyCommands):
         time = checked_number("time", time, LARGEST_TIME)
         if len(self.addresses) > 1:
             return all(self._ask_each_server("flush_all", time))
-        return bool(self._command(_flush_all, time))
+        return bool(self._command(_flush_all, (self, time)))
 
     def get_stats(self, *args: Any) -> list[tuple[bytes, dict[str, bytes]]]:
         """``[(server, {name: value}), ...]``
@@ -163,7 +165,9 @@ class Commands(KeyCommands):
                 raise InvalidKey(arg, "has a byte in it that ends a command")
         if len(self.addresses) > 1:
             return [found for (found,) in filter(None, self._ask_each_server("get_stats", *args))]
-        found: list[tuple[bytes, dict[str, bytes]]] = self._command(native.get_stats, *args)
+        found: list[tuple[bytes, dict[str, bytes]]] = self._command(
+            native.get_stats, (self, *args)
+        )
         return found
 
     def _ask_each_server(self, command: str, *args: Any) -> list[Any]:
@@ -193,7 +197,7 @@ class Commands(KeyCommands):
 
     def disconnect_all(self) -> None:
         """Close all connections. The next command opens what it needs."""
-        self._command(_disconnect_all)
+        self._command(_disconnect_all, (self,))
 
 
 def _single_key(key: Key) -> TypeError:
@@ -206,7 +210,7 @@ def _get_multi(client: Commands, keys: list[Key]) -> dict[Key, Any]:
     :raises pylibmc.ProtocolError: it has a key that was not asked for.
     """
     while True:
-        found: dict[Key, Any] = _native_get_multi(client, keys)
+        found: dict[Key, Any] = native.get_multi(client, keys)
         if list(found) == keys:  # the usual case: every key is there, in the order of the keys
             return found
         try:
@@ -261,7 +265,6 @@ def _disconnect_all(client: Commands) -> None:
     native.disconnect_all(client)
 
 
-_native_get_multi: Any = native.get_multi
 _disconnect_all.__name__ = native.disconnect_all.__name__
 _flush_all.__name__ = native.flush_all.__name__
 _get_multi.__name__ = _get_multi_of_several.__name__ = native.get_multi.__name__

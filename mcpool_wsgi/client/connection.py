@@ -32,8 +32,9 @@ import pylibmc.client
 
 from .. import forks
 from ..forks import same_process
-from . import failures, sockets
+from . import failures, native, sockets
 from .events import Listener, observe, tell
+from .failures import MISS
 from .keys import Key
 from .login import explained, log_in
 from .silent_errors import silent_error
@@ -71,8 +72,6 @@ else:
 LOGIN_INTERVAL = 1.0
 #: The deadline while no command runs.
 NEVER = math.inf
-#: What the C code does. Agents replace methods of the classes above it, and never these.
-native: Any = _pylibmc.client
 
 
 class Connection(_Base):
@@ -125,15 +124,16 @@ class Connection(_Base):
         watchdog.watch(self)
         opened_here.add(self)
 
-    def _command(self, command: Callable[..., Any], *args: Any) -> Any:
-        """Run *command*, a function of a client and *args*."""
+    def _command(self, command: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Run ``command(*args)``. The first of *args* is this client."""
         if not same_process:
             forks.enter_child()
         if self._process is not forks.current:
-            return self._here()._command(command, *args)
+            here = self._here()
+            return here._command(command, (here, *args[1:]))
         with self._turn:
-            # Those of the command that a signal handler interrupted to run this one.
-            outer_deadline, outer_expired = self.deadline, self.expired
+            if self.deadline is not NEVER:
+                return self._command_of_signal_handler(command, args)
             is_sent = False
             deadline = monotonic() + self._command_timeout
             try:
@@ -144,7 +144,9 @@ class Connection(_Base):
                 if self._out_of_sync:
                     self._resynchronize()
                 self._out_of_sync = is_sent = True
-                result = command(self, *args)
+                result = command(*args)
+                if result is MISS:
+                    result = self._confirmed(command, args)
                 self.deadline = NEVER  # before the look at expired: see the watchdog
                 if self.expired:
                     raise self._expiry(command.__name__)
@@ -155,22 +157,33 @@ class Connection(_Base):
                     error = self._expiry(command.__name__, error)
                 error = explained(self, error)
                 forgiven = self._forgives(error, is_sent)
-                result = failures.miss(command.__name__, args)
+                result = failures.result(command.__name__, args)
                 if self._listeners:
                     self._tell(command, args, result, error, deadline)
                 if not forgiven:
                     raise error
                 return result
             except BaseException:
+                self.deadline = NEVER
                 self._out_of_sync = True  # a signal handler may have changed it
                 raise
-            finally:
-                self.deadline = NEVER
-                if outer_deadline is not NEVER:
-                    self._go_on_with(outer_deadline, outer_expired)
         if self._listeners:
             self._tell(command, args, result, None, deadline)
         return result
+
+    def _command_of_signal_handler(
+        self, command: Callable[..., Any], args: tuple[Any, ...]
+    ) -> Any:
+        """Run a command while another one of this client, which was interrupted, waits."""
+        deadline, expired = self.deadline, self.expired
+        self.deadline = NEVER
+        try:
+            return self._command(command, args)
+        finally:
+            # One in the past is left of a command whose end was interrupted, or expires anyway.
+            self.deadline = deadline if deadline > monotonic() else NEVER
+            self.expired = expired
+            self._out_of_sync = True
 
     def _tell(
         self,
@@ -181,7 +194,7 @@ class Connection(_Base):
         deadline: float,
     ) -> None:
         seconds = monotonic() - deadline + self._command_timeout
-        tell(self._listeners, command.__name__, args, result, error, seconds, self.addresses)
+        tell(self._listeners, command.__name__, args[1:], result, error, seconds, self.addresses)
 
     def observe(self, listener: Listener) -> Callable[[], None]:
         """Call *listener* after each command, with a :class:`~mcpool_wsgi.CommandEvent`.
@@ -190,12 +203,6 @@ class Connection(_Base):
         :raises TypeError: *listener* cannot be called.
         """
         return observe(self._listeners, listener)
-
-    def _go_on_with(self, outer_deadline: float, outer_expired: bool) -> None:
-        # One in the past is left of a command whose end was interrupted, or expires anyway.
-        self.deadline = outer_deadline if outer_deadline > monotonic() else NEVER
-        self.expired = outer_expired
-        self._out_of_sync = True
 
     def _resynchronize(self) -> None:
         if monotonic() < self._rests_until:
@@ -212,6 +219,14 @@ class Connection(_Base):
         if len(self.addresses) == 1:
             sockets.shut_down(self)
         native.disconnect_all(self)
+
+    def _confirmed(self, command: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """The result of a read that has found nothing, after the servers have answered it."""
+        result = MISS
+        has_key = args[1]  # without one, nothing was sent
+        while result is MISS and has_key and not self._is_answered(command.__name__):
+            result = command(*args)
+        return result
 
     def _is_answered(self, command: str) -> bool:
         """Whether the servers have answered the *command* that found nothing.
@@ -342,7 +357,7 @@ class _OpenedHere:
 
     def add(self, client: Any) -> None:
         """Remember *client*, if it is pylibmc's."""
-        if isinstance(client, native):
+        if isinstance(client, _pylibmc.client):
             number, clients = id(client), self._clients
             clients[number] = weakref.ref(client, lambda _: clients.pop(number, None))
 

@@ -100,10 +100,8 @@ def _outcome(
         if command in _FINDING and isinstance(error, pylibmc.NotFound):
             return "miss", keys, 0, 0
         return "failure" if failures.is_unavailable(error) else "error", keys, 0, 0
-    if command == "get":
-        is_hit = result is not args[1]
-    elif command == "gets":
-        is_hit = result[1] is not None
+    if command in ("get", "gets"):
+        is_hit = result is not failures.MISS
     elif command == "get_multi":
         hits = len(result)
         return "hit" if hits else "miss", keys, hits, max(keys - hits, 0)

@@ -43,6 +43,9 @@ class LoginFailed(_Error):
     """memcached refused the username or the password, or has no mechanism in common."""
 
 
+#: What a read of one key returns inside this package if it finds nothing.
+MISS: Any = object()
+
 #: The server refused, or was never asked. The connection is in sync.
 _IN_SYNC = (
     pylibmc.NotFound,
@@ -128,16 +131,17 @@ def without_key(error: Exception) -> str:
     return _key_in_text.sub(": ", str(error), count=1)
 
 
-def miss(command: str, args: tuple[Any, ...]) -> Any:
-    """What the *command* of this name returns if memcached has nothing and takes nothing."""
-    if command == "get":
-        return args[1]
-    if command == "gets":
-        return (None, None)
+def result(command: str, args: tuple[Any, ...]) -> Any:
+    """What the *command* of this name returns if memcached has nothing and takes nothing.
+
+    :param args: of the command. The first is the client.
+    """
+    if command in ("get", "gets"):
+        return MISS
     if command == "get_multi":
         return {}
     if command in ("set_multi", "add_multi"):
-        return list(args[0])
+        return list(args[1])
     if command == "get_stats":
         return []
     return False

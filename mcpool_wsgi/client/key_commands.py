@@ -21,7 +21,7 @@ from typing import Any, Callable, TypeVar
 import pylibmc
 
 from ..errors import PickleForbidden, shown
-from . import explanations
+from . import explanations, native
 from .arguments import (
     LARGEST_CAS,
     LARGEST_DELTA,
@@ -29,7 +29,8 @@ from .arguments import (
     LARGEST_TIME,
     checked_number,
 )
-from .connection import Connection, native
+from .connection import Connection
+from .failures import MISS
 from .keys import Key, KeyRule, encoded
 from .values import (
     PLAIN,
@@ -66,9 +67,10 @@ class KeyCommands(Connection):
     def get(self, key: Key, default: Any = None) -> Any:
         """The value stored under *key*, or *default*."""
         try:
-            return self._command(_get, self._rule.encoded(key), default)
+            value = self._command(native.get, (self, self._rule.encoded(key), MISS))
         except PickleForbidden as error:
             raise PickleForbidden(error.why, key) from None
+        return default if value is MISS else value
 
     def gets(self, key: Key) -> Any:
         """``(value, cas)`` for *key*, or ``(None, None)``.
@@ -81,9 +83,10 @@ class KeyCommands(Connection):
         raw = self._rule.encoded(key)
         self._check_cas("gets")
         try:
-            return self._command(_gets, raw)
+            found = self._command(_gets, (self, raw))
         except PickleForbidden as error:
             raise PickleForbidden(error.why, key) from None
+        return (None, None) if found is MISS else found
 
     def set(
         self,
@@ -156,7 +159,7 @@ class KeyCommands(Connection):
         time = checked_number("time", time, LARGEST_TIME, key=key)
         self._check_cas("cas")
         try:
-            stored: bool = self._command(native.cas, raw, storable(val), cas, time)
+            stored: bool = self._command(native.cas, (self, raw, storable(val), cas, time))
         except pylibmc.BadKeyProvided:
             raise explanations.empty_key(key) from None
         except explanations.VALUE_ERRORS as error:
@@ -180,7 +183,9 @@ class KeyCommands(Connection):
         if min_compress_len or compress_level != -1:
             check_compression(key, val, min_compress_len, compress_level)
         try:
-            stored: bool = self._command(command, raw, val, time, min_compress_len, compress_level)
+            stored: bool = self._command(
+                command, (self, raw, val, time, min_compress_len, compress_level)
+            )
         except explanations.VALUE_ERRORS as error:
             raise explanations.of_value(error, self, key, val) from error.__cause__
         return stored
@@ -205,7 +210,7 @@ class KeyCommands(Connection):
         raw = self._rule.encoded(key)
         delta = checked_number("delta", delta, LARGEST_DELTA, key=key)
         try:
-            result: int = self._command(command, raw, delta)
+            result: int = self._command(command, (self, raw, delta))
         except pylibmc.BadKeyProvided:
             raise explanations.empty_key(key) from None
         except pylibmc.NotFound:
@@ -218,11 +223,11 @@ class KeyCommands(Connection):
         """Let *key* expire in so many *seconds* from now. Whether there is such a key."""
         raw = self._rule.encoded(key)
         seconds = checked_number("seconds", seconds, LARGEST_TIME, key=key)
-        return bool(self._command(native.touch, raw, seconds))
+        return bool(self._command(native.touch, (self, raw, seconds)))
 
     def delete(self, key: Key) -> bool:
         """Remove *key*. Whether there was one."""
-        return bool(self._command(native.delete, self._rule.encoded(key)))
+        return bool(self._command(native.delete, (self, self._rule.encoded(key))))
 
     def __setitem__(self, key: Key, val: Any) -> None:
         if not self.set(key, val) and not self._fail_soft:
@@ -237,22 +242,11 @@ class KeyCommands(Connection):
             raise ValueError(f"{command} needs the behavior cas: behaviors={{'cas': True}}")
 
 
-def _get(client: KeyCommands, key: bytes, default: Any) -> Any:
-    while True:
-        value = _native_get(client, key, default)
-        if value is not default or not key or client._is_answered("get"):
-            return value
-
-
 def _gets(client: KeyCommands, key: bytes) -> Any:
-    while True:
-        found = native.gets(client, key)
-        if found[1] is not None or not key or client._is_answered("gets"):
-            return found
+    found = native.gets(client, key)
+    return MISS if found[1] is None else found
 
 
-_native_get: Any = native.get
-_get.__name__ = native.get.__name__
 _gets.__name__ = native.gets.__name__
 
 

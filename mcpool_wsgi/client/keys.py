@@ -57,7 +57,7 @@ class KeyRule:
             and key.isascii()
             and key.isprintable()
             and " " not in key
-            and 0 < len(key) <= self._longest
+            and len(key) <= self._longest
         ):
             return key.encode()
         raw = prefix + encoded(key)
@@ -85,14 +85,13 @@ class KeyRule:
         out one that is empty.
         """
         try:
-            text = " ".join(keys)
+            text = "".join(keys)
         except TypeError:  # one is no str
             return False
         return (
             self._longest == MAX_LENGTH
             and text.isascii()
-            # The spaces between the keys are the only forbidden bytes.
-            and len(text.encode().translate(None, _FORBIDDEN)) == len(text) - len(keys) + 1
+            and len(text.encode().translate(None, _FORBIDDEN)) == len(text)
         )
 
 
