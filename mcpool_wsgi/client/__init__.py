@@ -7,10 +7,10 @@ from .behaviors import DEFAULT_BEHAVIORS as DEFAULT_BEHAVIORS
 from .behaviors import SEVERAL_SERVERS_BEHAVIORS as SEVERAL_SERVERS_BEHAVIORS
 from .borrowed import BorrowedCommands as BorrowedCommands
 from .client import Client as Client
-from .connection import opened_here as opened_here
 from .events import CommandEvent as CommandEvent
 from .events import Listener as Listener
 from .events import observe as observe
 from .failures import is_timeout as is_timeout
 from .failures import without_key as without_key
 from .keys import Key as Key
+from .opened_here import opened_here as opened_here

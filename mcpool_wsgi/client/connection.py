@@ -22,59 +22,27 @@ from __future__ import annotations
 
 import math
 import threading
-import weakref
-from collections.abc import Iterable, Mapping
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Callable, TypeVar
-
-import _pylibmc
-import pylibmc.client
+from typing import Any, Callable, TypeVar
 
 from .. import forks
 from ..forks import same_process
 from . import failures, native, sockets
+from .availability import Availability
 from .events import Listener, observe, tell
 from .failures import MISS
-from .keys import Key
 from .login import explained, log_in
+from .opened_here import opened_here
 from .silent_errors import silent_error
 from .watchdog import watchdog
 
 _Self = TypeVar("_Self", bound="Connection")
 
-if TYPE_CHECKING:
-
-    class _Base:
-        """What pylibmc, which has no types, would say of its client."""
-
-        addresses: list[str]
-        binary: bool
-
-        def __init__(
-            self,
-            servers: Iterable[str],
-            behaviors: Mapping[str, Any] | None,
-            binary: bool,
-            username: str | None,
-            password: str | None,
-        ) -> None: ...
-        def __getitem__(self, key: Key) -> Any: ...
-        def __delitem__(self, key: Key) -> None: ...
-        def __contains__(self, key: object) -> bool: ...
-        def clone(self) -> Any: ...
-        def set_behaviors(self, behaviors: Mapping[str, Any]) -> None: ...
-        def hash(self, key: Key) -> int: ...
-else:
-    # Not pylibmc.Client: an agent may have put something there that is no class.
-    _Base = pylibmc.client.Client
-
-#: Seconds between two logins at several servers, if one of them refused.
-LOGIN_INTERVAL = 1.0
 #: The deadline while no command runs.
 NEVER = math.inf
 
 
-class Connection(_Base):
+class Connection(Availability):
     """A :class:`pylibmc.Client` whose commands pass one door."""
 
     # What every command looks at: to read and set a slot takes a third of the time.
@@ -96,21 +64,9 @@ class Connection(_Base):
     deadline: float  # when the running command must have ended, in monotonic() time
     expired: bool  # whether the watchdog has ended the running command
 
-    #: Called without arguments when a command could not reach memcached.
-    on_connection_failure: Callable[[], None] | None = None
-
-    _on_failure: Callable[[Exception], None] | None = None  # the pool's
-    _fail_soft: bool = False
     _credentials: tuple[str | None, str | None] = (None, None)  # username and password
     _has_missed: bool = False  # whether a read on this connection has found nothing
-    _rests_until: float = 0.0
-    _rests_because: str = ""
     _child_client: Any = None
-
-    @property
-    def renewal_interval(self) -> float:
-        """Seconds until a server that failed is tried again."""
-        raise NotImplementedError
 
     def _prepare(self, command_timeout: float) -> None:
         """What a new client and a new clone need."""
@@ -205,8 +161,7 @@ class Connection(_Base):
         return observe(self._listeners, listener)
 
     def _resynchronize(self) -> None:
-        if monotonic() < self._rests_until:
-            raise failures.ServerResting(self._rests_because)
+        self._check_rest()
         self._disconnect()
         if self._credentials[0] is not None:
             log_in(self)
@@ -262,44 +217,15 @@ class Connection(_Base):
         :param is_sent: whether it comes from the command, and not from what is done before.
         """
         self.expired = False
-        servers = len(self.addresses)
-        self._out_of_sync = not is_sent or not failures.leaves_sync(error, servers)
+        leaves_sync = failures.leaves_sync(error, len(self.addresses))
+        self._out_of_sync = not is_sent or not leaves_sync
         if not failures.is_unavailable(error):
             return False
         self._has_missed = False  # libmemcached may have closed the connection
-        if not isinstance(error, failures.ServerResting):
-            self._let_rest(error)
+        if self._let_rest(error):
+            self._out_of_sync = True
         self._note_failure(error)
-        # No generator: an interrupt when any() closes it would be swallowed.
-        if not [address for address in self.addresses if str(address) in str(error)]:
-            error.args = (f"{error} (memcached: {self._shown_addresses})",)
         return self._fail_soft
-
-    def _let_rest(self, error: Exception) -> None:
-        """Try no server for a while, if no server can do anything after *error*."""
-        # libmemcached lets a server that failed rest, in whole seconds, and some commands make the
-        # rest begin anew. So the door does it.
-        is_refused = isinstance(error, failures.LoginFailed)
-        if len(self.addresses) == 1 and failures.is_outage(error):
-            rest = self.renewal_interval
-        elif is_refused:
-            rest = LOGIN_INTERVAL  # the servers have the same users: each would be tried
-        else:
-            return
-        self._out_of_sync = True
-        self._rests_until = monotonic() + rest
-        what = str(error) if is_refused else f"{self._shown_addresses} failed"
-        self._rests_because = f"{what}, less than {rest:g} s ago"
-
-    @property
-    def _shown_addresses(self) -> str:
-        return ", ".join(map(str, self.addresses))
-
-    def _note_failure(self, error: Exception) -> None:
-        if self._on_failure is not None:
-            self._on_failure(error)
-        if self.on_connection_failure is not None:
-            self.on_connection_failure()
 
     def _clone(self: _Self) -> _Self:
         # Copies options and addresses only: neither reads nor writes a socket.
@@ -335,40 +261,3 @@ class Connection(_Base):
             return
         if not keep_if_foreign(self, process) and self._out_of_sync:
             sockets.shut_down(self)  # to free it closes the connection: see _resynchronize()
-
-
-def _peers(addresses: Iterable[Any]) -> set[object]:
-    """The ports and the paths of *addresses*."""
-    peers: set[object] = set()
-    for address in addresses:
-        spec = address
-        if isinstance(address, str):
-            spec = pylibmc.client.translate_server_spec(address)
-        peers.update((spec[1], spec[2]))
-    return peers
-
-
-class _OpenedHere:
-    """The clients of this process. A child closes what it inherits of their connections."""
-
-    def __init__(self) -> None:
-        self._clients: dict[int, weakref.ref[Any]] = {}  # by id: clients may be equal
-        forks.reset_in_child(self)
-
-    def add(self, client: Any) -> None:
-        """Remember *client*, if it is pylibmc's."""
-        if isinstance(client, _pylibmc.client):
-            number, clients = id(client), self._clients
-            clients[number] = weakref.ref(client, lambda _: clients.pop(number, None))
-
-    def _reset_in_child(self) -> None:
-        inherited, self._clients = self._clients, {}
-        for find in inherited.copy().values():
-            client = find()
-            # Without addresses, its __init__ has raised, and something keeps it.
-            if client is not None and hasattr(client, "addresses"):
-                sockets.close_inherited(client, _peers(client.addresses))
-
-
-#: Every client that may have a connection, of this package or of pylibmc.
-opened_here: _OpenedHere = _OpenedHere()

@@ -1,0 +1,105 @@
+"""
+Availability
+============
+
+What a client does after memcached could not do what it was asked:
+
+-   It tells its pool, and the program if it wants to know (``on_connection_failure``).
+-   It names its servers in the error.
+-   It lets its server rest. For some time, commands fail at once and do not try to connect.
+-   With ``fail_soft`` the failure is a miss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Callable
+
+import pylibmc.client
+
+from . import failures
+from .keys import Key
+
+if TYPE_CHECKING:
+
+    class _Base:
+        """What pylibmc, which has no types, would say of its client."""
+
+        addresses: list[str]
+        binary: bool
+
+        def __init__(
+            self,
+            servers: Iterable[str],
+            behaviors: Mapping[str, Any] | None,
+            binary: bool,
+            username: str | None,
+            password: str | None,
+        ) -> None: ...
+        def __getitem__(self, key: Key) -> Any: ...
+        def __delitem__(self, key: Key) -> None: ...
+        def __contains__(self, key: object) -> bool: ...
+        def clone(self) -> Any: ...
+        def set_behaviors(self, behaviors: Mapping[str, Any]) -> None: ...
+        def hash(self, key: Key) -> int: ...
+else:
+    # Not pylibmc.Client: an agent may have put something there that is no class.
+    _Base = pylibmc.client.Client
+
+#: Seconds between two logins at several servers, if one of them refused.
+LOGIN_INTERVAL = 1.0
+
+
+class Availability(_Base):
+    """A :class:`pylibmc.Client` that remembers a failure of its servers."""
+
+    #: Called without arguments when a command could not reach memcached.
+    on_connection_failure: Callable[[], None] | None = None
+
+    _on_failure: Callable[[Exception], None] | None = None  # the pool's
+    _fail_soft: bool = False
+    _rests_until: float = 0.0
+    _rests_because: str = ""
+
+    @property
+    def renewal_interval(self) -> float:
+        """Seconds until a server that failed is tried again."""
+        raise NotImplementedError
+
+    def _check_rest(self) -> None:
+        """:raises ServerResting: a server failed a short time ago."""
+        if monotonic() < self._rests_until:
+            raise failures.ServerResting(self._rests_because)
+
+    def _let_rest(self, error: Exception) -> bool:
+        """Whether no server is tried for a while, because none can do anything after *error*."""
+        # libmemcached lets a server that failed rest, in whole seconds, and some commands make the
+        # rest begin anew. So this does it.
+        if isinstance(error, failures.ServerResting):
+            return True
+        is_refused = isinstance(error, failures.LoginFailed)
+        if len(self.addresses) == 1 and failures.is_outage(error):
+            rest = self.renewal_interval
+        elif is_refused:
+            rest = LOGIN_INTERVAL  # the servers have the same users: each would be tried
+        else:
+            return False
+        self._rests_until = monotonic() + rest
+        what = str(error) if is_refused else f"{self._shown_addresses} failed"
+        self._rests_because = f"{what}, less than {rest:g} s ago"
+        return True
+
+    def _note_failure(self, error: Exception) -> None:
+        """Tell those who want to know of *error*, and name the servers in it."""
+        if self._on_failure is not None:
+            self._on_failure(error)
+        if self.on_connection_failure is not None:
+            self.on_connection_failure()
+        # No generator: an interrupt when any() closes it would be swallowed.
+        if not [address for address in self.addresses if str(address) in str(error)]:
+            error.args = (f"{error} (memcached: {self._shown_addresses})",)
+
+    @property
+    def _shown_addresses(self) -> str:
+        return ", ".join(map(str, self.addresses))

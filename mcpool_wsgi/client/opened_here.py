@@ -1,0 +1,56 @@
+"""
+Opened here
+===========
+
+The clients of this process. A forked child inherits their connections, and closes what it has of
+them. The parent does not notice.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import _pylibmc
+import pylibmc.client
+
+from .. import forks
+from . import sockets
+
+
+class OpenedHere:
+    """The clients of this process. A child closes what it inherits of their connections."""
+
+    def __init__(self) -> None:
+        self._clients: dict[int, weakref.ref[Any]] = {}  # by id: clients may be equal
+        forks.reset_in_child(self)
+
+    def add(self, client: Any) -> None:
+        """Remember *client*, if it is pylibmc's."""
+        if isinstance(client, _pylibmc.client):
+            number, clients = id(client), self._clients
+            clients[number] = weakref.ref(client, lambda _: clients.pop(number, None))
+
+    def _reset_in_child(self) -> None:
+        inherited, self._clients = self._clients, {}
+        for find in inherited.copy().values():
+            client = find()
+            # Without addresses, its __init__ has raised, and something keeps it.
+            if client is not None and hasattr(client, "addresses"):
+                sockets.close_inherited(client, _peers(client.addresses))
+
+
+def _peers(addresses: Iterable[Any]) -> set[object]:
+    """The ports and the paths of *addresses*."""
+    peers: set[object] = set()
+    for address in addresses:
+        spec = address
+        if isinstance(address, str):
+            spec = pylibmc.client.translate_server_spec(address)
+        peers.update((spec[1], spec[2]))
+    return peers
+
+
+#: Every client that may have a connection, of this package or of pylibmc.
+opened_here: OpenedHere = OpenedHere()
