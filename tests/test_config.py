@@ -25,16 +25,19 @@ from mcpool_wsgi import (
     MemcachedPoolMiddleware,
     PickleForbidden,
     ThreadMappedPool,
-    config,
 )
 from mcpool_wsgi.config import (
     SERVICES,
     client_from_environ,
     client_from_url,
+    clients,
+    environment,
     filter_app_factory,
     filter_factory,
+    paste,
     pool_from_environ,
     pool_from_url,
+    urls,
 )
 from mcpool_wsgi.devserver import memcached
 from mcpool_wsgi.discovery import Discovery
@@ -52,8 +55,9 @@ def pools(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
         return make
 
-    for kind in (ClientPool, ThreadMappedPool):
-        monkeypatch.setattr(config, kind.__name__, recorded(kind))
+    for module in (environment, paste, urls):
+        monkeypatch.setattr(module, "ClientPool", recorded(ClientPool))
+    monkeypatch.setattr(paste, "ThreadMappedPool", recorded(ThreadMappedPool))
     return made
 
 
@@ -546,7 +550,7 @@ def pools_that_follow(source: str, pools: list[Any], tmp_path: Path) -> list[Any
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Discovery asks all the time."""
     often = functools.partial(Discovery, interval=0.01)
-    monkeypatch.setattr(config, "Discovery", often)
+    monkeypatch.setattr(clients, "Discovery", often)
 
 
 @pytest.mark.usefixtures("often")

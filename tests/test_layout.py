@@ -67,7 +67,7 @@ def order(modules: dict[str, set[str]]) -> list[str]:
 
 
 PACKAGES = [
-    *("caches", "client", "devserver", "discovery", "metrics"),
+    *("caches", "client", "config", "devserver", "discovery", "metrics"),
     *("middleware", "opentelemetry", "pool", "status"),
 ]
 

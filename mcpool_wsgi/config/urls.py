@@ -1,0 +1,69 @@
+"""
+URLs
+====
+
+Clients and pools from a URL.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+from ..client import Client
+from ..pool import ClientPool
+from .clients import client_for_now, pool_for
+from .options import ADDRESS, BEHAVIORS, CLIENT, parsed, part
+
+_URL = re.compile(
+    r"memcached://((?P<username>[^:@/?#]+):(?P<password>[^@/?#]+)@)?"
+    r"(?P<hosts>[^@/?#]*)(?P<path>/[^@?#]*)?(\?(?P<query>[^@#]*))?"
+)
+
+
+def client_from_url(url: str) -> Client:
+    """A client for ``memcached://[username:password@]host[:port],...[/?name=value&...]``.
+
+    Username and password are percent-encoded. They imply the binary protocol. In place of the
+    hosts there may be a source, which is asked now and not again.
+
+    :raises ImportError: the source needs dnspython, which is not installed.
+    :raises OSError: the source does not tell the servers within a second.
+    :raises ValueError: *url* has another form, or an option in it is unknown or wrong.
+    """
+    return client_for_now(*_options_in(url))
+
+
+def pool_from_url(
+    url: str, n_slots: int, *, timeout: float = 5.0, name: str | None = None
+) -> ClientPool:
+    """A pool for the servers of *url*. If that is a source, it is followed.
+
+    *n_slots*, *timeout* and *name* are those of :class:`~mcpool_wsgi.ClientPool`. The form of
+    *url*, and the errors, are those of :func:`client_from_url`. But a source that does not
+    answer is no error.
+    """
+    make_pool = functools.partial(ClientPool, n_slots=n_slots, timeout=timeout, name=name)
+    return pool_for(make_pool, *_options_in(url))
+
+
+def _options_in(url: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options and the behaviors in *url*."""
+    match = _URL.fullmatch(url)
+    path = match["path"] if match and match["path"] != "/" else None
+    if match is None or bool(match["hosts"]) is bool(path):
+        raise ValueError(  # without the URL, which may contain a password
+            "the URL of a memcached must be like memcached://username:password@host:port,"
+            "host:port/?name=value or like memcached:///path/to/socket"
+        )
+    given = dict(parse_qsl(match["query"] or "", keep_blank_values=True))
+    query = parsed(given, {**CLIENT, **BEHAVIORS})
+    options = parsed({} if path else {"servers": match["hosts"]}, ADDRESS)
+    if path:
+        options["servers"] = [unquote(path)]
+    options.update(
+        (name, unquote(match[name])) for name in ("username", "password") if match[name]
+    )
+    return {**options, **part(query, CLIENT)}, part(query, BEHAVIORS)
