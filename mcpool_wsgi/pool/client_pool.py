@@ -26,7 +26,8 @@ from typing import Any, TypeVar
 
 from .. import forks
 from ..client import Client
-from .pool import Pool, checked_number, checked_timeout, master_of
+from .arguments import checked_number, checked_timeout, master_of
+from .pool import Pool
 from .slot_queue import SlotQueue
 from .statistics import PoolStats
 

@@ -22,14 +22,13 @@ and what is lent is the client itself.
 from __future__ import annotations
 
 import itertools
-import operator
-import threading
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Callable, TypeVar
 
 from .. import forks
 from ..client import Client, Listener, observe
+from .arguments import checked_timeout, master_of
 from .generations import Generations
 from .holders import Holder, find_holders
 from .lent_client import LentClient, reservation_classes
@@ -260,44 +259,3 @@ class Pool:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} of {self.master!r}>"
-
-
-def master_of(mc: Any) -> Any:
-    """A client like *mc* that nobody uses while it is cloned.
-
-    :raises TypeError: *mc* is no client.
-    """
-    if not callable(getattr(mc, "clone", None)):
-        raise TypeError(f"a pool is filled with clones of a client, and {mc!r} is none")
-    return mc.clone()
-
-
-def checked_number(n_slots: int) -> int:
-    """*n_slots*.
-
-    :raises TypeError: it is no int.
-    :raises ValueError: it is not positive.
-    """
-    try:
-        number = operator.index(n_slots)
-    except TypeError:
-        raise TypeError(f"n_slots must be an int, not {n_slots!r}") from None
-    if number < 1:
-        raise ValueError(
-            f"n_slots must be a positive number, not {number}: use the number of threads that"
-            " serve requests"
-        )
-    return number
-
-
-def checked_timeout(timeout: float) -> float:
-    """*timeout*, in seconds.
-
-    :raises TypeError: it is no number.
-    :raises ValueError: it is negative or not finite.
-    """
-    if not isinstance(timeout, (int, float)):
-        raise TypeError(f"timeout is a number of seconds, not {timeout!r}")
-    if not 0 <= timeout <= threading.TIMEOUT_MAX:
-        raise ValueError(f"timeout must be a finite number of seconds, 0 or more, not {timeout}")
-    return timeout

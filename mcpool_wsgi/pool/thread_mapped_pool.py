@@ -23,8 +23,9 @@ from typing import Any, TypeVar
 
 from .. import forks
 from ..client import Client
+from .arguments import checked_number, master_of
 from .generations import Generations
-from .pool import Pool, checked_number, master_of
+from .pool import Pool
 from .slot_queue import SlotQueue
 from .slots import NO_GENERATION
 from .statistics import PoolStats, Statistics
