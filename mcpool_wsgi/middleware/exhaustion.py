@@ -26,8 +26,7 @@ class LazyExhaustion:
         self._on_exhausted = on_exhausted
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        noting = NotingStart()
-        noting.start_response = start_response
+        noting = NotingStart(start_response)
         client: LazyClient = environ[self._key]
         try:
             response: Any = self._app(environ, noting.start)
@@ -53,8 +52,9 @@ class LazyExhaustion:
 class NotingStart:
     """Knows whether its ``start_response`` was called."""
 
-    start_response: StartResponse  # the server's
-    is_started: bool = False
+    def __init__(self, start_response: StartResponse) -> None:
+        self.start_response = start_response  # the server's
+        self.is_started = False
 
     def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         """Call the server's."""

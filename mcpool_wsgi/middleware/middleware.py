@@ -43,7 +43,6 @@ import queue
 import threading
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from werkzeug.exceptions import ServiceUnavailable
@@ -54,7 +53,7 @@ from .exhaustion import LazyExhaustion
 from .files import call_with_files
 from .foreign import ForeignReservation
 from .request import InRequest
-from .response import ListResponse, Response, SizedResponse
+from .response import response_class
 from .server_timing import ServerTiming
 from .slow import SlowHolders
 
@@ -177,17 +176,8 @@ class MemcachedPoolMiddleware:
                 response, file = call_with_files(app, environ, start_response)
             else:
                 response = app(environ, start_response)
-            if type(response) is list:
-                closing: Response = ListResponse()
-            elif type(response) is GeneratorType or file is not None:
-                closing = Response()
-            else:
-                closing = SizedResponse() if hasattr(response, "__len__") else Response()
-            closing.response = response if file is None else None
-            closing.middleware = self
-            closing.environ = environ
-            closing.reservation = reservation
-            closing.release = release
+            to_close = response if file is None else None  # the server closes a file
+            closing = response_class(to_close)(self, environ, reservation, release, to_close)
             if type(release) is EarlyRelease:
                 release.follow(closing)
             if file is not None:

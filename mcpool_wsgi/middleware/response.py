@@ -8,6 +8,7 @@ What the server gets from the middleware, and closes.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 if TYPE_CHECKING:
@@ -35,42 +36,49 @@ class Response:
     than without the middleware. And it is no list: bjoern would not close it.
     """
 
-    # There is no __init__: calling one costs as much as all else here. See the middleware.
-    __slots__ = ("__weakref__", "environ", "middleware", "release", "reservation", "response")
+    __slots__ = ("__weakref__", "_middleware", "_release", "_reservation", "_response", "environ")
 
-    middleware: Middleware
-    environ: WSGIEnvironment
-    reservation: Any
-    release: Callable[[], None]
-    response: Any  # the app's; absent while a thread closes it, () from then on
+    def __init__(
+        self,
+        middleware: Middleware,
+        environ: WSGIEnvironment,
+        reservation: Any,
+        release: Callable[[], None],
+        response: Any,
+    ) -> None:
+        self._middleware = middleware
+        self.environ = environ
+        self._reservation = reservation
+        self._release = release
+        self._response = response  # absent while a thread closes it, () from then on
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(getattr(self, "response", ()))
+        return iter(getattr(self, "_response", ()))
 
     def close(self) -> None:
         """Close the app's response, then release the client."""
         try:
-            response = self.response
-            del self.response  # succeeds once
+            response = self._response
+            del self._response  # succeeds once
         except AttributeError:
             return
         is_closed = True
         try:
             close = getattr(response, "close", None)
             if close is not None:
-                self.middleware.call(close, self.environ, self.reservation, self.release)
+                self._middleware.call(close, self.environ, self._reservation, self._release)
         except ValueError:
             # A generator that runs in another thread refuses to be closed, and keeps its client.
             is_closed = getattr(response, "gi_frame", None) is None
             raise
         finally:
-            self.response = () if is_closed else response
+            self._response = () if is_closed else response
             if is_closed:
                 self.end()
 
     def end(self) -> None:
         """End the request. More than once does no harm."""
-        self.middleware.end(self.environ, self.reservation, self.release)
+        self._middleware.end(self.environ, self._reservation, self._release)
 
 
 class SizedResponse(Response):
@@ -79,7 +87,7 @@ class SizedResponse(Response):
     __slots__ = ()
 
     def __len__(self) -> int:
-        return len(getattr(self, "response", ()))
+        return len(getattr(self, "_response", ()))
 
 
 class ListResponse(SizedResponse):
@@ -89,5 +97,14 @@ class ListResponse(SizedResponse):
 
     def close(self) -> None:
         """Release the client."""
-        self.response: Any = ()
+        self._response = ()
         self.end()
+
+
+def response_class(response: Any) -> type[Response]:
+    """The class for what an app has returned."""
+    if type(response) is list:
+        return ListResponse
+    if type(response) is GeneratorType or not hasattr(response, "__len__"):
+        return Response
+    return SizedResponse
