@@ -44,7 +44,7 @@ SEVERAL_SERVERS_BEHAVIORS: Mapping[str, Any] = {
     # Failures in a row after which a server is left out [never].
     "remove_failed": 1,
     # Seconds until a server that was left out is tried again [0, which with remove_failed is
-    # never]. Each try costs every client two errors, or two misses with fail_soft.
+    # never]. Each try costs every client one error, or one miss with fail_soft.
     "dead_timeout": 10,
 }
 

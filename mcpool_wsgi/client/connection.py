@@ -25,6 +25,8 @@ import threading
 from time import monotonic
 from typing import Any, Callable, TypeVar
 
+import pylibmc
+
 from .. import forks
 from ..forks import same_process
 from . import failures, native, sockets
@@ -100,7 +102,10 @@ class Connection(Availability):
                 if self._out_of_sync:
                     self._resynchronize()
                 self._out_of_sync = is_sent = True
-                result = command(*args)
+                try:
+                    result = command(*args)
+                except (pylibmc.ServerDead, pylibmc.WriteError) as error:
+                    result = self._elsewhere(error, command, args)
                 if result is MISS:
                     result = self._confirmed(command, args)
                 self.deadline = NEVER  # before the look at expired: see the watchdog
@@ -182,6 +187,23 @@ class Connection(Availability):
         while result is MISS and has_key and not self._is_answered(command.__name__):
             result = command(*args)
         return result
+
+    def _elsewhere(
+        self, error: Exception, command: Callable[..., Any], args: tuple[Any, ...]
+    ) -> Any:
+        """The result of *command* from another server.
+
+        libmemcached has just left a server out, because the command before this one has failed
+        there. It says so by an error, before it sends anything to that server. The next command
+        for the same key goes to another server.
+        """
+        # Of touch the error is another one. Of several keys, add_multi may have added some, and
+        # would not add them again.
+        is_left_out = isinstance(error, pylibmc.ServerDead) or command is native.touch
+        if not is_left_out or len(self.addresses) == 1 or command is native.add_multi:
+            raise error
+        self._disconnect()  # the answers of other servers may be on their way
+        return command(*args)
 
     def _is_answered(self, command: str) -> bool:
         """Whether the servers have answered the *command* that found nothing.
