@@ -101,7 +101,7 @@ def table(title: str, *columns: str) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measures this package beside its peers.")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, and no hazards")
-    parser.add_argument("--plot", type=Path, metavar="DIR", help="write README's plots there")
+    parser.add_argument("--plot", type=Path, metavar="DIR", help="write the plots there")
     options = parser.parse_args()
 
     def rounds(usual: int) -> int:
@@ -135,7 +135,7 @@ def main() -> None:
             plot_waits(costs.waits(rounds(WAITS)), options.plot / "waits.svg")
 
 
-# README's plots. The grey is readable on a light and on a dark page.
+# The plots of docs/explanation/performance.md. The grey is readable on a light and a dark page.
 GREY, PALE, ACCENT = "#7d8590", "#9aa4af", "#2f81f7"
 BARS = [ACCENT, "#79b8ff", PALE, "#d29922", "#a371f7", "#da3633"]
 COLOURED = ["text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"]

@@ -23,9 +23,9 @@ class PoolClosed(RuntimeError):
 
 
 class ClientReleased(RuntimeError):
-    """A command on a client that went back to its pool.
+    """A command on a client that was released.
 
-    The client belonged to one request or to one ``with`` block, which has ended.
+    The request or the ``with`` block that had the client has ended, or has released it early.
     """
 
 

@@ -1,4 +1,4 @@
-"""Client: keys before the wire, connections in step, time limits."""
+"""Client: keys before the wire, connections in sync, time limits."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """pylibmc's own tests, with this package in the place of pylibmc.
 
-They are in pylibmc's source distribution, which pip downloads once into ``.pytest_cache``.
-``MCPOOL_PYLIBMC_SDISTS`` may name a directory that has it already. ``pylibmc_suite.py`` runs the
-tests in a process of their own: with pylibmc itself, with :class:`Client`, with a client of each
-pool, and with :class:`PooledClient`.
+They are in the source distributions of pylibmc and pylibmc2, which pip downloads once into
+``.pytest_cache``. ``MCPOOL_PYLIBMC_SDISTS`` may name a directory that has both already.
+``pylibmc_suite.py`` runs the tests in a process of their own: with pylibmc itself, with
+:class:`Client`, with a client of each pool, and with :class:`PooledClient`.
 """
 
 from __future__ import annotations

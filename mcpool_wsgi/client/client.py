@@ -2,8 +2,9 @@
 Client
 ======
 
-:class:`Client` is a :class:`pylibmc.Client` that cannot be made to lie. Wherever a
-:class:`pylibmc.Client` stands, this one can stand in its place.
+:class:`Client` is a :class:`pylibmc.Client` that checks its arguments, limits the time of its
+commands, and never gives the answer of another command. It can replace every
+:class:`pylibmc.Client`.
 
 .. code-block:: python
 
@@ -20,7 +21,8 @@ What it adds:
 -   **No answer reaches another command** (:mod:`mcpool_wsgi.client.connection`). After an
     error that may leave an answer on its way, the connection is closed, and the next
     command opens another.
--   **Threads take turns.** A client that threads share by mistake is slow, and right.
+-   **Threads take turns.** If threads share a client by mistake, it is slow, but its answers
+    are right.
 -   **Every command ends** within ``command_timeout``.
 -   **A fork is harmless.** In a child process the client works on a connection of the
     child's own and leaves the parent's alone.
@@ -79,7 +81,7 @@ _Kind = TypeVar("_Kind")
 
 
 class Client(Commands):
-    """A :class:`pylibmc.Client` that cannot be made to lie, crash or hang.
+    """A :class:`pylibmc.Client` with checks and time limits.
 
     :param servers: ``["host", "host:port", "/path/to/socket", ...]``
     :param behaviors: as pylibmc's. :mod:`mcpool_wsgi.client.behaviors` has the defaults.
@@ -93,9 +95,11 @@ class Client(Commands):
     :param serializer: an object with ``dumps`` and ``loads`` for values of other types,
         in place of pickle. :mod:`json` is one.
     :param command_timeout: seconds that a command may take, whatever the server does.
-    :raises TypeError: *servers* is a single string, or there are credentials without *binary*.
-    :raises ValueError: a behavior is unknown or out of range, a server is no address, or there is
-        a *username* for a Unix socket.
+    :raises TypeError: *servers* is a single string, *username* and *password* are not both given,
+        they are given without *binary*, *serializer* lacks a method, or another argument has a
+        wrong type.
+    :raises ValueError: a behavior is unknown or out of range, a server is no address,
+        *command_timeout* is not positive, or there is a *username* for a Unix socket.
     :raises InvalidKey: from every command, for a key that must not reach the wire; and at once,
         for such a ``namespace``.
     :raises PickleForbidden: from every command, for a value that needs pickle.

@@ -43,9 +43,9 @@ class CommandEvent(NamedTuple):
     command: str
     #: How long it took. The wait for a client or for a turn is not in it.
     seconds: float
-    #: ``hit`` or ``miss`` (of reads, ``incr``, ``touch`` and ``delete``), ``stored`` or
-    #: ``not stored``, ``done`` (of others), ``failure`` (memcached could not do it, with
-    #: ``fail_soft`` as well) or ``error`` (the caller asked for something wrong).
+    #: ``hit`` or ``miss`` (of reads, ``incr``, ``decr``, ``touch`` and ``delete``),
+    #: ``stored`` or ``not stored``, ``done`` (of others), ``failure`` (memcached could not do
+    #: it, with ``fail_soft`` as well) or ``error`` (the caller asked for something wrong).
     outcome: str
     #: How many keys it had.
     keys: int

@@ -36,7 +36,7 @@ class Interrupted(_Error):
 
 
 class ServerResting(_ServerDown):
-    """The server failed less than ``retry_timeout`` ago, so the command did not try it."""
+    """The server failed, or refused a login, a short time ago. The command was not sent."""
 
 
 class LoginFailed(_Error):

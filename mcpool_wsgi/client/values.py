@@ -4,8 +4,8 @@ Values
 
 What may be stored, and how it is written.
 
-pylibmc stores ``bytes``, ``str`` and ``int`` as they are, and pickles all else. Reading a
-pickled value runs what it says, so whoever can write to memcached can run code in the app.
+pylibmc stores ``bytes``, ``str``, ``int`` and ``bool`` as they are, and pickles all other
+values. Reading a pickle can run code, so whoever can write to memcached can run code in the app.
 With ``allow_pickle=False`` a client stores ``str``, ``bytes``, ``int``, ``bool`` and
 ``float``, and reads nothing that is pickled. With a ``serializer`` it stores what that can
 write (:mod:`json`, for one), and reads nothing that is pickled either.

@@ -2,9 +2,9 @@
 Configuration
 =============
 
-Makes clients and middleware from environment variables, a URL or an ``.ini`` file.
-If an option is unknown, missing or wrong, it raises a :exc:`ValueError` that names
-the option, at start-up.
+Makes clients, pools and the middleware from environment variables, a URL or an ``.ini`` file.
+An option that is unknown, missing or wrong raises a :exc:`ValueError` at start-up. The error
+names the option.
 
 From the environment:
 

@@ -1,6 +1,6 @@
 """
 Who has which client: the two pools, the reservation, the slots and their queue, generations of
-clients, and statistics.
+clients, holders, outages, and statistics.
 """
 
 from .client_pool import ClientPool as ClientPool

@@ -41,7 +41,8 @@ class ClientPool(Pool):
     :param n_slots: how many clients there may be at once. Best is the number of threads that
         serve requests. A slot that was never used costs nothing.
     :param timeout: seconds that a reservation waits for a client.
-    :param name: what log lines and metrics call the pool; ``pool-1`` for the first one without.
+    :param name: what log lines and metrics call the pool. By default ``pool-1``, ``pool-2`` and
+        so on.
     :raises TypeError: *mc* is no client, or a number is none.
     :raises ValueError: *n_slots* is not positive, or *timeout* negative or not finite.
 

@@ -25,8 +25,8 @@ There is no lock on this path. Two deques carry everything. Their ``append``, ``
     slot has a number, and a table holds a weak reference to the slot of each number. A slot
     that nothing holds any more is freed by Python. Its finaliser puts a new slot of the same
     number in its place. If an interrupt ends the finaliser, the table still shows that the
-    slot is gone, and the next waiter that would time out replaces it. Both ask the table
-    under a lock, so a number is replaced once.
+    slot is gone. The next waiter replaces it, before it waits and before it times out. Both
+    ask the table under a lock, so a number is replaced once.
 
 One promise is limited. If a reservation is dropped and somebody keeps a plain client that
 was lent by it, that client counts no more, and there can be one client more than slots. A

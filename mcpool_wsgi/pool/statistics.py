@@ -57,7 +57,7 @@ class PoolStats:
     #: Clients that were made, as replacements or as the first of their slot.
     clients_made: int
     #: How many of them replaced another, by reason: ``failure`` of its generation, other
-    #: ``servers``, or another master from ``fill``.
+    #: ``servers``, another master from ``fill``, or ``disconnect`` by ``disconnect_all()``.
     clients_renewed: Mapping[str, int]
 
 

@@ -38,7 +38,8 @@ class ThreadMappedPool(Pool):
 
     :param mc: the client to clone. It is not lent itself.
     :param master: pylibmc's name for *mc*.
-    :param name: what log lines and metrics call the pool; ``pool-1`` for the first one without.
+    :param name: what log lines and metrics call the pool. By default ``pool-1``, ``pool-2`` and
+        so on.
     :raises TypeError: *mc* is no client, or there are both.
     """
 
