@@ -2,8 +2,8 @@
 mcpool-wsgi
 ===========
 
-A WSGI middleware that lends every request a memcached client from a pool, and
-the pools that it lends from.
+A WSGI middleware that reserves a memcached client for every request, and the
+pools that it reserves from.
 
 .. code-block:: python
 

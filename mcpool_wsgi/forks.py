@@ -101,7 +101,7 @@ _fork_aware: set[weakref.ref[ForkAware]] = set()
 
 
 def reset_in_child(thing: ForkAware) -> None:
-    """Call ``thing._reset_in_child()`` in every child, before any client is lent there.
+    """Call ``thing._reset_in_child()`` in every child, before any client is reserved there.
 
     *thing* is held weakly. Other threads of the child wait until all resets are done.
     """

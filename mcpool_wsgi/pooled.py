@@ -2,7 +2,8 @@
 Pooled client
 =============
 
-One object for the whole program. Every command borrows a client of the pool for its own length.
+One object for the whole program. For each command it reserves a client of the pool, and releases
+it after the command.
 
 .. code-block:: python
 

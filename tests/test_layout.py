@@ -1,4 +1,4 @@
-"""The floors of the house: a module imports only from the rooms below its own."""
+"""The floors of the package: a module imports only from the rooms below its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The middleware: what the app finds, when the client goes back, what the server sees."""
+"""The middleware: what the app finds, when the client is released, what the server sees."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def responding(response: object) -> Callable[..., Any]:
 
 
 def generating(*chunks: bytes | BaseException) -> Callable[..., Any]:
-    """An app that yields *chunks* and raises what is an exception, with the client in its hand."""
+    """An app that has the client, yields *chunks*, and raises those that are exceptions."""
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
         mc = environ["mc.client"]

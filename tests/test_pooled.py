@@ -1,4 +1,4 @@
-"""PooledClient: every command borrows a client, or uses the one of the running request."""
+"""PooledClient: every command reserves a client, or uses the one of the running request."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ pytestmark = pytest.mark.servers
 
 def clients_connected(pool: Any, number: int) -> None:
     """Have *number* clients connected, all idle."""
-    with ExitStack() as leases:
-        for mc in [leases.enter_context(pool.reserve()) for _ in range(number)]:
+    with ExitStack() as reservations:
+        for mc in [reservations.enter_context(pool.reserve()) for _ in range(number)]:
             mc.set("key", "value")
 
 
@@ -38,10 +38,10 @@ def aged(pool: Any) -> Any:
 def errors_until_all_work(pool: Any, number: int) -> int:
     """Use the clients one after the other until each has worked; how many errors there were."""
     errors = 0
-    with ExitStack() as leases:
+    with ExitStack() as reservations:
         for _ in range(number):
             with contextlib.suppress(pylibmc.Error):
-                leases.enter_context(pool.reserve()).get("key")
+                reservations.enter_context(pool.reserve()).get("key")
     for _ in range(5 * number):
         with pool.reserve() as mc:
             try:

@@ -1,4 +1,4 @@
-"""One client in several hands: its commands take turns."""
+"""One client in several threads: its commands take turns."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from werkzeug.utils import import_string
 
 from ..pooled import PooledClient
 
-#: A command borrows a client for its own length, so many threads share few clients.
+#: A client is reserved for one command only, so many threads share few clients.
 DEFAULT_SIZE = 12
 
 SWITCHES = ("fail_soft", "allow_pickle", "binary")

@@ -2,7 +2,7 @@
 Memcached Pool Middleware
 =========================
 
-Lends every request a memcached client.
+Reserves a memcached client for every request.
 
 .. code-block:: python
 
@@ -16,10 +16,10 @@ Lends every request a memcached client.
 
 Typed code says ``mc = get_client(environ)``, which is the same.
 
-The client is reserved when the request starts. It goes back to its pool when the server
-closes the response, also if the app or the iteration raises, or if the server closes twice.
-If the server never closes the response, the client goes back when the environ is freed, and
-with it whatever else holds the client.
+The client is reserved when the request starts. It is released when the server closes the
+response, also if the app or the iteration raises, or if the server closes twice. If the server
+never closes the response, the slot is idle again as soon as Python has freed the environ and the
+client.
 
 An app that streams for a long time and needs memcached only at its beginning can release
 the client early:
@@ -31,7 +31,7 @@ the client early:
 From then on every command of the client raises :exc:`~mcpool_wsgi.ClientReleased`.
 
 With ``lazy=True`` the client is reserved at its first command. A request that uses no
-memcached then takes no client. Choose it if many requests need none, a health check for one.
+memcached then takes no client. Choose it if many requests need none, health checks for example.
 
 If no client comes free in time, ``on_exhausted`` answers, which is a WSGI app too. By
 default the answer is a 503 with ``Retry-After: 1``.
@@ -68,7 +68,7 @@ class Reserving(Protocol):
 
 
 def get_client(environ: WSGIEnvironment, environ_key: str = "mc.client") -> LentClient:
-    """The client of the request that *environ* is of.
+    """The client of the request to which *environ* belongs.
 
     :raises KeyError: there is none: the middleware is not in front of the app.
     """

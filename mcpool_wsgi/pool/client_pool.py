@@ -2,9 +2,9 @@
 Client pool
 ===========
 
-A pool with a fixed number of slots. There are as many clients as were ever needed at once,
-and never more than slots. If no slot is idle, the caller waits, and waiters are served in
-the order in which they came.
+A pool with a fixed number of slots. The pool makes a client when one is needed, and never has
+more clients than slots. If no slot is idle, the caller waits, and waiters are served in the
+order in which they came.
 
 .. code-block:: python
 
@@ -37,7 +37,7 @@ _Self = TypeVar("_Self", bound="ClientPool")
 class ClientPool(Pool):
     """A pool of at most *n_slots* clients, in place of :class:`pylibmc.ClientPool`.
 
-    :param mc: the client to clone. It is not lent itself.
+    :param mc: the client to clone. It is not reserved itself.
     :param n_slots: how many clients there may be at once. Best is the number of threads that
         serve requests. A slot that was never used costs nothing.
     :param timeout: seconds that a reservation waits for a client.

@@ -58,9 +58,9 @@ class Holder:
 
 
 def find_holders(slots: Iterable[Slot], longer_than: float = 0.0) -> list[Holder]:
-    """The holders of *slots*, which are in use. The one that has held longest is the first.
+    """The holders of *slots*, which are in use, the longest first.
 
-    :param longer_than: seconds. Those that have not held for so long are left out.
+    :param longer_than: seconds. Holders with a shorter time are left out.
     """
     now = monotonic()
     held = sorted(

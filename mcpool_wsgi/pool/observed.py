@@ -20,8 +20,8 @@ outcome          seconds
 ``released``     from the moment at which it got the client to the release
 ===============  ================================================================
 
-A listener is called in the thread of the reservation. What it raises is logged. A pool that
-somebody observes reserves with the classes of this module, so a pool that nobody observes pays
+A listener is called in the thread of the reservation. What it raises is logged. The classes of
+this module are used only while somebody observes the pool, so a pool without listeners pays
 nothing. Reservations that were made before are not told.
 """
 

@@ -9,14 +9,17 @@ What both pools have in common. One pool can take the other's place in one line:
     pool = ClientPool(Client(["127.0.0.1"]), 12)
     pool = ThreadMappedPool(Client(["127.0.0.1"]))
 
-pylibmc's pools lack what these have: waits that end, and are served in order; clients made
-on demand; connections that no forked child shares; new clients for all when memcached has
-been restarted; a thread's client that ends with the thread; :meth:`~Pool.stats` and
-:meth:`~Pool.close`.
+pylibmc's pools lack what these have:
 
-A :class:`mcpool_wsgi.Client` is the client to give to a pool. A plain
-:class:`pylibmc.Client` works, too. But nobody checks its arguments or notices its failures,
-and what is lent is the client itself.
+-   Waits end, and waiters are served in order.
+-   Clients are made when they are needed.
+-   A forked child shares no connection with its parent.
+-   After a restart of memcached, all clients are replaced.
+-   The client of a thread is closed when the thread ends.
+-   There are :meth:`~Pool.stats` and :meth:`~Pool.close`.
+
+Give a :class:`mcpool_wsgi.Client` to the pool. A plain :class:`pylibmc.Client` works, too. But
+nobody checks its arguments or notices its failures, and ``reserve()`` gives the client itself.
 """
 
 from __future__ import annotations
@@ -48,7 +51,8 @@ class Pool:
     timeout: float
     #: What log lines and metrics call the pool.
     name: str
-    #: True in it if somebody wants to know which client the running request has.
+    #: Not empty if a PooledClient asks which client the running request has. A list, so that a
+    #: middleware that was made earlier sees the change.
     tells_requests: list[bool]
     _generations: Generations
     _statistics: Statistics
@@ -192,9 +196,9 @@ class Pool:
         raise NotImplementedError
 
     def holders(self, longer_than: float = 0.0) -> list[Holder]:
-        """Who holds the clients that are reserved. The one that has held longest is the first.
+        """Who holds the reserved clients, the longest first.
 
-        :param longer_than: seconds. Those that have not held for so long are left out.
+        :param longer_than: seconds. Holders with a shorter time are left out.
 
         It takes some milliseconds in a large program, because it asks Python's garbage collector
         which request has which client.

@@ -29,7 +29,7 @@ class Pool(Protocol):
 
 
 class _NoClient:
-    """In the place of a client when there is none: whatever is asked of it raises."""
+    """Stands where there is no client. Every attribute of it raises."""
 
     def __init__(self, error: type[RuntimeError], text: str) -> None:
         object.__setattr__(self, "error", error(text))
@@ -52,7 +52,7 @@ RELEASED: Any = _NoClient(
 
 
 class Reservation(SlotHolder):
-    """One reservation, which lends the client in the slot itself.
+    """One reservation, which gives the client of the slot itself.
 
     Pools of clients that are not :class:`~mcpool_wsgi.Client` reserve with it. It ends
     once, however often and from whichever thread it is released.
@@ -64,7 +64,7 @@ class Reservation(SlotHolder):
     _is_client = False  # whether the reservation is the client, too
     _client: Any
     _pool: Pool
-    _queue: SlotQueue  # the one that the slot goes back to
+    _queue: SlotQueue  # to which the slot is released
     _slot: Slot  # from the reservation to the release
     _is_over: bool  # set by a release that found no slot
     _timeout: float  # seconds to wait for a slot, if it is not the pool's timeout
@@ -128,7 +128,7 @@ class Reservation(SlotHolder):
             raise
 
     def release(self) -> None:
-        """Return the client to its pool. More than once does no harm."""
+        """Release the client. A second call does nothing."""
         self.__exit__()
 
     @property

@@ -28,9 +28,9 @@ There is no lock on this path. Two deques carry everything. Their ``append``, ``
     slot is gone. The next waiter replaces it, before it waits and before it times out. Both
     ask the table under a lock, so a number is replaced once.
 
-One promise is limited. If a reservation is dropped and somebody keeps a plain client that
-was lent by it, that client counts no more, and there can be one client more than slots. A
-lent client of this package does not reach a connection any more once its slot is replaced.
+One promise is limited. If a program drops a reservation and keeps its plain client, the pool
+no longer counts that client. Then there can be one client more than slots. A lent client of
+this package cannot reach a connection after its slot was replaced.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ class SlotQueue:
             waiter.assign(slot)
 
     def wait_for_slot(self, timeout: float) -> Slot:
-        """A slot, for which to queue for *timeout* seconds at most.
+        """Wait for a slot, for *timeout* seconds at most, and return it.
 
         :raises PoolTimeout: no slot came free in time.
         :raises PoolClosed: the pool is closed, or was closed meanwhile.
@@ -243,7 +243,7 @@ class SlotQueue:
         return slot
 
     def _withdraw(self, waiter: Waiter) -> bool:
-        """Take *waiter* off the queue. Whether it was still there."""
+        """Take *waiter* off the queue. Return whether it was still there."""
         try:
             self.waiters.remove(waiter)
         except ValueError:
@@ -278,7 +278,7 @@ class SlotQueue:
     def close(self) -> None:
         """Close idle clients now and reserved ones at their release. Wake all waiters."""
         self.closed = True
-        # What another thread puts into the old stack at this moment goes with it.
+        # A slot that another thread puts into the old stack at this moment is freed with it.
         self.idle = _ClosedStack()
         while True:
             try:

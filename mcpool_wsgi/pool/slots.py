@@ -2,7 +2,7 @@
 Slots
 =====
 
-A slot is room for one client. The clients of one :class:`Generation` are clones of one
+A slot is a place for one client. The clients of one :class:`Generation` are clones of one
 master. They are replaced together.
 """
 
@@ -35,7 +35,7 @@ NO_GENERATION.current = False
 
 
 class SlotHolder:
-    """What may have a slot in ``_slot``."""
+    """Base of reservations: their ``_slot`` is a slot. ``find_holders()`` looks for them."""
 
     __slots__ = ()
 
@@ -47,12 +47,12 @@ class SlotOwner(Protocol):
 
 
 class Slot:
-    """Room for one client, and the client once somebody needed it.
+    """A place for one client. The client is made when it is needed.
 
     :param number: the slot's number in its queue.
     :param find_owner: a weak reference to the queue, so that a pool that nobody uses any
         more is freed at once.
-    :param ended: takes the number of reservations in the end.
+    :param ended: gets the number of the slot's reservations when the slot is freed.
     """
 
     __slots__ = (

@@ -70,7 +70,7 @@ class Burst:
         self._last = float("-inf")
 
     def begins(self) -> bool:
-        """Note one event. Whether it is the first."""
+        """Note one event. Return whether it is the first."""
         now = monotonic()
         first = now - self._last >= self.QUIET
         self._last = now
@@ -136,7 +136,7 @@ class Statistics:
             self._failures += 1
 
     def note_wait(self, seconds: float, timed_out: bool) -> bool:
-        """A reservation waited. Whether it is the first in vain after a quiet time."""
+        """Note a wait. Return whether it is the first time-out after a quiet time."""
         with self._lock:
             self._waits += 1
             self._seconds_waited += seconds

@@ -36,7 +36,7 @@ _Self = TypeVar("_Self", bound="ThreadMappedPool")
 class ThreadMappedPool(Pool):
     """A client for each thread, in place of :class:`pylibmc.ThreadMappedPool`.
 
-    :param mc: the client to clone. It is not lent itself.
+    :param mc: the client to clone. It is not reserved itself.
     :param master: pylibmc's name for *mc*.
     :param name: what log lines and metrics call the pool. By default ``pool-1``, ``pool-2`` and
         so on.
