@@ -1,6 +1,6 @@
 """
-Ten thousand of you
-===================
+Scale
+=====
 
 Prints the tables of ``docs/how-to/scale.md``: how many connections a memcached has when many
 processes with many threads use it, what the restart of one memcached does to 64 clients, and

@@ -2,9 +2,8 @@
 Arguments
 =========
 
-The C code of pylibmc cuts a number that is too large, takes a negative one for a large
-one, and fails late on a server's address that is none. So each is checked before it gets
-there.
+The C code of pylibmc cuts a number that is too large, reads a negative number as a large one,
+and fails late on a text that is no address. So each argument is checked before it gets there.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 Availability
 ============
 
-What a client does after memcached could not do what it was asked:
+What a client does after a failure of memcached:
 
 -   It tells its pool, and the program if it wants to know (``on_connection_failure``).
 -   It names its servers in the error.
@@ -73,7 +73,7 @@ class Availability(_Base):
             raise failures.ServerResting(self._rests_because)
 
     def _let_rest(self, error: Exception) -> bool:
-        """Whether no server is tried for a while, because none can do anything after *error*."""
+        """Let the servers rest if none of them works after *error*. Return whether they rest."""
         # libmemcached lets a server that failed rest, in whole seconds, and some commands make the
         # rest begin anew. So this does it.
         if isinstance(error, failures.ServerResting):

@@ -64,7 +64,7 @@ def completed(behaviors: Mapping[str, Any], servers: int) -> dict[str, Any]:
 
 
 def normalized(behaviors: Mapping[str, Any]) -> dict[str, Any]:
-    """*behaviors* as pylibmc understands them, under the names of today.
+    """*behaviors* as pylibmc understands them, under their current names.
 
     :raises InvalidKey: the ``namespace`` cannot be encoded.
     :raises TypeError: a value is no int.

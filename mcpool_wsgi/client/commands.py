@@ -34,7 +34,7 @@ class Commands(KeyCommands):
     # -- Many keys. Prefixes are put on here: pylibmc checks no length and cuts at NUL bytes.
 
     def get_multi(self, keys: Iterable[Key], key_prefix: Key | None = None) -> dict[Key, Any]:
-        """``{key: value}`` for those of *keys* that there are."""
+        """``{key: value}`` for those of *keys* that exist."""
         if isinstance(keys, (str, bytes)):
             raise _single_key(keys)
         wanted = list(keys)
@@ -69,7 +69,7 @@ class Commands(KeyCommands):
         min_compress_len: int = 0,
         compress_level: int = -1,
     ) -> list[AnyKey]:
-        """Store all of *keys*. The keys that could not be stored."""
+        """Store all of *keys*. Return the keys that could not be stored."""
         return self._store_multi(
             native.set_multi, keys, time, key_prefix, min_compress_len, compress_level
         )
@@ -132,7 +132,7 @@ class Commands(KeyCommands):
             raise errors[0]
 
     def delete_multi(self, keys: Iterable[Key], key_prefix: Key | None = None) -> bool:
-        """Remove all of *keys*. Whether all were there."""
+        """Remove all of *keys*. Return whether all were there."""
         if isinstance(keys, Mapping):
             raise TypeError("keys must be a sequence, not a mapping")
         named = self._prefixed(keys, key_prefix)

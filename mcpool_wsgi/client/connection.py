@@ -6,8 +6,8 @@ The one door that all commands of a :class:`~mcpool_wsgi.Client` pass.
 
 -   **Forks.** No command goes out on a connection that another process opened.
 -   **Turns.** One command at a time is on a connection. Commands of other threads wait
-    for their turn. The fork is noticed first: in a child, another thread of the parent
-    may have held the lock for ever.
+    for their turn. A command looks for a fork before it takes the lock, because in a child
+    the lock may be held for ever, by a thread that only the parent has.
 -   **Time.** A command that lasts longer than ``command_timeout`` is ended
     (:mod:`mcpool_wsgi.client.watchdog`).
 -   **In sync.** While a command runs, the connection counts as out of sync. Only a command
@@ -141,7 +141,7 @@ class Connection(Availability):
         try:
             return self._command(command, args)
         finally:
-            # One in the past is left of a command whose end was interrupted, or expires anyway.
+            # One in the past is of a command whose end was interrupted, or that expires anyway.
             self.deadline = deadline if deadline > monotonic() else NEVER
             self.expired = expired
             self._out_of_sync = True
@@ -234,7 +234,7 @@ class Connection(Availability):
         return expiry
 
     def _forgives(self, error: Exception, is_sent: bool) -> bool:
-        """Note the *error* of a command; whether its caller gets a miss instead of it.
+        """Note the *error* of a command. Return whether its caller gets a miss instead of it.
 
         :param is_sent: whether it comes from the command, and not from what is done before.
         """

@@ -2,9 +2,9 @@
 Failures
 ========
 
-What an error of pylibmc means: whether memcached could not do what it was asked, or the
-caller asked for something wrong; and whether the connection is in sync afterwards. In
-sync means that the next answer on it belongs to the next command.
+What an error of pylibmc means. Either memcached could not do what it was asked, or the caller
+asked for something wrong. After some errors the connection is still in sync: the next answer
+on it belongs to the next command.
 """
 
 from __future__ import annotations

@@ -220,13 +220,13 @@ class KeyCommands(Connection):
         return result
 
     def touch(self, key: Key, seconds: int) -> bool:
-        """Let *key* expire in so many *seconds* from now. Whether there is such a key."""
+        """Let *key* expire in so many *seconds* from now. Return whether there is such a key."""
         raw = self._rule.encoded(key)
         seconds = checked_number("seconds", seconds, LARGEST_TIME, key=key)
         return bool(self._command(native.touch, (self, raw, seconds)))
 
     def delete(self, key: Key) -> bool:
-        """Remove *key*. Whether there was one."""
+        """Remove *key*. Return whether there was such a key."""
         return bool(self._command(native.delete, (self, self._rule.encoded(key))))
 
     def __setitem__(self, key: Key, val: Any) -> None:

@@ -2,8 +2,8 @@
 Opened here
 ===========
 
-The clients of this process. A forked child inherits their connections, and closes what it has of
-them. The parent does not notice.
+The clients of this process. A forked child inherits their sockets and closes them. The parent
+does not notice.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from . import sockets
 
 
 class OpenedHere:
-    """The clients of this process. A child closes what it inherits of their connections."""
+    """The clients that were made in this process. A child closes their sockets."""
 
     def __init__(self) -> None:
         self._clients: dict[int, weakref.ref[Any]] = {}  # by id: clients may be equal

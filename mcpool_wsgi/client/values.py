@@ -8,7 +8,7 @@ pylibmc stores ``bytes``, ``str``, ``int`` and ``bool`` as they are, and pickles
 values. Reading a pickle can run code, so whoever can write to memcached can run code in the app.
 With ``allow_pickle=False`` a client stores ``str``, ``bytes``, ``int``, ``bool`` and
 ``float``, and reads nothing that is pickled. With a ``serializer`` it stores what that can
-write (:mod:`json`, for one), and reads nothing that is pickled either.
+write (:mod:`json` for example), and reads nothing that is pickled either.
 """
 
 from __future__ import annotations

@@ -46,12 +46,12 @@ In place of servers there can be one source of :mod:`mcpool_wsgi.discovery`:
     servers = elasticache+cache.abc123.cfg.use1.cache.amazonaws.com:11211
 
 *   A pool from :func:`pool_from_environ` or :func:`pool_from_url`, and the pool of a
-    middleware from an ``.ini`` file, **follows the source**: it gets the servers of now, and
+    middleware from an ``.ini`` file, **follows the source**: it gets the current servers, and
     each change. The :class:`~mcpool_wsgi.discovery.Discovery` has its defaults, and it ends
     when the pool is closed. If the source does not answer at start-up, one warning is logged,
     and until it answers every command fails at once, or is a miss with ``fail_soft``.
-*   A client from :func:`client_from_environ` or :func:`client_from_url` has **the servers of
-    now, and keeps them**. If the source does not answer, an :exc:`OSError` is raised.
+*   A client from :func:`client_from_environ` or :func:`client_from_url` has **the current
+    servers, and keeps them**. If the source does not answer, an :exc:`OSError` is raised.
 *   A source stands alone. With other servers or a second source it is a :exc:`ValueError`.
 *   With a server that forks in C (uWSGI), make the pool after the fork (``lazy-apps``).
 

@@ -17,8 +17,8 @@ from ..pool import ClientPool
 from .clients import client_for_now, pool_for
 from .options import ADDRESS, parsed
 
-#: The names of the variables begin with these. The first that has servers counts: one's own,
-#: MemCachier, Memcached Cloud.
+#: The prefixes of the variables: your own, MemCachier's and Memcached Cloud's. The first prefix
+#: whose ``_SERVERS`` is set counts.
 SERVICES = ("MEMCACHED", "MEMCACHIER", "MEMCACHEDCLOUD")
 
 
@@ -35,7 +35,7 @@ def client_from_environ(
     ``MEMCACHED_SERVERS`` has the servers, with commas, semicolons or spaces between them, or a
     source, which is asked now and not again. ``MEMCACHED_USERNAME`` and ``MEMCACHED_PASSWORD``
     are optional. They imply the binary protocol, because credentials need it. MemCachier and
-    Memcached Cloud set the same variables with another beginning; see :data:`SERVICES`. An
+    Memcached Cloud set the same variables with other prefixes; see :data:`SERVICES`. An
     empty variable counts as unset.
 
     The other arguments are those of :class:`~mcpool_wsgi.Client`.

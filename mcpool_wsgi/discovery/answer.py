@@ -44,7 +44,7 @@ class Source(Protocol):
     """Something that knows the servers."""
 
     def ask(self, timeout: float) -> Answer:
-        """The servers of now.
+        """The current servers.
 
         :param timeout: seconds that it may take.
         :raises OSError: there is no answer in time, or it has no servers.

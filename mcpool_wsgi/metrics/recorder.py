@@ -101,10 +101,10 @@ class Recorder:
             return Commands(rows, self._up)
 
     def rising(self, name: str, count: int) -> int:
-        """*count* or, if that was more, what it was before.
+        """The largest *count* so far under this *name*.
 
-        A count that is added up while others change its parts may be too low for a moment.
-        Prometheus takes that for a new start, and counts all from zero once more.
+        If other threads change the parts of a sum while it is added up, it may be too low for a
+        moment. Prometheus takes a lower count for a restart, and counts all of it once more.
         """
         with self._lock:
             self._highest[name] = count = max(count, self._highest.get(name, 0))

@@ -2,7 +2,8 @@
 Chunks
 ======
 
-A response whose code runs inside something: as a certain request, or with a clock.
+A response that asks a function to run the app's code: one that says which request it is, or one
+that measures its commands.
 """
 
 from __future__ import annotations

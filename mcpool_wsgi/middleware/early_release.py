@@ -2,7 +2,7 @@
 Early release
 =============
 
-How a request leaves its environ if that needs more than to remove two keys.
+How the environ becomes what it was before a request, if removing two keys is not enough.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class EarlyRelease:
         self._release_before: Any = environ.get(f"{key}.release", MISSING)
 
     def follow(self, response: Response) -> None:
-        """Hold the environ no longer, which holds this; *response* has it as long as it lives."""
+        """Find the environ by *response* from now on. It holds this: a reference is a circle."""
         find_response = weakref.ref(response)
 
         def find_environ() -> WSGIEnvironment | None:

@@ -41,7 +41,7 @@ class LazyExhaustion:
     def _unstarted(
         self, environ: WSGIEnvironment, noting: NotingStart, client: LazyClient, response: Any
     ) -> Unstarted:
-        """A generator's code has not run yet."""
+        """*response* for an app whose code has not run yet, as that of a generator."""
         return Unstarted(
             response,
             lambda error: not noting.is_started and error is client.find_timeout(),

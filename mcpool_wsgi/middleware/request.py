@@ -2,7 +2,7 @@
 Request
 =======
 
-Says which client the running request has, for those who ask
+Tells each :class:`~mcpool_wsgi.PooledClient` which client the running request has
 (:mod:`mcpool_wsgi.pool.request_client`).
 """
 

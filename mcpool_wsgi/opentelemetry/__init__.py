@@ -19,8 +19,8 @@ if ``opentelemetry-instrumentation-wsgi`` or the one for a framework is in use. 
 attribute                      value
 =============================  ================================================================
 ``db.system.name``             ``memcached``
-``db.operation.name``          the command, ``get`` for one. ``set_multi`` with several keys is
-                               ``BATCH set``, and ``add_multi`` is ``BATCH add``
+``db.operation.name``          the command, for example ``get``. ``set_multi`` with several
+                               keys is ``BATCH set``, and ``add_multi`` is ``BATCH add``
 ``db.operation.batch.size``    the number of keys of such a batch. A ``get_multi`` is no batch:
                                it is one command with several keys
 ``server.address``             the server, if the client has only one. pylibmc does not say

@@ -4,7 +4,7 @@ Status page: history
 
 What the clients of one pool did in the last five minutes, in steps of five seconds.
 
-The pool tells of each command. Nobody tells of waits: the statistics of the pool are read at the
+The pool tells of each command. Waits come from the statistics of the pool, which are read at the
 first command of each step, and whenever somebody looks. Waits since the last reading are spread
 evenly over the time since then.
 """
