@@ -52,7 +52,11 @@ from ..pooled import PooledClient
 from .options import pooled_client
 
 _OF_DOGPILE = (
-    *("url", "distributed_lock", "lock_timeout", "memcached_expire_time", "min_compress_len"),
+    "url",
+    "distributed_lock",
+    "lock_timeout",
+    "memcached_expire_time",
+    "min_compress_len",
 )
 
 

@@ -118,7 +118,7 @@ class Connection(Availability):
                     error = self._expiry(command.__name__, error)
                 error = explained(self, error)
                 forgiven = self._forgives(error, is_sent)
-                result = failures.result(command.__name__, args)
+                result = failures.result_of_failure(command.__name__, args)
                 if self._listeners:
                     self._tell(command, args, result, error, deadline)
                 if not forgiven:

@@ -33,7 +33,7 @@ logger: logging.Logger = logging.getLogger("mcpool_wsgi.client")
 
 _STORING = {"set", "add", "replace", "append", "prepend", "cas"}
 _STORING_MANY = {"set_multi", "add_multi"}
-_FINDING = {"incr", "decr", "touch", "delete"}
+_OF_EXISTING_KEYS = {"incr", "decr", "touch", "delete"}
 
 
 class CommandEvent(NamedTuple):
@@ -97,7 +97,7 @@ def _outcome(
 ) -> tuple[str, int, int, int]:
     """The outcome, the number of keys, hits and misses."""
     if error is not None:
-        if command in _FINDING and isinstance(error, pylibmc.NotFound):
+        if command in _OF_EXISTING_KEYS and isinstance(error, pylibmc.NotFound):
             return "miss", keys, 0, 0
         return "failure" if failures.is_unavailable(error) else "error", keys, 0, 0
     if command in ("get", "gets"):
@@ -109,7 +109,7 @@ def _outcome(
         return "stored" if result else "not stored", keys, 0, 0
     elif command in _STORING_MANY:
         return "not stored" if result else "stored", keys, 0, 0
-    elif command in _FINDING:
+    elif command in _OF_EXISTING_KEYS:
         return "miss" if result is False else "hit", keys, 0, 0
     else:
         return "done", keys, 0, 0

@@ -131,8 +131,8 @@ def without_key(error: Exception) -> str:
     return _key_in_text.sub(": ", str(error), count=1)
 
 
-def result(command: str, args: tuple[Any, ...]) -> Any:
-    """What the *command* of this name returns if memcached has nothing and takes nothing.
+def result_of_failure(command: str, args: tuple[Any, ...]) -> Any:
+    """What the *command* of this name returns if memcached fails, with ``fail_soft``.
 
     :param args: of the command. The first is the client.
     """

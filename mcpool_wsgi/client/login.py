@@ -78,7 +78,7 @@ def explained(client: Any, error: Exception) -> Exception:
         return error
     library = sockets.calibrated()
     code = library.last_error(library.memcached_st(client) or 0) if library is not None else 0
-    text, servers = str(error), ", ".join(map(str, client.addresses))
+    text, servers = str(error), client._shown_addresses
     username, _ = client._credentials
     if code == NO_MECHANISM or text.startswith(f"error {NO_MECHANISM} "):
         why = (

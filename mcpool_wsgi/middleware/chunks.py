@@ -17,8 +17,8 @@ from .files import FileWrapper
 Runner = Callable[..., Any]
 
 
-def running(run: Runner, environ: dict[str, Any], response: Any) -> Any:
-    """The *response* of an app for *environ*, whose code *run* runs."""
+def chunks_run_by(run: Runner, environ: dict[str, Any], response: Any) -> Any:
+    """The *response* of an app for *environ*. *run* runs the code of the app in it."""
     wrapper = environ.get("wsgi.file_wrapper")
     is_file = type(wrapper) is FileWrapper and response is wrapper.wrapped
     if response is None or is_file or type(response) in (list, tuple):

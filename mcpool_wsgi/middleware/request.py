@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..pool import in_request
-from .chunks import running
+from .chunks import chunks_run_by
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -29,4 +29,4 @@ class InRequest:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         run = functools.partial(in_request, environ[self._key])
         response: Any = run(self._app, environ, start_response)
-        return running(run, environ, response)  # type: ignore[no-any-return]
+        return chunks_run_by(run, environ, response)  # type: ignore[no-any-return]

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from ..client import CommandEvent
 from ..pool import Pool
-from .chunks import running
+from .chunks import chunks_run_by
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -89,4 +89,4 @@ class ServerTiming:
 
         run = functools.partial(self._run, timing)
         response: Any = run(self._app, environ, timing_start_response)
-        return running(run, environ, response)  # type: ignore[no-any-return]
+        return chunks_run_by(run, environ, response)  # type: ignore[no-any-return]

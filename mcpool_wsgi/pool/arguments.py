@@ -22,7 +22,7 @@ def master_of(mc: Any) -> Any:
     return mc.clone()
 
 
-def checked_number(n_slots: int) -> int:
+def checked_n_slots(n_slots: int) -> int:
     """*n_slots*.
 
     :raises TypeError: it is no int.

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 from .. import forks
 from ..client import Client
-from .arguments import checked_number, checked_timeout, master_of
+from .arguments import checked_n_slots, checked_timeout, master_of
 from .pool import Pool
 from .slot_queue import SlotQueue
 from .statistics import PoolStats
@@ -60,7 +60,7 @@ class ClientPool(Pool):
         super().__init__(name)
         self.timeout: float = checked_timeout(timeout)
         master = None if mc is None else master_of(mc)
-        size = 0 if mc is None else checked_number(n_slots)
+        size = 0 if mc is None else checked_n_slots(n_slots)
         self._renew(master, size, closed=False)
         forks.reset_in_child(self)
 
@@ -89,7 +89,7 @@ class ClientPool(Pool):
         self._queue = queue
 
     def fill(self, mc: Any, n_slots: int) -> None:
-        n_slots = checked_number(n_slots)
+        n_slots = checked_n_slots(n_slots)
         self._refill(mc)
         self._queue.grow(n_slots)
 

@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Any
 
-from ..client import Client, CommandEvent, Listener, without_key
+from ..client import CommandEvent, Listener, without_key
 
 logger: logging.Logger = logging.getLogger("mcpool_wsgi.pool")
 
@@ -47,7 +47,7 @@ class Outages:
         self._quiet = 0.0  # seconds without a failure that end it
 
     def note_failure(self, master: Any, error: Exception) -> None:
-        """A command of a clone of *master* has failed."""
+        """A command of a clone of *master*, which is a Client, has failed."""
         with self._lock:
             now = monotonic()
             is_first = self._began is None and now - self._last_end >= SAME_OUTAGE
@@ -65,9 +65,8 @@ class Outages:
             )
 
     def _begin(self, master: Any, now: float, is_first: bool) -> None:
-        servers = master.addresses if isinstance(master, Client) else []
-        self._servers = ", ".join(map(str, servers))
-        self._quiet = 0.0 if len(servers) == 1 else master.renewal_interval + 1
+        self._servers = ", ".join(map(str, master.addresses))
+        self._quiet = 0.0 if len(master.addresses) == 1 else master.renewal_interval + 1
         if not is_first:
             self._quiet = max(self._quiet, SAME_OUTAGE)
         self._failures = 0

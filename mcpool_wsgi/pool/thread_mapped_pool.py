@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from .. import forks
 from ..client import Client
-from .arguments import checked_number, master_of
+from .arguments import checked_n_slots, master_of
 from .generations import Generations
 from .pool import Pool
 from .slot_queue import SlotQueue
@@ -66,7 +66,7 @@ class ThreadMappedPool(Pool):
         :param options: those of :class:`~mcpool_wsgi.Client`: ``behaviors``, ``fail_soft`` and so
             on.
         """
-        checked_number(n_slots)
+        checked_n_slots(n_slots)
         return cls(Client(servers, **options), name=name)
 
     def _renew(self, master: Any, closed: bool) -> None:
@@ -75,7 +75,7 @@ class ThreadMappedPool(Pool):
 
     def fill(self, mc: Any, n_slots: int = 1) -> None:
         """Make all clients clones of *mc*. The number is checked, and that is all."""
-        checked_number(n_slots)
+        checked_n_slots(n_slots)
         self._refill(mc)
 
     def relinquish(self) -> Any:

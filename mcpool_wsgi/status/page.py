@@ -70,9 +70,9 @@ def render(report: Mapping[str, Any]) -> Html:
 def _problems(report: Mapping[str, Any]) -> Iterable[str]:
     for pool in report["pools"]:
         for state in pool["states"]:
-            text = pool_section.STATES[state][2]
-            if text:
-                yield f"{pool['name']}: {text}"
+            problem = pool_section.STATES[state].problem
+            if problem:
+                yield f"{pool['name']}: {problem}"
     for server in report["servers"]:
         if server["error"]:
             yield f"memcached {server['address']} does not answer"

@@ -10,22 +10,33 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import drawings, units
 from .markup import Html, heads, html, join
 
 MOST_HOLDERS = 50  # rows
 
-#: What each state is called on a pool, how grave it is, and what the summary says of it. What
-#: changes every second is not in the summary, because a screen reader reads each change aloud.
+
+class State(NamedTuple):
+    """How the page shows a state of a pool."""
+
+    #: What the badge of the pool says.
+    badge: str
+    #: How grave it is: ``bad`` or ``warn``.
+    kind: str
+    #: What the summary says. Empty if it changes every second: a screen reader reads each change
+    #: of the summary aloud.
+    problem: str = ""
+
+
 STATES = {
-    "timeouts": ("timeouts", "bad", "requests got no client in the last minute"),
-    "failures": ("memcached fails", "bad", "commands failed in the last minute"),
-    "closed": ("closed", "bad", "the pool is closed"),
-    "empty": ("no slots", "warn", "the pool has no slots yet"),
-    "waiting": ("threads wait", "warn", ""),
-    "full": ("all slots in use", "warn", ""),
+    "timeouts": State("timeouts", "bad", "requests got no client in the last minute"),
+    "failures": State("memcached fails", "bad", "commands failed in the last minute"),
+    "closed": State("closed", "bad", "the pool is closed"),
+    "empty": State("no slots", "warn", "the pool has no slots yet"),
+    "waiting": State("threads wait", "warn"),
+    "full": State("all slots in use", "warn"),
 }
 
 
@@ -50,7 +61,7 @@ def section(number: int, pool: Mapping[str, Any]) -> Html:
 
 def _badges(states: Iterable[str]) -> Html:
     badges = [
-        html('<span class="badge $kind">$text</span>', kind=STATES[it][1], text=STATES[it][0])
+        html('<span class="badge $kind">$text</span>', kind=STATES[it].kind, text=STATES[it].badge)
         for it in states
     ]
     return join(badges, " ") or html('<span class="badge ok">works</span>')
