@@ -19,7 +19,9 @@ programs. It is safe in any number of threads, greenlets and processes, and it c
 before a fork.
 
 In a request behind :class:`~mcpool_wsgi.MemcachedPoolMiddleware` with the same pool, it uses
-the client of the request. So a request never needs two clients.
+the client of the request. So a request never needs two clients. Make the first
+:class:`PooledClient` of a pool before the first request: a request that began earlier does not
+say which client it has.
 
 If no client comes free in time, a command raises :exc:`~mcpool_wsgi.PoolTimeout`, with
 ``fail_soft`` as well.

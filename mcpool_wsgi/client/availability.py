@@ -54,7 +54,7 @@ LOGIN_INTERVAL = 1.0
 class Availability(_Base):
     """A :class:`pylibmc.Client` that remembers a failure of its servers."""
 
-    #: Called without arguments when a command could not reach memcached.
+    #: Called without arguments when memcached could not do a command.
     on_connection_failure: Callable[[], None] | None = None
 
     _on_failure: Callable[[Exception], None] | None = None  # the pool's

@@ -158,7 +158,8 @@ class Connection(Availability):
         tell(self._listeners, command.__name__, args[1:], result, error, seconds, self.addresses)
 
     def observe(self, listener: Listener) -> Callable[[], None]:
-        """Call *listener* after each command, with a :class:`~mcpool_wsgi.CommandEvent`.
+        """Call *listener* after each command of this client and of its clones, with a
+        :class:`~mcpool_wsgi.CommandEvent`.
 
         :return: a function that ends it.
         :raises TypeError: *listener* cannot be called.

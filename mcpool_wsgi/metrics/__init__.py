@@ -27,7 +27,7 @@ in the form of Prometheus. A connection is a client. The exception is
                                             by ``db_operation_name``
 ``mcpool_misses_total``                     keys that they did not find, likewise
 ``mcpool_failures_total``                   commands that memcached could not do
-``mcpool_up``                               1 if the last command reached memcached, 0 if not
+``mcpool_up``                               1 if memcached could do the last command, 0 if not
 ``db_client_connection_wait_time_seconds``  histogram of the time that reservations waited, with
                                             those that timed out and those that did not wait
 ``db_client_connection_timeouts_total``     reservations that timed out

@@ -34,7 +34,7 @@ class Commands(NamedTuple):
     #: By command and class of the error, or ``""``: how many ended within each of
     #: :data:`BOUNDS`, and not within the one before, and then the three sums.
     rows: dict[tuple[str, str], list[float]]
-    #: Whether the last one reached memcached. None if there was none.
+    #: Whether memcached could do the last one. None if there was none.
     up: bool | None
 
     @property

@@ -91,7 +91,7 @@ class LentClient(BorrowedCommands, Reservation):
 
     @property
     def on_connection_failure(self) -> Callable[[], None] | None:
-        """Called without arguments when a command could not reach memcached."""
+        """Called without arguments when memcached could not do a command."""
         notice: Callable[[], None] | None = self._use().on_connection_failure
         return notice
 
