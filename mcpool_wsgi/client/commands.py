@@ -116,7 +116,7 @@ class Commands(KeyCommands):
     ) -> None:
         """Add *delta* to the numbers under all of *keys*.
 
-        :raises pylibmc.NotFound: one is not there. The others are counted on.
+        :raises pylibmc.NotFound: one is not there. The others are incremented.
         """
         # One by one, as pylibmc sends them: of several it does not say which failed.
         errors = []
