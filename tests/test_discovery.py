@@ -565,9 +565,9 @@ def test_wrong_arguments_are_refused(endpoint: Endpoint, mc: Client) -> None:
     with pytest.raises(TypeError, match=r"set_servers\(\)"):
         Discovery(pylibmc.ClientPool(mc, 1), "cache")
     for seconds in (0, -1, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=f"more than 0, not {seconds}"):
+        with pytest.raises(ValueError, match=f"positive number of seconds, not {seconds}"):
             Discovery(pool, "cache", interval=seconds)
-        with pytest.raises(ValueError, match=f"more than 0, not {seconds}"):
+        with pytest.raises(ValueError, match=f"positive number of seconds, not {seconds}"):
             Discovery(pool, "cache", timeout=seconds)
     no_port = ("cache:port", "cache:0", "cache:65536")
     for address in ("", "/run/memcached.sock", "http://cache", "cache:1:2", *no_port):

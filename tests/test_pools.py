@@ -199,7 +199,7 @@ def test_wrong_arguments_are_refused_at_construction(mc: Client) -> None:
             ClientPool(mc, 4, timeout=bad)
         with pytest.raises(ValueError, match="seconds"):
             ClientPool(mc, 4).reserve(timeout=bad)
-    for no_timeout in (None, "5"):
+    for no_timeout in (None, "5", True):
         with pytest.raises(TypeError, match="seconds"):
             ClientPool(mc, 4, timeout=no_timeout)  # type: ignore[arg-type]
 

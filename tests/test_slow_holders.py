@@ -125,7 +125,7 @@ def test_thread_ends_with_the_pool(mc: Client) -> None:
 
 @pytest.mark.parametrize("wrong", [0, -1, float("nan"), float("inf")])
 def test_wrong_seconds(mc: Client, wrong: float) -> None:
-    with pytest.raises(ValueError, match="slow_after must be more than 0 seconds, not"):
+    with pytest.raises(ValueError, match="slow_after must be a positive number of seconds, not"):
         MemcachedPoolMiddleware(lambda *_: [], ClientPool(mc, 1), slow_after=wrong)
 
 

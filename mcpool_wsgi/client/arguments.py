@@ -8,7 +8,7 @@ and fails late on a text that is no address. So each argument is checked before 
 
 from __future__ import annotations
 
-import math
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -49,16 +49,18 @@ def checked_number(
     return exact
 
 
-def checked_seconds(name: str, seconds: Any) -> float:
+def checked_seconds(name: str, seconds: Any, *, zero: bool = False) -> float:
     """*seconds*, the argument of this *name*, as a positive and finite number.
 
+    :param zero: whether it may be 0.
     :raises TypeError: it is no number.
-    :raises ValueError: it is not positive, or not finite.
+    :raises ValueError: it is negative, 0, or not finite.
     """
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {seconds!r}")
-    if not 0 < seconds < math.inf:
-        raise ValueError(f"{name} must be a positive number of seconds, not {seconds!r}")
+    if not 0 <= seconds <= threading.TIMEOUT_MAX or not (seconds or zero):
+        wanted = "finite number of seconds, 0 or more" if zero else "positive number of seconds"
+        raise ValueError(f"{name} must be a {wanted}, not {seconds!r}")
     return float(seconds)
 
 

@@ -31,16 +31,15 @@ def empty_key(key: Key) -> InvalidKey:
 def missing_number(key: Key) -> Exception:
     """For ``incr`` and ``decr``."""
     return pylibmc.NotFound(  # type: ignore[no-any-return]
-        f"there is no memcached key {shown(key)} to count on: store a number first, with"
-        " add(key, 0) for one"
+        f"there is no memcached key {shown(key)} to increment or decrement: store a number first,"
+        " for example with add(key, 0)"
     )
 
 
 def no_number(key: Key) -> Exception:
     """For ``incr`` and ``decr``."""
     return pylibmc.ClientError(  # type: ignore[no-any-return]
-        f"the value of memcached key {shown(key)} is no number to count on: store an int from 0 to"
-        " 2**64 - 1"
+        f"the value of memcached key {shown(key)} is no number: store an int from 0 to 2**64 - 1"
     )
 
 

@@ -65,15 +65,15 @@ class KeyRule:
             raise InvalidKey(
                 key,
                 f"has {len(raw)} bytes where {self._longest} are allowed: send a hash of it,"
-                " hashlib.sha256(key).hexdigest() for one",
+                " for example hashlib.sha256(key).hexdigest()",
             )
         if not self._binary:
             bad = _forbidden_byte(raw)
             if bad:
                 raise InvalidKey(
                     key,
-                    f"has the byte {bad[0]!r} in it, which ends a key: quote the key, with"
-                    " urllib.parse.quote() for one, or send a hash of it",
+                    f"has the byte {bad[0]!r} in it, which ends a key: quote the key, for"
+                    " example with urllib.parse.quote(), or send a hash of it",
                 )
         return raw
 

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from .. import forks
+from ..client import checked_seconds
 from .answer import Answer
 from .sources import source_of
 
@@ -71,15 +72,11 @@ class Discovery:
         if not callable(getattr(pool, "set_servers", None)):
             raise TypeError(f"pool must have a method set_servers(), and {pool!r} has none")
         self._source = source_of(source, resolver)
-        seconds = {"interval": interval, "min_interval": min_interval, "timeout": timeout}
-        for name, number in seconds.items():
-            if not 0 < number <= threading.TIMEOUT_MAX:
-                raise ValueError(f"{name} must be a number of seconds more than 0, not {number}")
         self._pool = pool
         self._name = source
-        self._interval = interval
-        self._min_interval = min(min_interval, interval)
-        self._timeout = timeout
+        self._interval = checked_seconds("interval", interval)
+        self._min_interval = min(checked_seconds("min_interval", min_interval), self._interval)
+        self._timeout = checked_seconds("timeout", timeout)
         self._wait = interval  # seconds from one question to the next
         self._answer: Answer | None = None  # the one whose servers the pool was given
         self._failing = False

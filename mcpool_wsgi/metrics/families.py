@@ -54,7 +54,7 @@ def _of_commands(pools: list[Figures]) -> Iterator[Metric]:
     hits = _counter("mcpool_hits", "Keys that reads found.", OPERATION)
     misses = _counter("mcpool_misses", "Keys that reads did not find.", OPERATION)
     failures = _counter("mcpool_failures", "Commands that memcached could not do.")
-    up = _gauge("mcpool_up", "Whether the last command reached memcached.")
+    up = _gauge("mcpool_up", "Whether memcached could do the last command.")
     for name, stats, _, commands in pools:
         for (command, error_type), (*counts, seconds, found, not_found) in commands.rows.items():
             labels = ["memcached", name, command, error_type]

@@ -15,6 +15,7 @@ import weakref
 from typing import Any, Callable
 
 from .. import forks
+from ..client import checked_seconds
 from ..pool import Pool
 
 LOOKS = 4  # per slow_after
@@ -29,12 +30,8 @@ class SlowHolders:
     """
 
     def __init__(self, pool: Pool, seconds: float) -> None:
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-            raise TypeError(f"slow_after is a number of seconds, not {seconds!r}")
-        if not 0 < seconds <= threading.TIMEOUT_MAX:
-            raise ValueError(f"slow_after must be more than 0 seconds, not {seconds}")
         self._find_pool = weakref.ref(pool)
-        self._seconds = seconds
+        self._seconds = checked_seconds("slow_after", seconds)
         self._process: forks.Process | None = None
 
     def watching(self, reserve: Callable[[], Any]) -> Callable[[], Any]:

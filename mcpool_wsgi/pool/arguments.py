@@ -8,7 +8,6 @@ What a pool is made with.
 from __future__ import annotations
 
 import operator
-import threading
 from typing import Any
 
 
@@ -38,16 +37,3 @@ def checked_n_slots(n_slots: int) -> int:
             " serve requests"
         )
     return number
-
-
-def checked_timeout(timeout: float) -> float:
-    """*timeout*, in seconds.
-
-    :raises TypeError: it is no number.
-    :raises ValueError: it is negative or not finite.
-    """
-    if not isinstance(timeout, (int, float)):
-        raise TypeError(f"timeout is a number of seconds, not {timeout!r}")
-    if not 0 <= timeout <= threading.TIMEOUT_MAX:
-        raise ValueError(f"timeout must be a finite number of seconds, 0 or more, not {timeout}")
-    return timeout

@@ -25,8 +25,8 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from .. import forks
-from ..client import Client
-from .arguments import checked_n_slots, checked_timeout, master_of
+from ..client import Client, checked_seconds
+from .arguments import checked_n_slots, master_of
 from .pool import Pool
 from .slot_queue import SlotQueue
 from .statistics import PoolStats
@@ -58,7 +58,7 @@ class ClientPool(Pool):
         name: str | None = None,
     ) -> None:
         super().__init__(name)
-        self.timeout: float = checked_timeout(timeout)
+        self.timeout: float = checked_seconds("timeout", timeout, zero=True)
         master = None if mc is None else master_of(mc)
         size = 0 if mc is None else checked_n_slots(n_slots)
         self._renew(master, size, closed=False)

@@ -30,8 +30,8 @@ from types import TracebackType
 from typing import Any, Callable, TypeVar
 
 from .. import forks
-from ..client import Client, Listener, observe
-from .arguments import checked_timeout, master_of
+from ..client import Client, Listener, checked_seconds, observe
+from .arguments import master_of
 from .generations import Generations
 from .holders import Holder, find_holders
 from .lent_client import LentClient, reservation_classes
@@ -97,7 +97,7 @@ class Pool:
             reservation._pool = self
             reservation._client = NOT_RESERVED
         if timeout is not None:
-            reservation.wait_at_most(checked_timeout(timeout))
+            reservation.wait_at_most(checked_seconds("timeout", timeout, zero=True))
         if not block:
             reservation.wait_at_most(0)
         return reservation

@@ -46,8 +46,8 @@ NOT_RESERVED: Any = _NoClient(
 )
 RELEASED: Any = _NoClient(
     ClientReleased,
-    "this client went back to its pool when its request or its with block ended: reserve another"
-    " one, with pool.reserve() as mc, where you need it",
+    "this client was released, early or at the end of its request or its with block: reserve"
+    " another one, with pool.reserve() as mc, where you need it",
 )
 
 

@@ -198,7 +198,7 @@ class SlotQueue:
                 self.release(slot)
             raise
         if self.closed:
-            raise PoolClosed("the pool is closed") from None
+            raise PoolClosed(f"{self.name} is closed") from None
         waited = monotonic() - began
         is_first = self._statistics.note_wait(waited, timed_out=slot is None)
         if slot is not None:
