@@ -16,7 +16,7 @@ from interrupts import INTERRUPTS, interrupted_everywhere, tracing
 from orders import Scheduler, Stepped, SteppedWaiter, explore, step
 
 from mcpool_wsgi import ClientPool, PoolClosed, PoolTimeout, ThreadMappedPool
-from mcpool_wsgi.pool import Reservation, slot_queue
+from mcpool_wsgi.pool import Reservation, slot_queue, timeouts
 
 
 class FakeClient:
@@ -29,7 +29,7 @@ class FakeClient:
 @pytest.fixture(autouse=True)
 def _quick_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time-outs of thousands of pools do not look for holders, which takes milliseconds."""
-    monkeypatch.setattr(slot_queue.SlotQueue, "_longest_holders", lambda queue: [])
+    monkeypatch.setattr(timeouts, "find_holders", lambda slots: [])
 
 
 # -- Every order of the steps

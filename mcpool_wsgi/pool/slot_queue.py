@@ -36,7 +36,6 @@ this package cannot reach a connection after its slot was replaced.
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import threading
 import weakref
@@ -45,16 +44,11 @@ from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Any
 
-from ..errors import PoolClosed, PoolTimeout
+from ..errors import PoolClosed
 from .generations import Generations
-from .holders import Holder, find_holders
 from .slots import Slot
 from .statistics import Statistics
-
-logger: logging.Logger = logging.getLogger("mcpool_wsgi.pool")
-
-HOLDERS_LOGGED = 12  # by the first time-out of many
-HOLDERS_KEPT = 1.0  # seconds for which time-outs tell of the same holders
+from .timeouts import Timeouts
 
 
 class Waiter:
@@ -97,14 +91,13 @@ class SlotQueue:
         size: float = math.inf,
     ) -> None:
         self.name: str = name
-        self._holders: list[Holder] = []
-        self._holders_until = 0.0
         self.generations: Generations = generations
         self.idle: deque[Slot] = deque()
         self.waiters: deque[Waiter] = deque()
         self.size: float = size
         self.closed: bool = False
         self._statistics = statistics
+        self._timeouts = Timeouts(name)
         self._slots: dict[int, weakref.ref[Slot]] = {}
         self._find_self = weakref.ref(self)
         # For making slots only. Reentrant, because a finaliser may run at any moment.
@@ -203,32 +196,7 @@ class SlotQueue:
         is_first = self._statistics.note_wait(waited, timed_out=slot is None)
         if slot is not None:
             return slot
-        if not self.size:
-            raise PoolTimeout(f"{self.name} has no slots: fill(mc, n_slots) makes some") from None
-        holders = self._longest_holders()
-        if is_first:
-            logger.warning(
-                "%s: no client came free within %.3g s; %d of %d are in use",
-                self.name,
-                waited,
-                len(holders),
-                self.size,
-            )
-            for holder in holders[:HOLDERS_LOGGED]:
-                logger.warning("%s: a client is held for %s", self.name, holder)
-        longest = f"; the longest for {holders[0]}" if holders else ""
-        raise PoolTimeout(
-            f"no client of {self.name} came free within {timeout} s: {len(holders)} of"
-            f" {self.size} are in use{longest}"
-        ) from None
-
-    def _longest_holders(self) -> list[Holder]:
-        # To find them takes milliseconds, and in an outage there may be thousands of time-outs.
-        now = monotonic()
-        if now >= self._holders_until:
-            self._holders_until = now + HOLDERS_KEPT
-            self._holders = find_holders(self.in_use())
-        return self._holders
+        raise self._timeouts.error(self.in_use, self.size, timeout, waited, is_first) from None
 
     def _last_chance(self, waiter: Waiter) -> Slot | None:
         """The slot of *waiter*, if an interrupt kept another thread from assigning it."""

@@ -1,0 +1,74 @@
+"""
+Time-outs
+=========
+
+What a reservation says if no client came free in time: who holds the clients, the longest first.
+The first time-out of many also logs it.
+"""
+
+from __future__ import annotations
+
+import logging
+from time import monotonic
+from typing import Callable
+
+from ..errors import PoolTimeout
+from .holders import Holder, find_holders
+from .slots import Slot
+
+logger: logging.Logger = logging.getLogger("mcpool_wsgi.pool")
+
+HOLDERS_LOGGED = 12  # by the first time-out of many
+HOLDERS_KEPT = 1.0  # seconds for which time-outs tell of the same holders
+
+
+class Timeouts:
+    """The time-outs of a queue.
+
+    :param name: of the pool.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._holders: list[Holder] = []
+        self._holders_until = 0.0
+
+    def error(
+        self,
+        in_use: Callable[[], list[Slot]],
+        size: float,
+        timeout: float,
+        waited: float,
+        is_first: bool,
+    ) -> PoolTimeout:
+        """The error of a reservation that has *waited*, of *timeout* seconds.
+
+        :param in_use: returns the slots that are reserved, of *size* slots.
+        :param is_first: whether to log it.
+        """
+        if not size:
+            return PoolTimeout(f"{self._name} has no slots: fill(mc, n_slots) makes some")
+        holders = self._longest_holders(in_use)
+        if is_first:
+            logger.warning(
+                "%s: no client came free within %.3g s; %d of %d are in use",
+                self._name,
+                waited,
+                len(holders),
+                size,
+            )
+            for holder in holders[:HOLDERS_LOGGED]:
+                logger.warning("%s: a client is held for %s", self._name, holder)
+        longest = f"; the longest for {holders[0]}" if holders else ""
+        return PoolTimeout(
+            f"no client of {self._name} came free within {timeout} s: {len(holders)} of"
+            f" {size} are in use{longest}"
+        )
+
+    def _longest_holders(self, in_use: Callable[[], list[Slot]]) -> list[Holder]:
+        # To find them takes milliseconds, and in an outage there may be thousands of time-outs.
+        now = monotonic()
+        if now >= self._holders_until:
+            self._holders_until = now + HOLDERS_KEPT
+            self._holders = find_holders(in_use())
+        return self._holders
