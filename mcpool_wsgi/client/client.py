@@ -26,7 +26,7 @@ What it adds:
 -   **Every command ends** within ``command_timeout``.
 -   **A fork is harmless.** In a child process the client works on a connection of the
     child's own and leaves the parent's alone.
--   **Pickle is optional** (:mod:`mcpool_wsgi.client.values`).
+-   **Pickle is optional** (:mod:`mcpool_wsgi.client.without_pickle`).
 
 With ``fail_soft`` an outage of memcached is a miss:
 
@@ -74,7 +74,7 @@ from .arguments import check_for_login, checked_seconds, checked_servers
 from .behaviors import completed, normalized
 from .commands import Commands
 from .keys import KeyRule
-from .values import Serializer, reads_pickle, without_pickle
+from .without_pickle import Serializer, reads_pickle, without_pickle
 
 _Self = TypeVar("_Self", bound="Client")
 _Kind = TypeVar("_Kind")

@@ -2,47 +2,22 @@
 Values
 ======
 
-What may be stored, and how it is written.
-
-pylibmc stores ``bytes``, ``str``, ``int`` and ``bool`` as they are, and pickles all other
-values. Reading a pickle can run code, so whoever can write to memcached can run code in the app.
-With ``allow_pickle=False`` a client stores ``str``, ``bytes``, ``int``, ``bool`` and
-``float``, and reads nothing that is pickled. With a ``serializer`` it stores what that can
-write (:mod:`json` for example), and reads nothing that is pickled either.
+What the C code can store, and how it is written.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeVar
-
-import _pylibmc
-import pylibmc
-
-from ..errors import PickleForbidden
+from typing import Any
 
 #: From this length in bytes on, zlib's lengths in the C code overflow.
 TOO_LONG_TO_COMPRESS = 2**32
 #: Types that the C code handles rightly whatever the value is.
 PLAIN = frozenset({str, bytes, bool, type(None), float, dict, list, tuple})
 
-_PICKLE, _INTEGER, _LONG, _TEXT = 1, 2, 4, 16  # flags of pylibmc
-_TYPES = _PICKLE | _INTEGER | _LONG | _TEXT
-# pylibmc knows neither of these, so a client of its own refuses to read them.
-_FLOAT = _TEXT | _INTEGER
-_SERIALIZED = _TEXT | _LONG
 _SMALL = 2**64
 
-_Class = TypeVar("_Class", bound=type)
 
-
-class Serializer(Protocol):
-    """An object with ``dumps`` and ``loads``, like the module :mod:`json`."""
-
-    def dumps(self, value: Any, /) -> str | bytes: ...
-    def loads(self, data: Any, /) -> Any: ...
-
-
-class _LargeInt:
+class LargeInt:
     """A number so long that it has no decimal form, as pickle writes it."""
 
     def __init__(self, number: int) -> None:
@@ -66,94 +41,8 @@ def storable(value: Any) -> Any:
     try:
         str(exact)
     except ValueError:
-        return _LargeInt(exact)
+        return LargeInt(exact)
     return exact
-
-
-class _WithoutPickle:
-    """Overrides how a client writes and reads values."""
-
-    __slots__ = ()
-
-    _serializer: Serializer | None
-
-    def serialize(self, value: Any) -> tuple[bytes, int]:
-        """``(data, flags)`` of *value*.
-
-        :raises PickleForbidden: *value* needs pickle.
-        """
-        if isinstance(value, bytes):
-            return bytes.__getitem__(value, slice(None)), 0
-        if isinstance(value, str):
-            return str.encode(value), _TEXT
-        if isinstance(value, bool):
-            return (b"1" if value else b"0"), _INTEGER
-        value = storable(value)
-        if isinstance(value, _LargeInt):
-            raise PickleForbidden("is an int with too many digits")
-        if isinstance(value, int):
-            return str(value).encode(), _LONG
-        if self._serializer is not None:
-            data = self._serializer.dumps(value)
-            return (data.encode() if isinstance(data, str) else bytes(data)), _SERIALIZED
-        if isinstance(value, float):
-            return float.__repr__(value).encode(), _FLOAT
-        raise PickleForbidden(f"is a {type(value).__name__}, which needs pickle")
-
-    def deserialize(self, data: bytes | None, flags: int) -> Any:
-        """The value of *data* and *flags*.
-
-        :raises PickleForbidden: it is pickled. Nothing of it is read.
-        """
-        data = b"" if data is None else data  # as the C code gives what is empty
-        kind = flags & _TYPES
-        if kind == 0:
-            return data
-        if kind == _TEXT:
-            return data.decode()
-        if kind == _LONG:
-            return int(data)
-        if kind == _INTEGER:
-            return data == b"1" if data in (b"0", b"1") else int(data)
-        if kind == _FLOAT:
-            return float(data)
-        if kind == _SERIALIZED and self._serializer is not None:
-            return self._serializer.loads(data)
-        if kind == _PICKLE:
-            raise PickleForbidden("is pickled, and this client reads no pickles")
-        raise pylibmc.Error(f"unknown memcached key flags {flags}")
-
-
-_without_pickle: dict[type, type] = {}
-
-
-def reads_pickle(client: object) -> bool:
-    """Whether *client* reads what is pickled."""
-    return not isinstance(client, _WithoutPickle)
-
-
-def without_pickle(client_class: _Class) -> _Class:
-    """*client_class* with the methods above.
-
-    It is a class of its own, because the C code is faster where a client's class has none
-    of them.
-
-    :raises TypeError: *client_class* has a ``serialize()`` or ``deserialize()`` already.
-    """
-    if issubclass(client_class, _WithoutPickle):
-        return client_class
-    found = _without_pickle.get(client_class)
-    if found is None:
-        for name in ("serialize", "deserialize"):
-            if getattr(client_class, name) is not getattr(_pylibmc.client, name):
-                raise TypeError(
-                    f"{client_class.__name__} has a {name}() of its own, which allow_pickle=False"
-                    " and serializer would replace"
-                )
-        found = type(client_class.__name__, (_WithoutPickle, client_class), {"__slots__": ()})
-        found.__module__ = client_class.__module__
-        _without_pickle[client_class] = found
-    return found  # type: ignore[return-value]
 
 
 class NativeMethod:
