@@ -38,6 +38,7 @@ thread makes the value itself.
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 try:
@@ -47,6 +48,7 @@ except ImportError as _error:
         "mcpool_wsgi.caches.dogpile needs dogpile.cache: pip install 'mcpool-wsgi[dogpile]'"
     ) from _error
 
+from ..client import CommandEvent
 from ..pool import Pool
 from ..pooled import PooledClient
 from .options import pooled_client
@@ -115,8 +117,16 @@ class _LockClient:
         self.delete = client.delete
 
     def add(self, key: str, value: object, time: int) -> bool:
-        failures = self._failures()
-        return self._client.add(key, value, time) or self._failures() > failures
+        failures: list[CommandEvent] = []
+        thread = threading.get_ident()
 
-    def _failures(self) -> int:
-        return self._client.pool.stats().failures
+        def note(event: CommandEvent) -> None:
+            # A command of another thread may fail at the same time.
+            if event.outcome == "failure" and threading.get_ident() == thread:
+                failures.append(event)
+
+        stop = self._client.pool.observe(note)
+        try:
+            return self._client.add(key, value, time) or bool(failures)
+        finally:
+            stop()

@@ -147,6 +147,35 @@ def test_outage_with_fail_soft_does_not_wait_for_the_lock(mortal: Mortal) -> Non
         in_thread(lambda: region.get_or_create("key", lambda: 5))
 
 
+def test_lock_is_not_acquired_because_a_command_of_another_thread_fails(
+    address: str, mortal: Mortal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two servers one is down, and the lock is on the other one."""
+    region = make_region(
+        url=[address, mortal.address],
+        fail_soft=True,
+        distributed_lock=True,
+        lock_timeout=30,
+        behaviors={"ketama": False, "remove_failed": 1000, "dead_timeout": 1},
+    )
+    backend = region.backend
+    mortal.kill()
+    with backend.pool.reserve() as mc:
+        here = next(key for key in map(str, range(99)) if mc.set(f"_lock{key}", 1))
+        gone = next(key for key in map(str, range(99)) if not mc.set(key, 1))
+    add = Client.add
+
+    def fail_meanwhile(client: Client, *args: Any) -> bool:
+        added = add(client, *args)
+        in_thread(lambda: backend.get(gone))
+        return added
+
+    monkeypatch.setattr(Client, "add", fail_meanwhile)
+    failures = backend.pool.stats().failures
+    assert not backend.get_mutex(here).acquire(wait=False)
+    assert backend.pool.stats().failures > failures
+
+
 def test_outage_without_fail_soft_is_an_error(mortal: Mortal) -> None:
     region = make_region(url=mortal.address, distributed_lock=True)
     mortal.kill()
