@@ -527,6 +527,32 @@ def test_credentials_go_to_the_servers_of_a_source(source: str, address: str) ->
     assert authenticates_with(client, "me", "secret")
 
 
+@pytest.mark.parametrize("answers", [True, False])
+def test_credentials_go_to_the_servers_that_a_pool_follows(
+    source: str,
+    address: str,
+    answers: bool,
+    pools: list[Any],
+    system_names: Nameserver,
+    tmp_path: Path,
+) -> None:
+    if not answers:
+        system_names.fails_with = {"A": dns.rcode.SERVFAIL}
+    load(tmp_path, f"servers = {source}\nsize = 2\nusername = me\npassword = secret")
+    load(tmp_path, f"servers = {source}\npool = thread-mapped\nusername = me\npassword = secret")
+    names = {"SERVERS": source, "USERNAME": "me", "PASSWORD": "secret"}
+    pool_from_environ(2, {f"MEMCACHED_{name}": text for name, text in names.items()})
+    pool_from_url(f"memcached://me:secret@{source}", 2)
+    assert len(pools) == 4
+    for pool in pools:
+        with pool, pool.reserve() as mc:
+            assert mc.addresses == [address if answers else f"/dev/null/{source}"]
+            assert authenticates_with(pool.master, "me", "secret")
+            if not answers:
+                with pytest.raises(pylibmc.Error, match="/dev/null/dns"):
+                    mc.get("key")
+
+
 def test_client_of_a_source_that_does_not_answer_is_an_error(system_names: Nameserver) -> None:
     system_names.fails_with = {"A": dns.rcode.SERVFAIL}
     with pytest.raises(OSError, match="SERVFAIL"):

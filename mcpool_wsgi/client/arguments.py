@@ -26,6 +26,9 @@ LARGEST_CAS = 2**63 - 1
 #: The largest ``min_compress_len``, in bytes.
 LARGEST_LENGTH = 2**31 - 1
 
+#: A path that begins like this cannot exist. A client of it fails at once.
+NOWHERE = "/dev/null/"
+
 _SERVER = "'host', 'host:port', '[IPv6]:port' or '/path/to/socket', with a port of 1 to 65535"
 
 
@@ -87,7 +90,8 @@ def check_for_login(servers: Iterable[Any]) -> None:
     """
     for server in servers:
         kind = server[0] if isinstance(server, tuple) else translate_server_spec(server)[0]
-        if kind != pylibmc.server_type_tcp:
+        is_nowhere = isinstance(server, str) and server.startswith(NOWHERE)
+        if kind != pylibmc.server_type_tcp and not is_nowhere:
             raise ValueError(
                 f"a username needs servers like 'host:port', not {server!r}: libmemcached logs in"
                 " over TCP only"

@@ -12,7 +12,7 @@ from typing import Any, Callable, TypeVar
 
 import pylibmc
 
-from ..client import Client
+from ..client import NOWHERE, Client
 from ..discovery import Discovery, is_source, look_up
 from ..pool import Pool
 from .options import ADDRESS, CLIENT, part
@@ -27,9 +27,9 @@ def pool_for(
     source = options["servers"][0]
     if not is_source(source):
         return make_pool(client_for(options, behaviors))
-    # Until the source answers: a path that cannot exist, so that a command fails at once.
-    nowhere = f"/dev/null/{source}"
-    pool = make_pool(client_for({**options, "servers": [nowhere]}, behaviors))
+    # Until the source answers, a command fails at once.
+    client = client_for({**options, "servers": [f"{NOWHERE}{source}"]}, behaviors)
+    pool = make_pool(client)
     Discovery(pool, source).start()
     return pool
 
