@@ -290,6 +290,10 @@ def test_other_urls_are_refused_and_not_shown(url: str) -> None:
         ("servers=other", "^unknown option 'servers'"),
         ("lazy=true", "^unknown option 'lazy'"),
         ("hash=hsieh", "^libmemcached refuses an option: .*hash"),
+        ("namespace=a%20b", "^the behavior namespace is wrong: .* has the byte b' '"),
+        (f"namespace={300 * 'n'}", "^the behavior namespace is wrong: .* has 300 bytes"),
+        ("namespace=%C3%BC", "^the behavior namespace is wrong: "),
+        ("namespace=", "^libmemcached refuses an option: .*namespace"),
         ("pickle_protocol=99", "^pickle_protocol must be 0 to [5-9], not '99'$"),
     ],
 )
