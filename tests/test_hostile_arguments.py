@@ -6,6 +6,8 @@ import enum
 import json
 import math
 import pickle
+import random
+import signal
 from pathlib import Path
 from typing import Any, Callable
 
@@ -639,6 +641,65 @@ def test_integers_come_back_equal(address: str, value: Any) -> None:
                 assert type(found) is int
         data, flags = mc.serialize(value)
         assert mc.deserialize(data, flags) == equal
+
+    succeeds(in_child(work))
+
+
+WRITES: list[Callable[[Client], object]] = [
+    lambda mc: mc.set("key", 5),
+    lambda mc: mc.set_multi({"key": 5}),
+    lambda mc: mc.cas("key", 5, 1),
+    lambda mc: mc.serialize(5),
+]
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("write", WRITES, ids=["set", "set_multi", "cas", "serialize"])
+def test_signal_handler_raises_while_an_integer_is_written(
+    address: str, write: Callable[[Client], object]
+) -> None:
+    """pylibmc writes it with a function of Python that runs signal handlers."""
+
+    class Alarm(BaseException):
+        pass
+
+    def handler(*_: object) -> None:
+        raise Alarm
+
+    def work() -> None:
+        mc = Client([address], {"cas": True})
+        mc.set("key", 1)
+        signal.signal(signal.SIGALRM, handler)
+        dice = random.Random(20090920)
+
+        def write_until_the_alarm() -> None:
+            signal.setitimer(signal.ITIMER_REAL, dice.uniform(1e-6, 2e-4))
+            while True:
+                write(mc)
+
+        for _ in range(3000):
+            with pytest.raises(Alarm):
+                write_until_the_alarm()
+
+    succeeds(in_child(work))
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("write", WRITES, ids=["set", "set_multi", "cas", "serialize"])
+def test_integer_is_written_at_the_recursion_limit(
+    address: str, write: Callable[[Client], object]
+) -> None:
+    def work() -> None:
+        mc = Client([address], {"cas": True})
+        mc.set("key", 5)
+
+        def write_deeper_and_deeper() -> None:
+            write(mc)
+            write_deeper_and_deeper()
+
+        with pytest.raises(RecursionError):
+            write_deeper_and_deeper()
+        assert mc.get("key") == 5
 
     succeeds(in_child(work))
 

@@ -20,7 +20,7 @@ from .arguments import LARGEST_TIME, checked_number
 from .failures import MISS
 from .key_commands import KeyCommands, check_compression
 from .keys import AnyKey, Key, encoded
-from .values import storable
+from .values import storable, writing_ints
 
 SHORTEST_LIMIT = 0.001  # seconds
 _control_character = re.compile(rb"[\x00-\x1f\x7f]").search
@@ -98,6 +98,8 @@ class Commands(KeyCommands):
     ) -> list[AnyKey]:
         named = self._prefixed(mapping, key_prefix)
         values = {raw: storable(mapping[key]) for raw, key in named.items()}
+        if int in map(type, values.values()):
+            command = writing_ints(command)
         if time:
             time = checked_number("time", time, LARGEST_TIME)
         if min_compress_len or compress_level != -1:

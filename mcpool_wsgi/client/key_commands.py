@@ -36,9 +36,10 @@ from .values import (
     PLAIN,
     TOO_LONG_TO_COMPRESS,
     NativeMethod,
-    check_deserialized,
-    check_serialized,
+    deserialize,
+    serialize,
     storable,
+    writing_ints,
 )
 
 _Self = TypeVar("_Self", bound="KeyCommands")
@@ -51,8 +52,8 @@ class KeyCommands(Connection):
 
     _rule: KeyRule
 
-    serialize: Any = NativeMethod(native.serialize, check_serialized)
-    deserialize: Any = NativeMethod(native.deserialize, check_deserialized)
+    serialize: Any = NativeMethod(native.serialize, serialize)
+    deserialize: Any = NativeMethod(native.deserialize, deserialize)
 
     @property
     def _has_cas(self) -> bool:
@@ -158,8 +159,10 @@ class KeyCommands(Connection):
         cas = checked_number("cas", cas, LARGEST_CAS, key=key)
         time = checked_number("time", time, LARGEST_TIME, key=key)
         self._check_cas("cas")
+        val = storable(val)
+        command = writing_ints(native.cas) if type(val) is int else native.cas
         try:
-            stored: bool = self._command(native.cas, (self, raw, storable(val), cas, time))
+            stored: bool = self._command(command, (self, raw, val, cas, time))
         except pylibmc.BadKeyProvided:
             raise explanations.empty_key(key) from None
         except explanations.VALUE_ERRORS as error:
@@ -178,6 +181,8 @@ class KeyCommands(Connection):
         raw = self._rule.encoded(key)
         if type(val) not in PLAIN:
             val = storable(val)
+            if type(val) is int:
+                command = writing_ints(command)
         if time:
             time = checked_number("time", time, LARGEST_TIME, key=key)
         if min_compress_len or compress_level != -1:

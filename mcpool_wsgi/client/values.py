@@ -3,18 +3,30 @@ Values
 ======
 
 What the C code can store, and how it is written.
+
+The C code writes ``bytes``, ``str``, ``bool`` and what is pickled well. An ``int`` it writes with
+the C function of ``str()``, and it crashes if that fails: for a number of too many digits, at the
+recursion limit, and if a signal handler raises, because that function runs signal handlers. So
+ints are written here.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import ctypes
+import functools
+from types import MethodType
+from typing import Any, Callable
+
+import _pylibmc
+
+from . import native
 
 #: From this length in bytes on, zlib's lengths in the C code overflow.
 TOO_LONG_TO_COMPRESS = 2**32
-#: Types that the C code handles rightly whatever the value is.
+#: Types that the C code writes well, whatever the value is.
 PLAIN = frozenset({str, bytes, bool, type(None), float, dict, list, tuple})
 
-_SMALL = 2**64
+PICKLE, INTEGER, LONG, TEXT = 1, 2, 4, 16  # flags of pylibmc; INTEGER is for bool, LONG for int
 
 
 class LargeInt:
@@ -28,54 +40,91 @@ class LargeInt:
 
 
 def storable(value: Any) -> Any:
-    """*value* in a form that does not crash the C code, and equal to it when it is read.
+    """*value* in a form that can be written, and is equal to it when it is read.
 
-    The C code writes an int with ``str()``. That fails for more than some thousand
-    digits, and for a subclass it writes what no reader understands.
+    Of a subclass of int, the C code would write what no reader understands.
     """
     if type(value) is bool or not isinstance(value, int):
         return value
     exact = int.__int__(value)
-    if -_SMALL < exact < _SMALL:
-        return exact
     try:
-        str(exact)
+        int.__repr__(exact)
     except ValueError:
         return LargeInt(exact)
     return exact
 
 
-class NativeMethod:
-    """``serialize`` or ``deserialize`` of the C code, with its arguments checked.
+def serialize(client: Any, value: Any) -> tuple[bytes, int]:
+    """``(data, flags)`` of *value*, as pylibmc writes it."""
+    value = storable(value)
+    if type(value) is int:
+        return int.__repr__(value).encode(), LONG
+    return native.serialize(client, value)  # type: ignore[no-any-return]
 
-    The C code compares what the class has with its own method, and is faster if they are
-    the same. So the class shows the C method, and an instance the checked one.
+
+def _find_choice() -> int | None:
+    """Where the struct of a client says who writes values, in bytes from its start.
+
+    One byte is 1 if the C code does, and 0 if the method ``serialize()`` of its class does.
     """
 
-    def __init__(self, native: Any, check: Any) -> None:
-        self._native = native
-        self._check = check
+    class OwnClient(_pylibmc.client):  # type: ignore[misc]
+        def serialize(self, value: Any) -> tuple[bytes, int]:
+            return b"", 0
 
-    def __get__(self, client: Any, client_class: type | None = None) -> Any:
-        if client is None:
-            return self._native
-
-        def method(*args: Any) -> Any:
-            return self._native(client, *self._check(*args))
-
-        method.__name__ = self._native.__name__
-        return method
-
-
-def check_serialized(value: Any) -> tuple[Any]:
-    """The arguments of ``serialize()``."""
-    return (value if type(value) in PLAIN else storable(value),)
+    size = _pylibmc.client.__basicsize__
+    servers = [(_pylibmc.server_type_tcp, "127.0.0.1", 1)]
+    clients = (_pylibmc.client(servers), OwnClient(servers))
+    fields = object.__basicsize__ + ctypes.sizeof(ctypes.c_void_p)  # an address comes before
+    one, other = (ctypes.string_at(id(client), size)[fields:] for client in clients)
+    different = [number for number, byte in enumerate(one) if byte != other[number]]
+    if len(different) != 1 or (one[different[0]], other[different[0]]) != (1, 0):
+        return None
+    return fields + different[0]
 
 
-def check_deserialized(data: Any, flags: Any) -> tuple[bytes, int]:
-    """The arguments of ``deserialize()``."""
+_choice = _find_choice()
+
+
+@functools.cache
+def writing_ints(command: native.Command) -> native.Command:
+    """*command*, which stores a value, with :func:`serialize` in place of the C code's."""
+    if _choice is None:
+        return command
+
+    def write(client: Any, *args: Any) -> Any:
+        # The other values stay with the C code, which is faster.
+        choice = ctypes.c_bool.from_address(id(client) + _choice)
+        before = choice.value
+        choice.value = False
+        try:
+            return command(client, *args)
+        finally:
+            choice.value = before  # False in a subclass with a serialize() of its own
+
+    write.__name__ = command.__name__
+    return write
+
+
+def deserialize(client: Any, data: Any, flags: Any) -> Any:
+    """The value of *data* and *flags*."""
     if not isinstance(data, bytes):
         raise TypeError(f"a stored value is bytes, not {type(data).__name__}")
     if not isinstance(flags, int) or not 0 <= flags < 2**32:
         raise ValueError(f"flags are an int of 32 bits, not {flags!r}")
-    return bytes.__getitem__(data, slice(None)), int.__int__(flags)
+    return native.deserialize(client, bytes.__getitem__(data, slice(None)), int.__int__(flags))
+
+
+class NativeMethod:
+    """A method of the C code, for which clients have one of Python.
+
+    The C code compares what the class has with its own method, and is faster if they are
+    the same. So the class shows the C method, and an instance the other one.
+    """
+
+    def __init__(self, native_method: native.Command, method: Callable[..., Any]) -> None:
+        self._native_method = native_method
+        self._method = method
+
+    def __get__(self, client: Any, client_class: type | None = None) -> Any:
+        return self._native_method if client is None else MethodType(self._method, client)

@@ -17,13 +17,12 @@ import _pylibmc
 import pylibmc
 
 from ..errors import PickleForbidden
-from .values import LargeInt, storable
+from .values import INTEGER, LONG, PICKLE, TEXT, LargeInt, storable
 
-_PICKLE, _INTEGER, _LONG, _TEXT = 1, 2, 4, 16  # flags of pylibmc
-_TYPES = _PICKLE | _INTEGER | _LONG | _TEXT
+_TYPES = PICKLE | INTEGER | LONG | TEXT
 # pylibmc knows neither of these, so a client of its own refuses to read them.
-_FLOAT = _TEXT | _INTEGER
-_SERIALIZED = _TEXT | _LONG
+_FLOAT = TEXT | INTEGER
+_SERIALIZED = TEXT | LONG
 
 _Class = TypeVar("_Class", bound=type)
 
@@ -50,14 +49,14 @@ class _WithoutPickle:
         if isinstance(value, bytes):
             return bytes.__getitem__(value, slice(None)), 0
         if isinstance(value, str):
-            return str.encode(value), _TEXT
+            return str.encode(value), TEXT
         if isinstance(value, bool):
-            return (b"1" if value else b"0"), _INTEGER
+            return (b"1" if value else b"0"), INTEGER
         value = storable(value)
         if isinstance(value, LargeInt):
             raise PickleForbidden("is an int with too many digits")
         if isinstance(value, int):
-            return str(value).encode(), _LONG
+            return str(value).encode(), LONG
         if self._serializer is not None:
             data = self._serializer.dumps(value)
             return (data.encode() if isinstance(data, str) else bytes(data)), _SERIALIZED
@@ -74,17 +73,17 @@ class _WithoutPickle:
         kind = flags & _TYPES
         if kind == 0:
             return data
-        if kind == _TEXT:
+        if kind == TEXT:
             return data.decode()
-        if kind == _LONG:
+        if kind == LONG:
             return int(data)
-        if kind == _INTEGER:
+        if kind == INTEGER:
             return data == b"1" if data in (b"0", b"1") else int(data)
         if kind == _FLOAT:
             return float(data)
         if kind == _SERIALIZED and self._serializer is not None:
             return self._serializer.loads(data)
-        if kind == _PICKLE:
+        if kind == PICKLE:
             raise PickleForbidden("is pickled, and this client reads no pickles")
         raise pylibmc.Error(f"unknown memcached key flags {flags}")
 
