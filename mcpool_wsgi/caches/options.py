@@ -29,6 +29,7 @@ from typing import Any
 
 from werkzeug.utils import import_string
 
+from ..pool import checked_n_slots
 from ..pooled import PooledClient
 
 #: A client is reserved for one command only, so many threads share few clients.
@@ -81,9 +82,8 @@ def pooled_client(
         given.setdefault("binary", True)
     if not servers:
         raise ValueError(f"{servers_name} is missing: name the servers, or give a pool")
-    return PooledClient.from_servers(
-        _server_list(servers), given.pop("size", DEFAULT_SIZE), name=pool_name, **given
-    )
+    size = checked_n_slots(given.pop("size", DEFAULT_SIZE), "size")
+    return PooledClient.from_servers(_server_list(servers), size, name=pool_name, **given)
 
 
 def client_of(pool: Any) -> PooledClient:

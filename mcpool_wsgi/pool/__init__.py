@@ -3,6 +3,7 @@ Who has which client: the two pools, the reservation, the slots and their queue,
 clients, holders, outages, and statistics.
 """
 
+from .arguments import checked_n_slots as checked_n_slots
 from .client_pool import ClientPool as ClientPool
 from .holders import Holder as Holder
 from .lent_client import LazyClient as LazyClient

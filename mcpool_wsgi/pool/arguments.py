@@ -21,19 +21,20 @@ def master_of(mc: Any) -> Any:
     return mc.clone()
 
 
-def checked_n_slots(n_slots: int) -> int:
+def checked_n_slots(n_slots: int, name: str = "n_slots") -> int:
     """*n_slots*.
 
+    :param name: of the argument, for errors.
     :raises TypeError: it is no int.
     :raises ValueError: it is not positive.
     """
     try:
         number = operator.index(n_slots)
     except TypeError:
-        raise TypeError(f"n_slots must be an int, not {n_slots!r}") from None
+        raise TypeError(f"{name} must be an int, not {n_slots!r}") from None
     if number < 1:
         raise ValueError(
-            f"n_slots must be a positive number, not {number}: use the number of threads that"
+            f"{name} must be a positive number, not {number}: use the number of threads that"
             " serve requests"
         )
     return number

@@ -174,7 +174,7 @@ def test_pool_is_imported(open_cache: Opener, name: str) -> None:
     ("servers", "options", "message"),
     [
         (NOWHERE, {"sise": 12}, "unknown option 'sise'; the options are size, timeout, .*, pool"),
-        (NOWHERE, {"size": 0}, "n_slots must be a positive number, not 0"),
+        (NOWHERE, {"size": 0}, "size must be a positive number, not 0"),
         (NOWHERE, {"timeout": -1}, "timeout must be a finite number of seconds"),
         (NOWHERE, {"fail_soft": "false"}, "fail_soft must be True or False, not 'false'"),
         (NOWHERE, {"behaviors": {"tcp_delay": 1}}, "unknown behavior names: tcp_delay"),
