@@ -679,6 +679,14 @@ def test_lazy_client_that_found_no_slot_may_try_again(mc: Client) -> None:
         assert lent.set("key", "value")
 
 
+def test_timeout_of_a_lazy_client_can_be_pickled(mc: Client) -> None:
+    pool = ClientPool(mc, 1, timeout=0)
+    with pool.reserve(), pytest.raises(PoolTimeout) as caught:
+        pool.reserve(lazy=True).get("key")
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (type(again), str(again)) == (PoolTimeout, str(caught.value))
+
+
 def test_lazy_clients_are_of_this_package(address: str) -> None:
     with pytest.raises(TypeError, match=r"mcpool_wsgi\.Client"):
         ClientPool(pylibmc.Client([address]), 1).reserve(lazy=True)

@@ -31,10 +31,10 @@ class LazyExhaustion:
         try:
             response: Any = self._app(environ, noting.start)
         except PoolTimeout as error:
-            if noting.is_started or error is not client.find_timeout():
+            if noting.is_started or error.find_client() is not client:
                 raise
             return self._on_exhausted(environ, start_response)
-        if noting.is_started or response is None or hasattr(response, "__len__"):
+        if noting.is_started or response is None or type(response) in (list, tuple):
             return response  # type: ignore[no-any-return]
         return self._unstarted(environ, noting, client, response)
 
@@ -42,9 +42,10 @@ class LazyExhaustion:
         self, environ: WSGIEnvironment, noting: NotingStart, client: LazyClient, response: Any
     ) -> Unstarted:
         """*response* for an app whose code has not run yet, as that of a generator."""
-        return Unstarted(
+        kind = SizedUnstarted if hasattr(response, "__len__") else Unstarted
+        return kind(
             response,
-            lambda error: not noting.is_started and error is client.find_timeout(),
+            lambda error: not noting.is_started and error.find_client() is client,
             lambda: self._on_exhausted(environ, noting.start_response),
         )
 
@@ -107,3 +108,10 @@ class Unstarted:
     def gi_frame(self) -> Any:
         """Of a generator, which refuses to be closed while it runs in another thread."""
         return getattr(self._response, "gi_frame", None)
+
+
+class SizedUnstarted(Unstarted):
+    """A response with a length."""
+
+    def __len__(self) -> int:
+        return len(self._response)

@@ -131,9 +131,6 @@ class LazyClient(LentClient):
 
     __slots__ = ()
 
-    #: Finds the last :exc:`~mcpool_wsgi.PoolTimeout` of this client. The error itself would be a
-    #: circle, because its traceback has frames that have the client.
-    find_timeout: Callable[[], PoolTimeout | None] = staticmethod(lambda: None)
     _is_reserving: bool = False
 
     def __enter__(self: _Self) -> _Self:
@@ -159,7 +156,7 @@ class LazyClient(LentClient):
                     try:
                         self._reserve_now()
                     except PoolTimeout as error:
-                        self.find_timeout = weakref.ref(error)
+                        error.find_client = weakref.ref(self)
                         raise
                     if getattr(self, "_is_over", False):  # the release came while this waited
                         self.release()
