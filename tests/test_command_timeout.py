@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -83,6 +84,41 @@ def test_error_says_what_ended_the_command() -> None:
         mc = Client([server.address], command_timeout=LIMIT)
         with pytest.raises(pylibmc.Error, match=rf"get .*command_timeout.*{server.address}"):
             mc.get("key")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sleep", [0, LIMIT + 0.1], ids=["slow answer", "slow handler"])
+def test_signal_handler_uses_the_client_past_the_deadline(sleep: float) -> None:
+    """The interrupted command has a limit when it goes on."""
+    asked = []
+
+    def script(conversation: Conversation) -> None:
+        while key := conversation.request().split()[-1]:
+            asked.append(key)
+            if key == b"handler":
+                conversation.pause(LIMIT - 0.1)
+                conversation.send(b"VALUE handler 16 1\r\nx\r\n")
+            elif asked.count(key) == 1:  # it is asked again after the first miss
+                conversation.pause(LIMIT - 0.2)
+            else:
+                conversation.send(b"VALUE key 16 100\r\n" + b"x" * 1000, interval=0.1)
+            conversation.send(b"END\r\n")
+
+    def handle(number: int, frame: object) -> None:
+        time.sleep(sleep)
+        assert mc.get("handler") == "x"
+
+    with fake(script) as server:
+        mc = Client([server.address], {"_poll_timeout": 5000}, command_timeout=LIMIT)
+        before = signal.signal(signal.SIGALRM, handle)
+        began = time.monotonic()
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(pylibmc.Error, match="command_timeout"):
+                mc.get("key")
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        assert time.monotonic() - began - sleep < 2 * LIMIT + SLACK
 
 
 @pytest.mark.slow

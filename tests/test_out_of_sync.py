@@ -437,6 +437,41 @@ def test_signal_handler_that_raises(nodes: list[Memcached], binary: bool) -> Non
     succeeds(in_child(work))
 
 
+def test_write_of_a_signal_handler_that_timed_out_is_no_command(nodes: list[Memcached]) -> None:
+    """The command that the handler interrupts ends well."""
+    evil = b"\r\nset evil 0 0 4\r\nevil\r\n" * 30_000
+
+    def work() -> None:
+        watch = pylibmc.Client([nodes[0].address])
+        watch.delete("evil")
+        with hostile.proxy(nodes[0].address, receive_buffer=4096) as between:
+            mc = Client([between.address], {"_poll_timeout": 200, "_socket_send_size": 4096})
+            assert mc.set("key", b"old")
+            failed: list[Exception] = []
+
+            def handle(number: int, frame: FrameType | None) -> None:
+                between.stop_reading()
+                try:
+                    mc.set("other", evil)
+                except pylibmc.Error as error:
+                    failed.append(error)
+                between.go_on()
+
+            signal.signal(signal.SIGALRM, handle)
+            between.delay = 0.04
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            assert mc.get("key") == b"old"
+            assert failed
+            for _ in range(3):
+                with contextlib.suppress(pylibmc.Error):
+                    mc.set("other", evil)
+            assert watch.get("evil") is None
+            eventually(lambda: works(mc))
+            assert watch.get("evil") is None
+
+    succeeds(in_child(work))
+
+
 # -- A key that was not asked for
 
 

@@ -108,16 +108,21 @@ class Connection(Availability):
                     result = self._elsewhere(error, command, args)
                 if result is MISS:
                     result = self._confirmed(command, args)
+                # Before the deadline: the command of a signal handler that comes later may fail.
+                self._out_of_sync = False
                 self.deadline = NEVER  # before the look at expired: see the watchdog
                 if self.expired:
                     raise self._expiry(command.__name__)
-                self._out_of_sync = False
             except Exception as error:
+                self._out_of_sync = not (
+                    is_sent and failures.leaves_sync(error, len(self.addresses))
+                )
                 self.deadline = NEVER
                 if self.expired and not isinstance(error, failures.CommandExpired):
+                    self._out_of_sync = True
                     error = self._expiry(command.__name__, error)
                 error = explained(self, error)
-                forgiven = self._forgives(error, is_sent)
+                forgiven = self._forgives(error)
                 result = failures.result_of_failure(command.__name__, args)
                 if self._listeners:
                     self._tell(command, args, result, error, deadline)
@@ -136,15 +141,26 @@ class Connection(Availability):
         self, command: Callable[..., Any], args: tuple[Any, ...]
     ) -> Any:
         """Run a command while another one of this client, which was interrupted, waits."""
-        deadline, expired = self.deadline, self.expired
+        began, deadline, expired = monotonic(), self.deadline, self.expired
         self.deadline = NEVER
         try:
             return self._command(command, args)
         finally:
-            # One in the past is of a command whose end was interrupted, or that expires anyway.
-            self.deadline = deadline if deadline > monotonic() else NEVER
+            # What this one has left on the connection, the interrupted one does not know of.
+            if self._out_of_sync:
+                self.deadline = monotonic() + self._command_timeout
+                self._wake_watchdog()
+                self._disconnect()
+            # This time is not the interrupted command's. But a deadline that was in the past is
+            # left of a command whose end was interrupted, or expires anyway.
+            self.deadline = deadline + monotonic() - began if deadline > began else NEVER
+            self._wake_watchdog()
             self.expired = expired
             self._out_of_sync = True
+
+    def _wake_watchdog(self) -> None:
+        if self.deadline < watchdog.wakes_at:
+            watchdog.wake()
 
     def _tell(
         self,
@@ -214,6 +230,8 @@ class Connection(Availability):
         :raises pylibmc.Error: it failed for another reason.
         """
         error = silent_error(self, command)
+        if self.deadline is NEVER:  # it passed while a signal handler was at work
+            raise self._expiry(command, error)
         if error is None:
             if self._has_missed or self.binary:
                 return True
@@ -234,14 +252,9 @@ class Connection(Availability):
         expiry.__cause__ = cause
         return expiry
 
-    def _forgives(self, error: Exception, is_sent: bool) -> bool:
-        """Note the *error* of a command. Return whether its caller gets a miss instead of it.
-
-        :param is_sent: whether it comes from the command, and not from what is done before.
-        """
+    def _forgives(self, error: Exception) -> bool:
+        """Note the *error* of a command. Return whether its caller gets a miss instead of it."""
         self.expired = False
-        leaves_sync = failures.leaves_sync(error, len(self.addresses))
-        self._out_of_sync = not is_sent or not leaves_sync
         if not failures.is_unavailable(error):
             return False
         self._has_missed = False  # libmemcached may have closed the connection
