@@ -411,13 +411,19 @@ def test_many_signals_at_any_time(nodes: list[Memcached], servers: int, binary: 
     succeeds(in_child(work))
 
 
+class Stop(Exception):
+    pass
+
+
 @PROTOCOLS
-def test_signal_handler_that_raises(nodes: list[Memcached], binary: bool) -> None:
-    class Stop(Exception):
-        pass
+@pytest.mark.parametrize("error", [Stop, pylibmc.NotFound], ids=["its own", "another client's"])
+def test_signal_handler_that_raises(
+    nodes: list[Memcached], error: type[Exception], binary: bool
+) -> None:
+    """NotFound leaves a connection in sync if it comes from the command itself."""
 
     def handle(number: int, frame: FrameType | None) -> None:
-        raise Stop
+        raise error
 
     def work() -> None:
         with proxies(nodes) as between:
@@ -427,7 +433,7 @@ def test_signal_handler_that_raises(nodes: list[Memcached], binary: bool) -> Non
                 for proxy in between:
                     proxy.delay = 0.04
                 signal.setitimer(signal.ITIMER_REAL, 0.01)
-                with pytest.raises((Stop, pylibmc.Error)):  # noqa: PT012
+                with pytest.raises((error, pylibmc.Error)):  # noqa: PT012
                     RIGHT[interrupted][0](mc, KEYS[-1])
                     signal.sigtimedwait([], 1)  # where the command was faster
                 for proxy in between:

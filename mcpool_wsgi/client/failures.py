@@ -109,13 +109,19 @@ def leaves_sync(error: Exception, servers: int) -> bool:
     """
     if isinstance(error, pylibmc.Error):
         return (
-            isinstance(error, _IN_SYNC)
+            (isinstance(error, _IN_SYNC) and (servers == 1 or _is_from_c(error)))
             or (servers == 1 and isinstance(error, _CLOSED))
             or str(error).startswith(_UNREADABLE)
         )
     # It comes from pickle, before or after the exchange, or from a signal handler. With several
     # servers a signal ends the exchange before the last answer.
     return servers == 1 and not _is_endless(error)
+
+
+def _is_from_c(error: Exception) -> bool:
+    """Whether the command itself has raised *error*, and not a signal handler that ended it."""
+    traceback = error.__traceback__
+    return traceback is None or traceback.tb_next is None
 
 
 def _is_endless(error: Exception) -> bool:
