@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any, Callable
 
 import hostile
@@ -126,3 +128,53 @@ def test_first_miss_of_a_connection_is_asked_again(read: str) -> None:
                 assert READS[read](mc) in (None, (None, None), {})
             assert len(requests) == 4 * connection
             mc.disconnect_all()
+
+
+@pytest.mark.parametrize("read", READS)
+def test_miss_at_one_server_says_nothing_of_another(read: str) -> None:
+    asked: dict[str, set[bytes]] = {"roomy": set(), "full": set()}
+    is_full = False
+
+    def script(name: str, conversation: hostile.Conversation) -> None:
+        while request := conversation.request():
+            asked[name].update(request.split()[1:])
+            if is_full and name == "full":
+                conversation.send(b"ERROR Too many open connections\r\n")
+                return
+            conversation.send(b"END\r\n")
+
+    with ExitStack() as servers:
+        addresses = [
+            servers.enter_context(hostile.fake(functools.partial(script, name))).address
+            for name in asked
+        ]
+        first = Client(addresses, BEHAVIORS)
+        for number in range(30):
+            assert first.get(f"key{number}") is None
+        is_full = True
+        mc = Client(addresses, BEHAVIORS)
+        assert mc.get(min(asked["roomy"])) is None
+        key = min(asked["full"])
+        with pytest.raises(pylibmc.Error):
+            mc.get_multi([key]) if read == "get_multi" else getattr(mc, read)(key)
+
+
+def test_values_that_ask_the_client_while_they_are_read(address: str) -> None:
+    """Each such command closes the connection, so the miss beside them is always a first one."""
+
+    class Serializer:
+        loaded = 0
+
+        def dumps(self, value: object) -> str:
+            return str(value)
+
+        def loads(self, data: object) -> object:
+            self.loaded += 1
+            return mc.get("other")
+
+    serializer = Serializer()
+    mc = Client([address], serializer=serializer)
+    assert mc.set("key", [1])
+    assert mc.set("other", "value")
+    assert mc.get_multi(["key", "missing"]) == {"key": "value"}
+    assert serializer.loaded < 5

@@ -209,7 +209,7 @@ class Client(Commands):
         with here._turn:
             super(Client, here).set_behaviors(behaviors)
             here._rule, here._chosen = rule, chosen  # once it has been taken
-            here._has_missed = False  # libmemcached may have closed the connection
+            here._missed_on = None  # libmemcached may have closed the connection
         self._rule, self._chosen = rule, chosen  # in a child the two are not the same
 
     @property

@@ -211,7 +211,9 @@ def _get_multi(client: Commands, keys: list[Key]) -> dict[Key, Any]:
 
     :raises pylibmc.ProtocolError: it has a key that was not asked for.
     """
+    times = 0
     while True:
+        times += 1
         found: dict[Key, Any] = native.get_multi(client, keys)
         if list(found) == keys:  # the usual case: every key is there, in the order of the keys
             return found
@@ -223,7 +225,7 @@ def _get_multi(client: Commands, keys: list[Key]) -> dict[Key, Any]:
         if len(found) == len(keys) or not any(keys):  # without a key, nothing is sent
             return found
         try:
-            if client._is_answered("get_multi"):
+            if client._is_answered("get_multi", times):
                 return found
         except pylibmc.Error as error:
             if not (found and client._fail_soft):
@@ -263,7 +265,7 @@ def _get_multi_of_several(client: Commands, keys: list[Key]) -> dict[Key, Any]:
 
 
 def _disconnect_all(client: Commands) -> None:
-    client._has_missed = False
+    client._missed_on = None
     native.disconnect_all(client)
 
 

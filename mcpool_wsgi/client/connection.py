@@ -67,7 +67,7 @@ class Connection(Availability):
     expired: bool  # whether the watchdog has ended the running command
 
     _credentials: tuple[str | None, str | None] = (None, None)  # username and password
-    _has_missed: bool = False  # whether a read on this connection has found nothing
+    _missed_on: Any = None  # the connections on which a read has found nothing twice
     _child_client: Any = None
 
     def _prepare(self, command_timeout: float) -> None:
@@ -189,7 +189,7 @@ class Connection(Availability):
             log_in(self)
 
     def _disconnect(self) -> None:
-        self._has_missed = False
+        self._missed_on = None
         # libmemcached reads what is left of an answer before it closes a connection, and with some
         # answers it never comes to an end. Of several servers it would leave out those that are
         # shut down.
@@ -201,8 +201,10 @@ class Connection(Availability):
         """The result of a read that has found nothing, after the servers have answered it."""
         result = MISS
         has_key = args[1]  # without one, nothing was sent
-        while result is MISS and has_key and not self._is_answered(command.__name__):
+        times = 1
+        while result is MISS and has_key and not self._is_answered(command.__name__, times):
             result = command(*args)
+            times += 1
         return result
 
     def _elsewhere(
@@ -222,9 +224,10 @@ class Connection(Availability):
         self._disconnect()  # the answers of other servers may be on their way
         return command(*args)
 
-    def _is_answered(self, command: str) -> bool:
+    def _is_answered(self, command: str, times: int) -> bool:
         """Whether the servers have answered the *command* that found nothing.
 
+        :param times: how often it was sent.
         :return: False if it must be sent again, because a signal has ended it or because it is
             the first on its connection.
         :raises pylibmc.Error: it failed for another reason.
@@ -233,11 +236,16 @@ class Connection(Availability):
         if self.deadline is NEVER:  # it passed while a signal handler was at work
             raise self._expiry(command, error)
         if error is None:
-            if self._has_missed or self.binary:
-                return True
             # If memcached has too many connections, it answers ERROR and closes this one, and
             # libmemcached takes that for a miss. So the first miss of a connection is asked again.
-            self._has_missed = True
+            # Not for ever: a value that uses the client while it is read makes it connect anew.
+            # In the binary protocol that ERROR is an error, and nothing is asked again.
+            connections: Any = None
+            if not self.binary:
+                connections = len(self.addresses) == 1 or sockets.numbers(self)
+            if self._missed_on == connections or times > 2:
+                return True
+            self._missed_on = connections
             return False
         if self.expired or not isinstance(error, failures.Interrupted):
             raise error
@@ -257,7 +265,7 @@ class Connection(Availability):
         self.expired = False
         if not failures.is_unavailable(error):
             return False
-        self._has_missed = False  # libmemcached may have closed the connection
+        self._missed_on = None  # libmemcached may have closed the connection
         if self._let_rest(error):
             self._out_of_sync = True
         self._note_failure(error)

@@ -183,6 +183,18 @@ def open_sockets(client: object) -> list[int]:
     return [descriptor for descriptor in descriptors if _is_socket(descriptor)]
 
 
+def numbers(client: object) -> list[int]:
+    """The descriptor of each server of *client*, -1 where there is no connection.
+
+    It asks the system nothing, so a descriptor may be closed. Empty if :func:`is_available` is
+    false.
+    """
+    library = calibrated()
+    if library is None:
+        return []
+    return [descriptor.value for descriptor in library.descriptors(client)]
+
+
 def abort(client: object, is_due: Callable[[], bool] = lambda: True) -> int:
     """End the command that another thread runs on *client*: shut its sockets down.
 
