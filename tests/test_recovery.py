@@ -17,6 +17,7 @@ from harness import DEADLINE, eventually, in_threads
 from mortal import Mortal
 
 from mcpool_wsgi import Client, ClientPool, InvalidKey, PoolTimeout, ThreadMappedPool
+from mcpool_wsgi.client.sockets import open_sockets
 from mcpool_wsgi.devserver import memcached
 
 pytestmark = pytest.mark.servers
@@ -311,3 +312,20 @@ def test_outage_is_logged_once_a_burst(mortal: Mortal, caplog: pytest.LogCapture
     assert [record.name.partition(".")[0] for record in warnings] == ["mcpool_wsgi"]
     assert "fails: ConnectionError" in warnings[0].getMessage()
     assert pool.stats().failures >= 99
+
+
+def test_disconnect_all_of_a_client_whose_server_has_failed(mortal: Mortal) -> None:
+    """It asks the server nothing, so it cannot fail. A notice of a failure may call it."""
+    mc = Client([mortal.address])
+    assert mc.set("key", "value")
+    mc.on_connection_failure = mc.disconnect_all
+    mortal.kill()
+    with pytest.raises(pylibmc.Error):
+        mc.get("key")
+    assert open_sockets(mc) == []
+    mc.on_connection_failure = None
+    with pytest.raises(pylibmc.Error):
+        mc.get("key")
+    mc.disconnect_all()
+    mortal.start()
+    assert mc.set("key", "value")

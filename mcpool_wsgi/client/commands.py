@@ -17,6 +17,7 @@ import pylibmc
 from ..errors import InvalidKey, PickleForbidden
 from . import explanations, native
 from .arguments import LARGEST_TIME, checked_number
+from .connection import disconnect_all
 from .failures import MISS
 from .key_commands import KeyCommands, check_compression
 from .keys import AnyKey, Key, encoded
@@ -199,7 +200,7 @@ class Commands(KeyCommands):
 
     def disconnect_all(self) -> None:
         """Close all connections. The next command opens what it needs."""
-        self._command(_disconnect_all, (self,))
+        self._command(disconnect_all, (self,))
 
 
 def _single_key(key: Key) -> TypeError:
@@ -264,11 +265,5 @@ def _get_multi_of_several(client: Commands, keys: list[Key]) -> dict[Key, Any]:
     return found
 
 
-def _disconnect_all(client: Commands) -> None:
-    client._missed_on = None
-    native.disconnect_all(client)
-
-
-_disconnect_all.__name__ = native.disconnect_all.__name__
 _flush_all.__name__ = native.flush_all.__name__
 _get_multi.__name__ = _get_multi_of_several.__name__ = native.get_multi.__name__

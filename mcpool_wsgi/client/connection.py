@@ -44,6 +44,11 @@ _Self = TypeVar("_Self", bound="Connection")
 NEVER = math.inf
 
 
+def disconnect_all(client: Connection) -> None:
+    """The command that closes the connections. It asks no server, so it does not fail."""
+    client._disconnect()
+
+
 class Connection(Availability):
     """A :class:`pylibmc.Client` whose commands pass one door."""
 
@@ -99,7 +104,7 @@ class Connection(Availability):
                 self.deadline = deadline
                 if deadline < watchdog.wakes_at:
                     watchdog.wake()
-                if self._out_of_sync:
+                if self._out_of_sync and command is not disconnect_all:
                     self._resynchronize()
                 self._out_of_sync = is_sent = True
                 try:
