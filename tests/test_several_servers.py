@@ -135,6 +135,19 @@ def test_a_dead_node_does_not_make_add_multi_answer_wrongly(nodes: list[Mortal])
         assert failed == []
 
 
+def test_error_of_another_client_does_not_run_a_command_again(nodes: list[Mortal]) -> None:
+    written: list[object] = []
+
+    class Value:
+        def __reduce__(self) -> Any:  # like a signal handler, it runs in the middle of a command
+            written.append(self)
+            raise pylibmc.ServerDead("of another client")
+
+    with pytest.raises(pylibmc.ServerDead):
+        Client(addresses(nodes)).set("key", Value())
+    assert len(written) == 1
+
+
 # -- Servers that change at run time
 
 

@@ -224,7 +224,8 @@ class Connection(Availability):
         # Of touch the error is another one. Of several keys, add_multi may have added some, and
         # would not add them again.
         is_left_out = isinstance(error, pylibmc.ServerDead) or command is native.touch
-        if not is_left_out or len(self.addresses) == 1 or command.__name__ == "add_multi":
+        is_left_out = is_left_out and len(self.addresses) > 1 and failures.is_own(error)
+        if not is_left_out or command.__name__ == "add_multi":
             raise error
         self._disconnect()  # the answers of other servers may be on their way
         return command(*args)

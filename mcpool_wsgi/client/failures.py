@@ -109,7 +109,7 @@ def leaves_sync(error: Exception, servers: int) -> bool:
     """
     if isinstance(error, pylibmc.Error):
         return (
-            (isinstance(error, _IN_SYNC) and (servers == 1 or _is_from_c(error)))
+            (isinstance(error, _IN_SYNC) and (servers == 1 or is_own(error)))
             or (servers == 1 and isinstance(error, _CLOSED))
             or str(error).startswith(_UNREADABLE)
         )
@@ -118,10 +118,14 @@ def leaves_sync(error: Exception, servers: int) -> bool:
     return servers == 1 and not _is_endless(error)
 
 
-def _is_from_c(error: Exception) -> bool:
+def is_own(error: Exception) -> bool:
     """Whether the command itself has raised *error*, and not a signal handler that ended it."""
     traceback = error.__traceback__
-    return traceback is None or traceback.tb_next is None
+    while traceback is not None:
+        if not traceback.tb_frame.f_globals.get("__name__", "").startswith(__package__):
+            return False
+        traceback = traceback.tb_next
+    return True
 
 
 def _is_endless(error: Exception) -> bool:
