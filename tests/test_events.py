@@ -187,6 +187,23 @@ def test_child_tells_its_own_listeners(pool: ClientPool, events: list[Any], fork
     assert [event.command for event in events] == ["set"]
 
 
+def test_get_multi_of_a_value_that_cannot_be_read_is_one_event(address: str) -> None:
+    class Broken:
+        dumps = staticmethod(str)
+
+        @staticmethod
+        def loads(data: bytes) -> object:
+            raise ValueError("broken")
+
+    mc = Client([address], serializer=Broken)
+    assert mc.set("key", [1])
+    events: list[CommandEvent] = []
+    mc.observe(events.append)
+    with pytest.raises(ValueError, match="broken"):
+        mc.get_multi(["key", "other"])
+    assert [(event.command, event.outcome) for event in events] == [("get_multi", "error")]
+
+
 def test_a_key_that_is_given_twice_is_one_key(pool: ClientPool, events: list[Any]) -> None:
     with pool.reserve() as mc:
         mc.set("key", 1)

@@ -25,8 +25,8 @@ from forking import in_child, succeeds
 from harness import eventually, in_threads
 from mortal import Mortal
 
-from mcpool_wsgi import Client, ClientPool, InvalidKey, PickleForbidden
-from mcpool_wsgi.devserver import memcached
+from mcpool_wsgi import Client, ClientPool, InvalidKey, PickleForbidden, PooledClient
+from mcpool_wsgi.devserver import Memcached, memcached
 
 pytestmark = pytest.mark.servers
 
@@ -670,3 +670,18 @@ def test_table_of_the_documentation_has_the_rows_that_are_tested() -> None:
         **dict.fromkeys(others, "the same"),
         **dict.fromkeys(RAISING, "raises"),
     }
+
+
+@pytest.mark.parametrize("fail_soft", [False, True])
+def test_incr_of_a_text_in_binary_is_no_failure(
+    real_memcached: Memcached, fail_soft: bool
+) -> None:
+    """libmemcached does not know the answer, and takes it for a broken server."""
+    pool = ClientPool(Client([real_memcached.address], binary=True, fail_soft=fail_soft), 1)
+    cache = PooledClient(pool)
+    assert cache.set("key", "text")
+    for count in (cache.incr, cache.decr):
+        with pytest.raises(pylibmc.ClientError, match="'key' is no number"):
+            count("key")
+    assert cache.get("key") == "text"
+    assert pool.stats().failures == 0

@@ -46,8 +46,11 @@ class Commands(KeyCommands):
                     answer: dict[Key, Any] = self._command(command, (self, wanted))
                 except PickleForbidden:
                     raise
-                except (pylibmc.BadKeyProvided, ValueError):
-                    pass  # one is too long, and what follows says which
+                except pylibmc.BadKeyProvided:
+                    pass  # one is empty, and is left out below
+                except ValueError:
+                    self._prefixed(wanted, key_prefix)  # says so if a key is too long
+                    raise
                 else:
                     return answer
             named = self._prefixed(wanted, key_prefix)

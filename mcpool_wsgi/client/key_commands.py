@@ -16,6 +16,7 @@ class of CVE-2020-13254).
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Callable, TypeVar
 
 import pylibmc
@@ -214,6 +215,8 @@ class KeyCommands(Connection):
     def _count(self, command: Callable[..., int], key: Key, delta: int) -> int:
         raw = self._rule.encoded(key)
         delta = checked_number("delta", delta, LARGEST_DELTA, key=key)
+        if self.binary:
+            command = _counting_in_binary(command)
         try:
             result: int = self._command(command, (self, raw, delta))
         except pylibmc.BadKeyProvided:
@@ -245,6 +248,24 @@ class KeyCommands(Connection):
     def _check_cas(self, command: str) -> None:
         if not self._has_cas:
             raise ValueError(f"{command} needs the behavior cas: behaviors={{'cas': True}}")
+
+
+@functools.cache
+def _counting_in_binary(command: native.Command) -> native.Command:
+    """*command*, with the error that it has in the text protocol if a value is no number.
+
+    libmemcached does not know this answer of the binary protocol.
+    """
+
+    def count(client: KeyCommands, key: bytes, delta: int) -> int:
+        try:
+            result: int = command(client, key, delta)
+        except pylibmc.UnknownReadFailure as error:
+            raise pylibmc.ClientError(str(error)) from error
+        return result
+
+    count.__name__ = command.__name__
+    return count
 
 
 def _gets(client: KeyCommands, key: bytes) -> Any:
