@@ -524,7 +524,9 @@ def test_names_are_sources(source: str) -> None:
 def test_wrong_arguments_are_refused() -> None:
     pool = a_pool()
     for seconds in (0, -1, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=f"min_interval must be a positive number of seconds, not {seconds}"):
+        with pytest.raises(
+            ValueError, match=f"min_interval must be a positive number of seconds, not {seconds}"
+        ):
             Discovery(pool, "dns+a", min_interval=seconds)
     anything: Any
     for anything in (None, 1, b"dns+a"):
