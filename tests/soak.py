@@ -49,6 +49,7 @@ import sys
 import threading
 import time
 import traceback
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -78,6 +79,7 @@ PATIENCE = 15.0  # seconds after which something hangs
 LONGEST_DELAY = 0.7  # seconds by which a proxy delays an answer
 THREADS = 4  # besides the main thread
 KEYS = 12  # for each thread
+NUMBER_BITS = 24  # of a value that is an int
 EVIL = "evil"  # a key that only a value taken for a command would write
 
 KINDS = ("pooled", "lazy", "shared")
@@ -204,6 +206,8 @@ def value_of(key: str, number: int) -> Any:
         return f"{text}|{'x' * 30_000}"
     if kind == 5:
         return text.encode() + b"|" + bytes(range(256)) * 200
+    if kind == 6:
+        return zlib.crc32(key.encode()) << NUMBER_BITS | number
     return text
 
 
@@ -212,6 +216,8 @@ def number_of(value: Any) -> int:
 
     :raises ValueError: it has none.
     """
+    if type(value) is int:
+        return value % (1 << NUMBER_BITS)
     if isinstance(value, tuple) and len(value) == 2:
         return int(value[1])
     if isinstance(value, bytes):
@@ -352,6 +358,7 @@ class Worker:
         self.others = [f"{soaked.name}-{n}-{k}" for n in range(THREADS) for k in range(KEYS)]
         self.missing = f"{soaked.name}-{name}-never"
         self.counter = f"{soaked.name}-{name}-counter"
+        self.written_by_handlers = f"{soaked.name}-{name}-handlers"
         self.incremented = 0
         self.handled = 0  # how many signals a handler has seen
         self.counts: Counter[str] = Counter()
@@ -393,10 +400,13 @@ class Worker:
                 self.dice.choice(_STEPS)(self, mc)
 
     def handle(self) -> None:
-        """What a signal handler does: one read."""
+        """What a signal handler does: one read or one write."""
         self.handled += 1
         with self.soaked.reserve(timeout=0.2) as mc:
-            self.read(mc)
+            if self.dice.random() < 0.5:
+                self.read(mc)
+            else:  # of a key that no interrupted command writes
+                self.write(mc, self.written_by_handlers)
 
     def do(self, mc: Any, name: str, *args: Any) -> Any:
         """Run one command, and take its time."""
@@ -436,8 +446,8 @@ class Worker:
 
     # -- What a step may do
 
-    def write(self, mc: Any) -> None:
-        key = self.dice.choice(self.own)
+    def write(self, mc: Any, key: str | None = None) -> None:
+        key = key or self.dice.choice(self.own)
         number = self.soaked.ledger.begins(key)
         compress = self.dice.choice([0, 0, 100])
         if self.do(mc, "set", key, value_of(key, number), 0, compress):
