@@ -61,6 +61,7 @@ class Availability(_Base):
     _fail_soft: bool = False
     _rests_until: float = 0.0
     _rests_because: str = ""
+    _fails_until: float = 0.0  # of a client of several servers: how long one may be left out
 
     @property
     def renewal_interval(self) -> float:
@@ -78,6 +79,8 @@ class Availability(_Base):
         # rest begin anew. So this does it.
         if isinstance(error, failures.ServerResting):
             return True
+        if len(self.addresses) > 1:
+            self._fails_until = monotonic() + self.renewal_interval
         is_refused = isinstance(error, failures.LoginFailed)
         if len(self.addresses) == 1 and failures.is_outage(error):
             rest = self.renewal_interval

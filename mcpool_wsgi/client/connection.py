@@ -35,13 +35,15 @@ from .events import Listener, observe, tell
 from .failures import MISS
 from .login import explained, log_in
 from .opened_here import opened_here
-from .silent_errors import silent_error
+from .silent_errors import is_refused, silent_error
 from .watchdog import watchdog
 
 _Self = TypeVar("_Self", bound="Connection")
 
 #: The deadline while no command runs.
 NEVER = math.inf
+#: After so many failures, libmemcached leaves a server out: 1.0.16 after two, 1.0.18 after three.
+FAILURES_LEFT_OUT = 3
 
 
 def disconnect_all(client: Connection) -> None:
@@ -109,7 +111,7 @@ class Connection(Availability):
                 self._out_of_sync = is_sent = True
                 try:
                     result = command(*args)
-                except (pylibmc.ServerDead, pylibmc.WriteError) as error:
+                except failures.OF_A_GONE_SERVER as error:
                     result = self._elsewhere(error, command, args)
                 if result is MISS:
                     result = self._confirmed(command, args)
@@ -215,20 +217,33 @@ class Connection(Availability):
     def _elsewhere(
         self, error: Exception, command: Callable[..., Any], args: tuple[Any, ...]
     ) -> Any:
-        """The result of *command* from another server.
+        """The result of *command* from another server, if libmemcached leaves one out.
 
-        libmemcached has just left a server out, because the command before this one has failed
-        there. It says so by an error, before it sends anything to that server. The next command
-        for the same key goes to another server.
+        It leaves a server out at the second or third failure there. The next command for the same
+        key goes to another server. The first failure is an error, so that it is noticed.
+
+        :raises Exception: *error*, if it is the first one, or the command must not be run again.
         """
-        # Of touch the error is another one. Of several keys, add_multi may have added some, and
-        # would not add them again.
-        is_left_out = isinstance(error, pylibmc.ServerDead) or command is native.touch
-        is_left_out = is_left_out and len(self.addresses) > 1 and failures.is_own(error)
-        if not is_left_out or command.__name__ == "add_multi":
-            raise error
-        self._disconnect()  # the answers of other servers may be on their way
-        return command(*args)
+        for _ in range(FAILURES_LEFT_OUT):
+            if monotonic() >= self._fails_until or not self._may_run_again(error, command):
+                break
+            self._disconnect()  # the answers of other servers may be on their way
+            try:
+                return command(*args)
+            except failures.OF_A_GONE_SERVER as another:
+                error = another
+        raise error
+
+    def _may_run_again(self, error: Exception, command: Callable[..., Any]) -> bool:
+        """Whether *command* changes nothing, or was not sent, and has failed in a short time."""
+        if self.deadline - monotonic() < self._command_timeout / 2:
+            return False
+        # Of several keys, add_multi may have added some, and would not add them again.
+        if command.__name__ == "add_multi" or not failures.is_own(error):
+            return False
+        if isinstance(error, (pylibmc.ConnectionError, pylibmc.SomeErrors)):
+            return command.__name__ in failures.READS or is_refused(self)
+        return isinstance(error, pylibmc.ServerDead) or command is native.touch
 
     def _is_answered(self, command: str, times: int) -> bool:
         """Whether the servers have answered the *command* that found nothing.

@@ -62,6 +62,15 @@ _CLOSED = (
     pylibmc.ServerDead,
     pylibmc.ServerDown,
 )
+#: What a client raises of a server that has gone. Of touch it is WriteError.
+OF_A_GONE_SERVER = (
+    pylibmc.ServerDead,
+    pylibmc.ConnectionError,
+    pylibmc.SomeErrors,
+    pylibmc.WriteError,
+)
+#: The commands that change nothing.
+READS = ("get", "gets", "get_multi")
 #: The caller asked for something wrong.
 _CALLERS = (
     *_IN_SYNC,

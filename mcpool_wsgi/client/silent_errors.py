@@ -41,3 +41,12 @@ def silent_error(client: object, command: str) -> Exception | None:
         kind = Interrupted
     error: Exception = kind(f"error {code} from {command}: {message}")
     return error
+
+
+def is_refused(client: object) -> bool:
+    """Whether the last command of *client* failed because nothing listens at its server."""
+    library = sockets.calibrated()
+    memcached_st = library.memcached_st(client) if library is not None else None
+    if library is None or not memcached_st:
+        return False
+    return library.last_errno(memcached_st) in (errno.ECONNREFUSED, errno.ENOENT)

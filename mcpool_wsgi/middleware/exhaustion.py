@@ -54,8 +54,8 @@ class NotingStart:
     """Knows whether its ``start_response`` was called."""
 
     def __init__(self, start_response: StartResponse) -> None:
-        self.start_response = start_response  # the server's
-        self.is_started = False
+        self.start_response: StartResponse = start_response  # the server's
+        self.is_started: bool = False
 
     def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         """Call the server's."""

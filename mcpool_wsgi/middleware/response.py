@@ -47,7 +47,7 @@ class Response:
         response: Any,
     ) -> None:
         self._middleware = middleware
-        self.environ = environ
+        self.environ: WSGIEnvironment = environ
         self._reservation = reservation
         self._release = release
         self._response = response  # absent while a thread closes it, () from then on
