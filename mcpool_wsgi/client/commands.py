@@ -21,6 +21,7 @@ from .connection import disconnect_all
 from .failures import MISS
 from .key_commands import KeyCommands, check_compression
 from .keys import AnyKey, Key, encoded
+from .run_again import is_answered
 from .values import storable, writing_ints
 
 SHORTEST_LIMIT = 0.001  # seconds
@@ -229,7 +230,7 @@ def _get_multi(client: Commands, keys: list[Key]) -> dict[Key, Any]:
         if len(found) == len(keys) or not any(keys):  # without a key, nothing is sent
             return found
         try:
-            if client._is_answered("get_multi", times):
+            if is_answered(client, "get_multi", times):
                 return found
         except pylibmc.Error as error:
             if not (found and client._fail_soft):

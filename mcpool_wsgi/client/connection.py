@@ -20,12 +20,9 @@ The one door that all commands of a :class:`~mcpool_wsgi.Client` pass.
 
 from __future__ import annotations
 
-import math
 import threading
 from time import monotonic
 from typing import Any, Callable, TypeVar
-
-import pylibmc
 
 from .. import forks
 from ..forks import same_process
@@ -35,15 +32,10 @@ from .events import Listener, observe, tell
 from .failures import MISS
 from .login import explained, log_in
 from .opened_here import opened_here
-from .silent_errors import is_refused, silent_error
-from .watchdog import watchdog
+from .run_again import confirmed, run_elsewhere
+from .watchdog import NEVER, watchdog
 
 _Self = TypeVar("_Self", bound="Connection")
-
-#: The deadline while no command runs.
-NEVER = math.inf
-#: After so many failures, libmemcached leaves a server out: 1.0.16 after two, 1.0.18 after three.
-FAILURES_LEFT_OUT = 3
 
 
 def disconnect_all(client: Connection) -> None:
@@ -112,9 +104,9 @@ class Connection(Availability):
                 try:
                     result = command(*args)
                 except failures.OF_A_GONE_SERVER as error:
-                    result = self._elsewhere(error, command, args)
+                    result = run_elsewhere(self, error, command, args)
                 if result is MISS:
-                    result = self._confirmed(command, args)
+                    result = confirmed(self, command, args)
                 # Before the deadline: the command of a signal handler that comes later may fail.
                 self._out_of_sync = False
                 self.deadline = NEVER  # before the look at expired: see the watchdog
@@ -203,75 +195,6 @@ class Connection(Availability):
         if len(self.addresses) == 1:
             sockets.shut_down(self)
         native.disconnect_all(self)
-
-    def _confirmed(self, command: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        """The result of a read that has found nothing, after the servers have answered it."""
-        result = MISS
-        has_key = args[1]  # without one, nothing was sent
-        times = 1
-        while result is MISS and has_key and not self._is_answered(command.__name__, times):
-            result = command(*args)
-            times += 1
-        return result
-
-    def _elsewhere(
-        self, error: Exception, command: Callable[..., Any], args: tuple[Any, ...]
-    ) -> Any:
-        """The result of *command* from another server, if libmemcached leaves one out.
-
-        It leaves a server out at the second or third failure there. The next command for the same
-        key goes to another server. The first failure is an error, so that it is noticed.
-
-        :raises Exception: *error*, if it is the first one, or the command must not be run again.
-        """
-        for _ in range(FAILURES_LEFT_OUT):
-            if monotonic() >= self._fails_until or not self._may_run_again(error, command):
-                break
-            self._disconnect()  # the answers of other servers may be on their way
-            try:
-                return command(*args)
-            except failures.OF_A_GONE_SERVER as another:
-                error = another
-        raise error
-
-    def _may_run_again(self, error: Exception, command: Callable[..., Any]) -> bool:
-        """Whether *command* changes nothing, or was not sent, and has failed in a short time."""
-        if self.deadline - monotonic() < self._command_timeout / 2:
-            return False
-        # Of several keys, add_multi may have added some, and would not add them again.
-        if command.__name__ == "add_multi" or not failures.is_own(error):
-            return False
-        if isinstance(error, (pylibmc.ConnectionError, pylibmc.SomeErrors)):
-            return command.__name__ in failures.READS or is_refused(self)
-        return isinstance(error, pylibmc.ServerDead) or command is native.touch
-
-    def _is_answered(self, command: str, times: int) -> bool:
-        """Whether the servers have answered the *command* that found nothing.
-
-        :param times: how often it was sent.
-        :return: False if it must be sent again, because a signal has ended it or because it is
-            the first on its connection.
-        :raises pylibmc.Error: it failed for another reason.
-        """
-        error = silent_error(self, command)
-        if self.deadline is NEVER:  # it passed while a signal handler was at work
-            raise self._expiry(command, error)
-        if error is None:
-            # If memcached has too many connections, it answers ERROR and closes this one, and
-            # libmemcached takes that for a miss. So the first miss of a connection is asked again.
-            # Not for ever: a value that uses the client while it is read makes it connect anew.
-            # In the binary protocol that ERROR is an error, and nothing is asked again.
-            connections: Any = None
-            if not self.binary:
-                connections = len(self.addresses) == 1 or sockets.numbers(self)
-            if self._missed_on == connections or times > 2:
-                return True
-            self._missed_on = connections
-            return False
-        if self.expired or not isinstance(error, failures.Interrupted):
-            raise error
-        self._resynchronize()
-        return False
 
     def _expiry(self, command: str, cause: Exception | None = None) -> failures.CommandExpired:
         expiry = failures.CommandExpired(

@@ -73,6 +73,8 @@ from . import sockets
 
 logger: logging.Logger = logging.getLogger(__name__)
 
+#: The deadline of a client while no command runs.
+NEVER = math.inf
 REPEAT = 0.001  # seconds after which the sockets of an expired command are shut down again
 START_TIMEOUT = 1.0  # seconds that the first command waits for the thread
 
