@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pylibmc
 import pytest
 from harness import Connections, eventually
 from hostile import Conversation, Proxy, fake
+from interrupts import interrupted_everywhere, tracing
 from mortal import Mortal
 
 from mcpool_wsgi import Client, ClientPool
@@ -84,6 +86,21 @@ def test_error_says_what_ended_the_command() -> None:
         mc = Client([server.address], command_timeout=LIMIT)
         with pytest.raises(pylibmc.Error, match=rf"get .*command_timeout.*{server.address}"):
             mc.get("key")
+
+
+@tracing
+def test_interrupt_leaves_no_deadline(mc: Client) -> None:
+    """Or all later commands would count as those of a signal handler, and connect anew."""
+    for client in (mc, Client(["127.0.0.1:1"])):
+
+        def action(client: Client = client) -> None:
+            with contextlib.suppress(pylibmc.Error):
+                client.get("key")
+
+        def check(client: Client = client) -> None:
+            assert client.deadline == math.inf
+
+        assert interrupted_everywhere(KeyboardInterrupt, action, check) > 50
 
 
 @pytest.mark.slow

@@ -37,6 +37,9 @@ from .watchdog import NEVER, watchdog
 
 _Self = TypeVar("_Self", bound="Connection")
 
+#: Seconds for a command whose deadline has passed while a signal handler was at work.
+GRACE = 0.01
+
 
 def disconnect_all(client: Connection) -> None:
     """The command that closes the connections. It asks no server, so it does not fail."""
@@ -129,9 +132,12 @@ class Connection(Availability):
                     raise error
                 return result
             except BaseException:
-                self.deadline = NEVER
                 self._out_of_sync = True  # a signal handler may have changed it
                 raise
+            finally:
+                # Again, for an interrupt above: while there is a deadline, each command counts
+                # as one of a signal handler.
+                self.deadline = NEVER
         if self._listeners:
             self._tell(command, args, result, None, deadline)
         return result
@@ -150,9 +156,9 @@ class Connection(Availability):
                 self.deadline = monotonic() + self._command_timeout
                 self._wake_watchdog()
                 self._disconnect()
-            # This time is not the interrupted command's. But a deadline that was in the past is
-            # left of a command whose end was interrupted, or expires anyway.
-            self.deadline = deadline + monotonic() - began if deadline > began else NEVER
+            # One in the past is left of a command whose end was interrupted. One that has passed
+            # meanwhile is near, so that the watchdog ends the interrupted command.
+            self.deadline = max(deadline, monotonic() + GRACE) if deadline > began else NEVER
             self._wake_watchdog()
             self.expired = expired
             self._out_of_sync = True
