@@ -17,6 +17,7 @@ from harness import DEADLINE, eventually, in_threads
 from mortal import Mortal
 
 from mcpool_wsgi import Client, ClientPool, InvalidKey, PoolTimeout, ThreadMappedPool
+from mcpool_wsgi.client.failures import ServerResting
 from mcpool_wsgi.client.sockets import open_sockets
 from mcpool_wsgi.devserver import memcached
 
@@ -328,4 +329,31 @@ def test_disconnect_all_of_a_client_whose_server_has_failed(mortal: Mortal) -> N
         mc.get("key")
     mc.disconnect_all()
     mortal.start()
+    eventually(lambda: in_spite_of_errors(mc, "set", "key", "value"))
+
+
+def test_disconnect_all_does_not_make_a_rest_longer(mortal: Mortal) -> None:
+    """libmemcached would say that the server rests, and each time the rest would begin anew."""
+    mc = Client([mortal.address])
     assert mc.set("key", "value")
+    mortal.kill()
+    down = 0
+    for number in range(200):
+        if number % 20 == 10:
+            mc.disconnect_all()
+        try:
+            mc.get("key")
+        except ServerResting:
+            pass
+        except pylibmc.ServerDown:
+            down += 1
+        except pylibmc.Error:
+            pass
+    assert down == 0
+    mortal.start()
+    eventually(lambda: in_spite_of_errors(mc, "set", "key", "value"))
+
+
+def in_spite_of_errors(mc: Client, command: str, *args: Any) -> Any:
+    with contextlib.suppress(pylibmc.Error):
+        return getattr(mc, command)(*args)

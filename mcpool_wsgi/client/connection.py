@@ -111,7 +111,8 @@ class Connection(Availability):
                 if result is MISS:
                     result = confirmed(self, command, args)
                 # Before the deadline: the command of a signal handler that comes later may fail.
-                self._out_of_sync = False
+                # After disconnect_all, the next command looks whether the server rests.
+                self._out_of_sync = command is disconnect_all
                 self.deadline = NEVER  # before the look at expired: see the watchdog
                 if self.expired:
                     raise self._expiry(command.__name__)
