@@ -26,12 +26,10 @@ _classes = {getattr(kind, "retcode", None): kind for kind in vars(pylibmc).value
 
 def silent_error(client: object, command: str) -> Exception | None:
     """Why the last *command* of *client* failed, if it has failed."""
-    library = sockets.calibrated()
-    if library is None:
+    found = _library_of(client)
+    if found is None:
         return None
-    memcached_st = library.memcached_st(client)
-    if not memcached_st:
-        return None
+    library, memcached_st = found
     code = library.last_error(memcached_st)
     if not code:
         return None
@@ -45,8 +43,15 @@ def silent_error(client: object, command: str) -> Exception | None:
 
 def is_refused(client: object) -> bool:
     """Whether the last command of *client* failed because nothing listens at its server."""
-    library = sockets.calibrated()
-    memcached_st = library.memcached_st(client) if library is not None else None
-    if library is None or not memcached_st:
+    found = _library_of(client)
+    if found is None:
         return False
+    library, memcached_st = found
     return library.last_errno(memcached_st) in (errno.ECONNREFUSED, errno.ENOENT)
+
+
+def _library_of(client: object) -> tuple[sockets.Library, int] | None:
+    """libmemcached and the address of its struct of *client*, if both are known."""
+    library = sockets.calibrated()
+    memcached_st = None if library is None else library.memcached_st(client)
+    return (library, memcached_st) if library is not None and memcached_st else None

@@ -177,10 +177,9 @@ def open_sockets(client: object) -> list[int]:
     :param client: a ``pylibmc.Client``. An object of another type has no sockets.
     :return: descriptors of sockets. Empty if :func:`is_available` is false.
     """
-    if not is_available() or _library is None:
+    if not is_available():
         return []
-    descriptors = [descriptor.value for descriptor in _library.descriptors(client)]
-    return [descriptor for descriptor in descriptors if _is_socket(descriptor)]
+    return [number for number in numbers(client) if _is_socket(number)]
 
 
 def numbers(client: object) -> list[int]:
