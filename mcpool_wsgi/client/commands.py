@@ -194,9 +194,12 @@ class Commands(KeyCommands):
                 answers.append(getattr(client, command)(*args))
             except pylibmc.Error as error:
                 first_error = first_error or error
-        if first_error is not None:
-            raise first_error
-        return answers
+        try:
+            if first_error is not None:
+                raise first_error
+            return answers
+        finally:
+            del first_error  # its traceback has this frame: that would be a circle
 
     def _for_one_server(self, address: str, command_timeout: float) -> Commands:
         """A new client with the options of this one."""

@@ -60,7 +60,10 @@ def is_answered(client: Any, command: str, times: int) -> bool:
         client._missed_on = connections
         return False
     if client.expired or not isinstance(error, failures.Interrupted):
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # its traceback has this frame: that would be a circle
     client._resynchronize()
     return False
 
@@ -75,15 +78,18 @@ def run_elsewhere(
 
     :raises Exception: *error*, if it is the first one, or the command must not be run again.
     """
-    for _ in range(FAILURES_LEFT_OUT):
-        if monotonic() >= client._fails_until or not _may_run_again(client, error, command):
-            break
-        client._disconnect()  # the answers of other servers may be on their way
-        try:
-            return command(*args)
-        except failures.OF_A_GONE_SERVER as another:
-            error = another
-    raise error
+    try:
+        for _ in range(FAILURES_LEFT_OUT):
+            if monotonic() >= client._fails_until or not _may_run_again(client, error, command):
+                break
+            client._disconnect()  # the answers of other servers may be on their way
+            try:
+                return command(*args)
+            except failures.OF_A_GONE_SERVER as another:
+                error = another
+        raise error
+    finally:
+        del error  # its traceback has this frame: that would be a circle
 
 
 def _may_run_again(client: Any, error: Exception, command: Callable[..., Any]) -> bool:

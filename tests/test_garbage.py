@@ -1,0 +1,62 @@
+"""No error waits for the garbage collector: it would keep a client and its connection."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from contextlib import ExitStack
+from typing import Any, Callable
+
+import hostile
+import pylibmc
+import pytest
+
+from mcpool_wsgi import Client, ClientPool, PooledClient
+
+FAULTS: dict[str, hostile.Script] = {
+    "client error": hostile.answers(b"CLIENT_ERROR no\r\n"),
+    "server error": hostile.answers(b"SERVER_ERROR busy\r\n"),
+    "closed": hostile.answers_once(b""),
+    "nonsense": hostile.answers(b"nonsense\r\n"),
+    "silent": hostile.silent,
+}
+COMMANDS: dict[str, Callable[[Any], object]] = {
+    "get": lambda mc: mc.get("key"),
+    "gets": lambda mc: mc.gets("key"),
+    "get_multi": lambda mc: mc.get_multi(["key", "other"]),
+    "set": lambda mc: mc.set("key", 1),
+    "set_multi": lambda mc: mc.set_multi({"key": 1}),
+    "add_multi": lambda mc: mc.add_multi({"key": 1}),
+    "incr": lambda mc: mc.incr("key"),
+    "delete": lambda mc: mc.delete("key"),
+    "touch": lambda mc: mc.touch("key", 1),
+    "get_stats": lambda mc: mc.get_stats(),
+    "flush_all": lambda mc: mc.flush_all(),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [1, 2], ids=["one server", "two servers"])
+@pytest.mark.parametrize("fault", [*FAULTS, "refused", "expired"])
+def test_error_is_freed_without_the_garbage_collector(fault: str, number: int) -> None:
+    options = {"command_timeout": 0.05} if fault == "expired" else {}
+    with ExitStack() as stack:
+        addresses = [stack.enter_context(hostile.refusing()) for _ in range(number)]
+        if fault != "refused":
+            script = FAULTS.get(fault, hostile.silent)
+            addresses = [stack.enter_context(hostile.fake(script)).address for _ in range(number)]
+        pools = []  # during an outage, a pool is in a circle itself
+        gc.collect()
+        gc.disable()
+        stack.callback(gc.enable)
+        for command in COMMANDS.values():
+            mc = Client(addresses, {"_poll_timeout": 50, "cas": True}, **options)
+            cache = PooledClient(ClientPool(mc, 1))
+            pools.append(cache.pool)
+            for client in (mc, cache):
+                with contextlib.suppress(pylibmc.Error):
+                    command(client)
+            with contextlib.suppress(pylibmc.Error), cache.pool.reserve() as lent:
+                command(lent)
+            del mc, cache, client, lent
+        assert gc.collect() == 0
