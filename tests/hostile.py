@@ -100,10 +100,14 @@ class _Listener:
         self._over.set()
         _shut(self._listener)
         self._listener.close()
+        self._join(self._threads[0])  # it may be accepting a connection at this moment
         self.cut()
         for thread in self._threads:
-            thread.join(10)
-            assert not thread.is_alive(), "a thread of a hostile server hangs"
+            self._join(thread)
+
+    def _join(self, thread: threading.Thread) -> None:
+        thread.join(10)
+        assert not thread.is_alive(), "a thread of a hostile server hangs"
 
 
 def _shut(connection: socket.socket) -> None:

@@ -37,12 +37,16 @@ COMMANDS: dict[str, Callable[[Any], object]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 2], ids=["one server", "two servers"])
-@pytest.mark.parametrize("fault", [*FAULTS, "refused", "expired"])
+@pytest.mark.parametrize("fault", [*FAULTS, "refused", "login", "expired"])
 def test_error_is_freed_without_the_garbage_collector(fault: str, number: int) -> None:
-    options = {"command_timeout": 0.05} if fault == "expired" else {}
+    options: dict[str, Any] = {}
+    if fault == "expired":
+        options = {"command_timeout": 0.05}
+    elif fault == "login":
+        options = {"username": "user", "password": "secret", "binary": True}
     with ExitStack() as stack:
         addresses = [stack.enter_context(hostile.refusing()) for _ in range(number)]
-        if fault != "refused":
+        if fault not in ("refused", "login"):
             script = FAULTS.get(fault, hostile.silent)
             addresses = [stack.enter_context(hostile.fake(script)).address for _ in range(number)]
         pools = []  # during an outage, a pool is in a circle itself

@@ -15,7 +15,7 @@ import pytest
 from mortal import Mortal
 
 from mcpool_wsgi import Client
-from mcpool_wsgi.client import sockets
+from mcpool_wsgi.client import silent_errors
 
 BEHAVIORS = {"cas": True, "_poll_timeout": 100}
 READS: dict[str, Callable[[Any], Any]] = {
@@ -100,7 +100,7 @@ def test_partial_answer_of_several_servers_is_kept_with_fail_soft(address: str) 
 def test_without_the_function_a_read_that_was_not_answered_is_a_miss(
     mortal: Mortal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sockets, "calibrated", lambda: None)
+    monkeypatch.setattr(silent_errors, "calibrated", lambda: None)
     mc = Client([mortal.address], BEHAVIORS)
     assert mc.get("key") is None  # the first miss of a connection is asked again
     mortal.stop()

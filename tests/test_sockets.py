@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import _socket
-import ctypes
 import errno
-import logging
 import os
-import signal
 import socket
 import sys
 import threading
@@ -15,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any, Callable
 from unittest.mock import Mock
 
@@ -23,10 +18,10 @@ import _pylibmc
 import pylibmc
 import pytest
 from forking import FORKS, succeeds
-from harness import eventually, in_threads
+from harness import eventually
 from mortal import Mortal
 
-from mcpool_wsgi.client import sockets
+from mcpool_wsgi.client import libmemcached, sockets
 from mcpool_wsgi.devserver import memcached
 
 pytestmark = pytest.mark.slow
@@ -60,10 +55,6 @@ def is_open(descriptor: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def test_sockets_are_found_with_this_pylibmc() -> None:
-    assert sockets.is_available()
 
 
 def test_client_without_connection_has_no_sockets(address: str) -> None:
@@ -128,7 +119,9 @@ class Liar:
 
 
 def test_objects_of_other_types_have_no_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockets._library, "_count", fails)  # would read what is no struct
+    monkeypatch.setattr(
+        libmemcached._library, "_count", lambda _: 1 / 0
+    )  # it would read no struct
     for thing in (None, object(), "client", Mock(spec=pylibmc.Client), Liar(), pylibmc.Client):
         assert sockets.open_sockets(thing) == []
         assert sockets.abort(thing) == 0
@@ -265,7 +258,7 @@ def test_abort_spares_what_has_the_number_of_a_closed_socket(
         dup = os.dup
         monkeypatch.setattr(os, "dup", lambda descriptor: dup(other.fileno()))
         # The client notes that its socket is closed only after the duplication.
-        monkeypatch.setattr(sockets._library, "usleep", lambda _: client.disconnect_all())
+        monkeypatch.setattr(libmemcached._library, "usleep", lambda _: client.disconnect_all())
         assert sockets.abort(client) == 0
         answers(other)
 
@@ -287,7 +280,7 @@ def answers(connection: socket.socket) -> None:
 def test_no_descriptor_is_left_open(address: str) -> None:
     client = pylibmc.Client([address])
     client.set("key", 1)
-    sockets.is_available()
+    libmemcached.is_available()
     before = os.listdir("/proc/self/fd")
     for _ in range(10):
         sockets.abort(client)
@@ -370,137 +363,3 @@ def test_child_leaves_other_files_open(address: str) -> None:
         assert is_open(descriptor)
 
     succeeds(FORKS[0](work))
-
-
-# Calibration
-
-
-@pytest.fixture
-def uncalibrated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockets, "_is_calibrated", False)
-    monkeypatch.setattr(sockets, "_library", None)
-    monkeypatch.setattr(sockets, "_warnings", [])
-
-
-def fails(*args: object, **kwargs: object) -> Any:
-    raise OSError("not here")
-
-
-BREAKAGES: dict[str, tuple[Any, str, object]] = {
-    "another offset": (sockets, "FD_OFFSET", 24),
-    "another peer": (sockets, "_peer", lambda descriptor: ("127.0.0.1", 1)),
-    "no library": (ctypes, "PyDLL", fails),
-    "no function": (ctypes, "PyDLL", lambda name: object()),
-    "another struct": (sockets, "POINTER_SIZE", 16),
-    "no loopback": (_socket, "socket", fails),
-}
-
-
-@pytest.mark.usefixtures("uncalibrated")
-@pytest.mark.parametrize("breakage", BREAKAGES.values(), ids=BREAKAGES.keys())
-def test_no_sockets_are_found_after_a_calibration_that_failed(
-    breakage: tuple[Any, str, object],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    with listener() as (_, address):
-        client = connected(address)
-        with monkeypatch.context() as broken:
-            broken.setattr(*breakage)
-            sockets.abort(client)
-        assert caplog.records == []  # the watchdog's thread must not log
-        for _ in range(3):
-            assert not sockets.is_available()
-            assert sockets.open_sockets(client) == []
-            assert sockets.abort(client) == 0
-            sockets.close_inherited(client)
-        (record,) = caplog.records
-        assert (record.levelno, record.name) == (logging.WARNING, sockets.logger.name)
-        assert "best effort" in record.getMessage()
-
-
-@pytest.mark.usefixtures("uncalibrated")
-def test_interrupted_calibration_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(self: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as interrupted:
-        interrupted.setattr(sockets.Library, "calibrate", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            sockets.is_available()
-    assert sockets.is_available()
-
-
-@pytest.mark.usefixtures("uncalibrated")
-def test_calibration_in_a_signal_handler_during_a_calibration(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    calibrate = sockets.Library.calibrate
-    results: list[str] = []
-
-    def interrupted(self: Any) -> None:
-        if not results:
-            results.append("begun")
-            signal.raise_signal(signal.SIGUSR1)
-        calibrate(self)
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        results.append(str(sockets.is_available()))
-
-    monkeypatch.setattr(sockets.Library, "calibrate", interrupted)
-    previous = signal.signal(signal.SIGUSR1, handle)
-    try:
-        assert sockets.is_available()
-    finally:
-        signal.signal(signal.SIGUSR1, previous)
-    assert results == ["begun", "True"]
-
-
-@pytest.mark.usefixtures("uncalibrated")
-def test_calibration_by_many_threads_at_once() -> None:
-    barrier = threading.Barrier(8)
-
-    def work() -> None:
-        barrier.wait()
-        assert sockets.is_available()
-
-    in_threads([work] * 8)
-
-
-@pytest.mark.usefixtures("uncalibrated")
-@pytest.mark.parametrize("fork", FORKS)
-def test_calibration_in_a_child(fork: Callable[..., int], address: str) -> None:
-    client = pylibmc.Client([address])
-    client.set("key", 1)
-
-    def work() -> None:
-        sockets.close_inherited(client)
-        assert sockets.is_available()
-        assert sockets.open_sockets(client) == []
-
-    succeeds(fork(work))
-    assert client.get("key") == 1
-
-
-@pytest.mark.usefixtures("uncalibrated")
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
-def test_calibration_leaves_nothing_behind() -> None:
-    before = os.listdir("/proc/self/fd"), threading.active_count()
-    assert sockets.is_available()
-    assert (os.listdir("/proc/self/fd"), threading.active_count()) == before
-
-
-@pytest.mark.usefixtures("uncalibrated")
-def test_calibration_with_a_default_timeout() -> None:
-    socket.setdefaulttimeout(0.001)
-    try:
-        assert sockets.is_available()
-    finally:
-        socket.setdefaulttimeout(None)
-
-
-@pytest.mark.usefixtures("uncalibrated")
-def test_calibration_takes_little_time() -> None:
-    start = time.monotonic()
-    assert sockets.is_available()
-    assert time.monotonic() - start < 1

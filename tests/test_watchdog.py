@@ -29,7 +29,7 @@ from harness import eventually, in_thread, in_threads, missing
 from mortal import Mortal
 
 from mcpool_wsgi import forks
-from mcpool_wsgi.client import sockets
+from mcpool_wsgi.client import libmemcached, sockets
 from mcpool_wsgi.client import watchdog as module
 from mcpool_wsgi.client.watchdog import Watchdog, watchdog
 
@@ -384,7 +384,7 @@ def test_command_that_begins_during_the_pause_is_not_ended(
     def begin(microseconds: int) -> None:
         client.deadline = monotonic() + 1000
 
-    monkeypatch.setattr(sockets._library, "usleep", begin)
+    monkeypatch.setattr(libmemcached._library, "usleep", begin)
     client.deadline = monotonic()
     client.dog._look()
     assert client.get("key") == "value"
@@ -475,7 +475,7 @@ def test_one_thread_is_started_by_many(
         return True
 
     replace_original(monkeypatch, "start_new_thread", start)
-    monkeypatch.setattr(sockets, "is_available", is_available)
+    monkeypatch.setattr(libmemcached, "is_available", is_available)
     in_threads([counting.wake] * 8)
     assert len(started) == 1
 
@@ -511,7 +511,7 @@ def test_commands_have_no_limit_when_no_thread_can_be_started(
 def test_no_thread_is_started_when_no_sockets_can_be_found(
     address: str, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sockets, "_library", None)
+    monkeypatch.setattr(libmemcached, "_library", None)
     client = LimitedClient([address], dog=counting)
     client.run("set", "key", 1)
     assert client.run("get", "key") == 1

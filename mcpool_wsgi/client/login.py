@@ -24,8 +24,8 @@ from typing import Any
 
 import pylibmc
 
-from . import sockets
 from .failures import LoginFailed
+from .libmemcached import calibrated
 from .silent_errors import silent_error
 
 #: libmemcached's codes for errors of a login.
@@ -58,7 +58,7 @@ def log_in(client: Any) -> None:
     :raises LoginFailed: memcached refused, or knows no login, or no mechanism in common.
     :raises pylibmc.Error: it cannot be reached.
     """
-    library = sockets.calibrated()
+    library = calibrated()
     _clear_stack(_zeros)
     if library is None or len(client.addresses) > 1:
         return  # libmemcached logs in within the command
@@ -69,14 +69,17 @@ def log_in(client: Any) -> None:
         why = _ONLY_AT_LOGIN.get(type(error))
         if why is not None:
             raise LoginFailed(f"memcached at {client.addresses[0]} {why}") from error
-        raise explained(client, error)
+        try:
+            raise explained(client, error)
+        finally:
+            del error  # its traceback may have this frame: that would be a circle
 
 
 def explained(client: Any, error: Exception) -> Exception:
     """A :exc:`LoginFailed` in place of *error*, if the last command failed for this reason."""
     if type(error) not in (pylibmc.Error, pylibmc.SomeErrors):
         return error
-    library = sockets.calibrated()
+    library = calibrated()
     code = library.last_error(library.memcached_st(client) or 0) if library is not None else 0
     text, servers = str(error), client._shown_addresses
     username, _ = client._credentials

@@ -7,7 +7,7 @@ connection or answers ``SERVER_ERROR``, pylibmc returns what it returns for a ke
 there. libmemcached remembers the cause, and exports a function that tells it.
 
 Only a read that found nothing asks for it, so a hit costs nothing. Where the function cannot be
-used (see :mod:`mcpool_wsgi.client.sockets`), such a read stays a miss.
+used (see :mod:`mcpool_wsgi.client.libmemcached`), such a read stays a miss.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import errno
 
 import pylibmc
 
-from . import sockets
 from .failures import Interrupted
+from .libmemcached import Library, calibrated
 
 ERRNO = 26  # libmemcached's code for an error of the system
 #: Any other code is a plain pylibmc.Error.
@@ -50,8 +50,8 @@ def is_refused(client: object) -> bool:
     return library.last_errno(memcached_st) in (errno.ECONNREFUSED, errno.ENOENT)
 
 
-def _library_of(client: object) -> tuple[sockets.Library, int] | None:
+def _library_of(client: object) -> tuple[Library, int] | None:
     """libmemcached and the address of its struct of *client*, if both are known."""
-    library = sockets.calibrated()
+    library = calibrated()
     memcached_st = None if library is None else library.memcached_st(client)
     return (library, memcached_st) if library is not None and memcached_st else None

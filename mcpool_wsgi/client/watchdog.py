@@ -69,7 +69,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from .. import forks
-from . import sockets
+from . import libmemcached, sockets
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -144,7 +144,8 @@ class Watchdog:
         except IndexError:
             return  # another thread starts it, or the code that a signal handler interrupted
         try:
-            if not sockets.is_available():  # asked here and not in the thread, because it may log
+            # Asked here and not in the thread, because it may log.
+            if not libmemcached.is_available():
                 self.wakes_at = -math.inf
                 return
             allocate_lock = _original("allocate_lock")

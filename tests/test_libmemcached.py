@@ -1,0 +1,160 @@
+"""mcpool_wsgi.client.libmemcached: its functions are checked before they are used."""
+
+from __future__ import annotations
+
+import _socket
+import ctypes
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from types import FrameType
+from typing import Any, Callable
+
+import hostile
+import pylibmc
+import pytest
+from forking import FORKS, succeeds
+from harness import in_threads
+
+from mcpool_wsgi.client import libmemcached, sockets
+
+pytestmark = pytest.mark.slow
+
+
+def test_sockets_are_found_with_this_pylibmc() -> None:
+    assert libmemcached.is_available()
+
+
+@pytest.fixture
+def uncalibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libmemcached, "_is_calibrated", False)
+    monkeypatch.setattr(libmemcached, "_library", None)
+    monkeypatch.setattr(libmemcached, "_warnings", [])
+
+
+def fails(*args: object, **kwargs: object) -> Any:
+    raise OSError("not here")
+
+
+BREAKAGES: dict[str, tuple[Any, str, object]] = {
+    "another offset": (libmemcached, "FD_OFFSET", 24),
+    "another peer": (libmemcached, "peer", lambda descriptor: ("127.0.0.1", 1)),
+    "no library": (ctypes, "PyDLL", fails),
+    "no function": (ctypes, "PyDLL", lambda name: object()),
+    "another struct": (libmemcached, "POINTER_SIZE", 16),
+    "no loopback": (_socket, "socket", fails),
+}
+
+
+@pytest.mark.usefixtures("uncalibrated")
+@pytest.mark.parametrize("breakage", BREAKAGES.values(), ids=BREAKAGES.keys())
+def test_no_sockets_are_found_after_a_calibration_that_failed(
+    breakage: tuple[Any, str, object],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with hostile.fake(hostile.silent) as server:
+        client = pylibmc.Client([server.address])
+        client.get_behaviors()  # connects
+        with monkeypatch.context() as broken:
+            broken.setattr(*breakage)
+            sockets.abort(client)
+        assert caplog.records == []  # the watchdog's thread must not log
+        for _ in range(3):
+            assert not libmemcached.is_available()
+            assert sockets.open_sockets(client) == []
+            assert sockets.abort(client) == 0
+            sockets.close_inherited(client)
+        (record,) = caplog.records
+        assert (record.levelno, record.name) == (logging.WARNING, libmemcached.logger.name)
+        assert "best effort" in record.getMessage()
+
+
+@pytest.mark.usefixtures("uncalibrated")
+def test_interrupted_calibration_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(self: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(libmemcached.Library, "calibrate", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            libmemcached.is_available()
+    assert libmemcached.is_available()
+
+
+@pytest.mark.usefixtures("uncalibrated")
+def test_calibration_in_a_signal_handler_during_a_calibration(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calibrate = libmemcached.Library.calibrate
+    results: list[str] = []
+
+    def interrupted(self: Any) -> None:
+        if not results:
+            results.append("begun")
+            signal.raise_signal(signal.SIGUSR1)
+        calibrate(self)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        results.append(str(libmemcached.is_available()))
+
+    monkeypatch.setattr(libmemcached.Library, "calibrate", interrupted)
+    previous = signal.signal(signal.SIGUSR1, handle)
+    try:
+        assert libmemcached.is_available()
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    assert results == ["begun", "True"]
+
+
+@pytest.mark.usefixtures("uncalibrated")
+def test_calibration_by_many_threads_at_once() -> None:
+    barrier = threading.Barrier(8)
+
+    def work() -> None:
+        barrier.wait()
+        assert libmemcached.is_available()
+
+    in_threads([work] * 8)
+
+
+@pytest.mark.usefixtures("uncalibrated")
+@pytest.mark.parametrize("fork", FORKS)
+def test_calibration_in_a_child(fork: Callable[..., int], address: str) -> None:
+    client = pylibmc.Client([address])
+    client.set("key", 1)
+
+    def work() -> None:
+        sockets.close_inherited(client)
+        assert libmemcached.is_available()
+        assert sockets.open_sockets(client) == []
+
+    succeeds(fork(work))
+    assert client.get("key") == 1
+
+
+@pytest.mark.usefixtures("uncalibrated")
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+def test_calibration_leaves_nothing_behind() -> None:
+    before = os.listdir("/proc/self/fd"), threading.active_count()
+    assert libmemcached.is_available()
+    assert (os.listdir("/proc/self/fd"), threading.active_count()) == before
+
+
+@pytest.mark.usefixtures("uncalibrated")
+def test_calibration_with_a_default_timeout() -> None:
+    socket.setdefaulttimeout(0.001)
+    try:
+        assert libmemcached.is_available()
+    finally:
+        socket.setdefaulttimeout(None)
+
+
+@pytest.mark.usefixtures("uncalibrated")
+def test_calibration_takes_little_time() -> None:
+    start = time.monotonic()
+    assert libmemcached.is_available()
+    assert time.monotonic() - start < 1
