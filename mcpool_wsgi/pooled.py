@@ -19,9 +19,7 @@ programs. It is safe in any number of threads, greenlets and processes, and it c
 before a fork.
 
 In a request behind :class:`~mcpool_wsgi.MemcachedPoolMiddleware` with the same pool, it uses
-the client of the request. So a request never needs two clients. Make the first
-:class:`PooledClient` of a pool before the first request: a request that began earlier does not
-say which client it has.
+the client of the request. So a request never needs two clients.
 
 If no client comes free in time, a command raises :exc:`~mcpool_wsgi.PoolTimeout`, with
 ``fail_soft`` as well.
@@ -56,8 +54,7 @@ class PooledClient(BorrowedCommands):
         self._pool = pool
         self._owns_pool = False
         self._master()
-        if not pool.tells_requests:
-            pool.tells_requests.append(True)
+        pool.tell_requests()
 
     @classmethod
     def from_servers(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import copy
+import functools
 import io
 import pickle
 import threading
@@ -27,6 +28,7 @@ from mcpool_wsgi import (
     ThreadMappedPool,
     get_client,
 )
+from mcpool_wsgi.pool import request_client
 
 Pools = [ClientPool, ThreadMappedPool]
 
@@ -250,6 +252,60 @@ def test_as_many_threads_as_slots_never_wait(mc: Client) -> None:
     wrapped = MemcachedPoolMiddleware(app, pool)
     in_threads([lambda: serve(wrapped)] * 12)
     assert pool.stats().waits == 0
+
+
+@pytest.mark.parametrize("pool_class", [ClientPool, ThreadMappedPool])
+def test_request_that_makes_the_first_one_uses_its_own_client(mc: Client, pool_class: Any) -> None:
+    pool = pool_class(mc, 1) if pool_class is ClientPool else pool_class(mc)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        cache = PooledClient(pool)
+        cache.set("key", "value")
+        yield cache.get("key").encode()
+        yield str(pool.stats().reservations).encode()
+
+    wrapped = MemcachedPoolMiddleware(app, pool)
+    assert serve(wrapped) == [b"value", b"1"]
+    assert serve(wrapped) == [b"value", b"2"]
+    assert PooledClient(pool).get("key") == "value"
+    assert pool.stats().reservations == 3
+
+
+def test_requests_that_run_when_the_first_one_is_made_use_their_own_clients(mc: Client) -> None:
+    pool = ClientPool(mc, 12, timeout=0)
+    meeting = threading.Barrier(12)
+
+    @functools.lru_cache
+    def cache() -> PooledClient:
+        return PooledClient(pool)
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        meeting.wait(10)
+        for number in range(20):
+            assert cache().set(f"key{threading.get_ident()}", number)
+        meeting.wait(10)
+        return []
+
+    wrapped = MemcachedPoolMiddleware(app, pool)
+    in_threads([lambda: serve(wrapped)] * 12)
+    assert pool.stats().waits == 0
+    assert pool.stats().in_use == 0
+
+
+def test_request_in_a_request_uses_its_own_client_too(mc: Client) -> None:
+    pool = ClientPool(mc, 2, timeout=0)
+
+    def inner(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        PooledClient(pool).set("key", "value")
+        return [repr(request_client(pool) is get_client(environ)).encode()]
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        found = serve(wrapped_inner)
+        assert request_client(pool) is get_client(environ)
+        return found
+
+    wrapped_inner = MemcachedPoolMiddleware(inner, pool)
+    assert serve(MemcachedPoolMiddleware(app, pool)) == [b"True"]
 
 
 def test_clients_that_are_made_often_cost_no_memory(pool: ClientPool) -> None:

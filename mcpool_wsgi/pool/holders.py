@@ -74,7 +74,13 @@ def find_holders(slots: Iterable[Slot], longer_than: float = 0.0) -> list[Holder
     )
     if not held:
         return []
-    requests = _requests([slot for _, _, slot in held])
+    requests = {
+        id(getattr(reservation, "_slot", None)): _printable(
+            f"{environ.get('REQUEST_METHOD')} {_path(environ)}"
+        )
+        for reservation, environ in requests_of([slot for _, _, slot in held])
+        if "REQUEST_METHOD" in environ
+    }
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     frames = sys._current_frames()
     try:
@@ -92,19 +98,21 @@ def find_holders(slots: Iterable[Slot], longer_than: float = 0.0) -> list[Holder
         frames.clear()  # one of them is this one, which would be a circle
 
 
-def _requests(slots: list[Slot]) -> dict[int, str]:
-    """The requests that have *slots*, by the id of the slot."""
+def requests_of(slots: Iterable[Slot]) -> list[tuple[Any, dict[str, Any]]]:
+    """The reservations of *slots* that are in the environ of a request, each with the environ."""
+    slots = list(slots)
     reservations = {
-        id(one): one for one in gc.get_referrers(*slots) if issubclass(type(one), SlotHolder)
+        id(one): one
+        for one in (gc.get_referrers(*slots) if slots else ())
+        if issubclass(type(one), SlotHolder)
     }
-    requests = {}
-    for one in gc.get_referrers(*reservations.values()) if reservations else ():
-        if type(one) is dict and "REQUEST_METHOD" in one:
-            request = _printable(f"{one.get('REQUEST_METHOD')} {_path(one)}")
-            for value in list(one.values()):
-                if id(value) in reservations:
-                    requests[id(getattr(value, "_slot", None))] = request
-    return requests
+    return [
+        (value, one)
+        for one in (gc.get_referrers(*reservations.values()) if reservations else ())
+        if type(one) is dict
+        for key, value in list(one.items())
+        if id(value) in reservations and ("REQUEST_METHOD" in one or f"{key}.release" in one)
+    ]
 
 
 def _path(environ: dict[str, Any]) -> str:

@@ -37,8 +37,10 @@ from .holders import Holder, find_holders
 from .lent_client import LentClient, reservation_classes
 from .observed import ReservationListener, observed
 from .outages import Outages
+from .request_client import EarlyRequests
 from .reservation import NOT_RESERVED
 from .slot_queue import SlotQueue
+from .slots import Slot
 from .statistics import PoolStats, Statistics
 
 _Self = TypeVar("_Self", bound="Pool")
@@ -54,6 +56,8 @@ class Pool:
     #: Not empty if a PooledClient asks which client the running request has. A list, so that a
     #: middleware that was made earlier sees the change.
     tells_requests: list[bool]
+    #: Those that began before. None if no PooledClient asks.
+    early_requests: EarlyRequests | None
     _generations: Generations
     _statistics: Statistics
     _lent_class: type[LentClient]
@@ -65,6 +69,7 @@ class Pool:
             raise TypeError(f"name must be a str, not {name!r}")
         self.name = name or f"pool-{next(_numbers)}"
         self.tells_requests = []
+        self.early_requests = None
         self._listeners: list[Listener] = []
         self._reservation_listeners: list[ReservationListener] = []
         self._outages = Outages(self.name, self._listeners)
@@ -204,8 +209,7 @@ class Pool:
         which request has which client.
         """
         forks.check_process()
-        slots = [slot for queue in self._queues() for slot in queue.in_use()]
-        return find_holders(slots, longer_than)
+        return find_holders(self._slots_in_use(), longer_than)
 
     def observe(self, listener: Listener) -> Callable[[], None]:
         """Call *listener* after each command of the pool's clients, with a
@@ -231,6 +235,16 @@ class Pool:
             self._choose_classes()
 
         return stop
+
+    def tell_requests(self) -> None:
+        """Tell from now on which client the running request has."""
+        if self.early_requests is None:
+            # This first: a request that does not see it has a client already.
+            self.tells_requests[:] = [True]
+            self.early_requests = EarlyRequests(self._slots_in_use())
+
+    def _slots_in_use(self) -> list[Slot]:
+        return [slot for queue in self._queues() for slot in queue.in_use()]
 
     def _queues(self) -> list[SlotQueue]:
         return [self._queue]
