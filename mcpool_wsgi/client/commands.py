@@ -126,7 +126,7 @@ class Commands(KeyCommands):
         :raises pylibmc.NotFound: one is not there. The others are incremented.
         """
         # One by one, as pylibmc sends them: of several it does not say which failed.
-        errors = []
+        first_error = None
         named = self._prefixed(keys, key_prefix)
         if b"" in named:
             raise explanations.empty_key(named[b""])
@@ -134,9 +134,12 @@ class Commands(KeyCommands):
             try:
                 self._count(native.incr, raw, delta)
             except pylibmc.Error as error:
-                errors.append(error)
-        if errors:
-            raise errors[0]
+                first_error = first_error or error
+        try:
+            if first_error is not None:
+                raise first_error
+        finally:
+            del first_error  # its traceback has this frame: that would be a circle
 
     def delete_multi(self, keys: Iterable[Key], key_prefix: Key | None = None) -> bool:
         """Remove all of *keys*. Return whether all were there."""
