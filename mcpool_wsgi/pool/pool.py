@@ -37,7 +37,7 @@ from .holders import Holder, find_holders
 from .lent_client import LentClient, reservation_classes
 from .observed import ReservationListener, observed
 from .outages import Outages
-from .request_client import EarlyRequests
+from .request_client import early_requests
 from .reservation import NOT_RESERVED
 from .slot_queue import SlotQueue
 from .slots import Slot
@@ -57,7 +57,7 @@ class Pool:
     #: middleware that was made earlier sees the change.
     tells_requests: list[bool]
     #: Those that began before. None if no PooledClient asks.
-    early_requests: EarlyRequests | None
+    early_requests: list[Any] | None
     _generations: Generations
     _statistics: Statistics
     _lent_class: type[LentClient]
@@ -241,7 +241,7 @@ class Pool:
         if self.early_requests is None:
             # This first: a request that does not see it has a client already.
             self.tells_requests[:] = [True]
-            self.early_requests = EarlyRequests(self._slots_in_use())
+            self.early_requests = early_requests(self._slots_in_use())
 
     def _slots_in_use(self) -> list[Slot]:
         return [slot for queue in self._queues() for slot in queue.in_use()]

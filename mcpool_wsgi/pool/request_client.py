@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
     #: The client of the running request, and those of the requests around it.
     Clients = tuple["LentClient", Any]
+    #: Of a request that began before anybody asked: when, in which thread, and a weak reference
+    #: to its client, so that the client is freed as if it were not here.
+    EarlyRequest = tuple[float, int, Callable[[], "LentClient | None"]]
 
 _clients: ContextVar[Clients | None] = ContextVar("mcpool_wsgi.clients", default=None)
 
@@ -51,34 +54,30 @@ def request_client(pool: Any) -> LentClient | None:
         client, clients = clients
         if client._pool is pool and not client.is_released:
             return client
-    return pool.early_requests.client_here() if pool.early_requests else None
+    return _early_client(pool.early_requests) if pool.early_requests else None
 
 
-class EarlyRequests:
-    """The requests that have *slots*. They began before anybody asked for their clients."""
+def early_requests(slots: Iterable[Slot]) -> list[EarlyRequest]:
+    """The requests that have *slots*, the latest first."""
+    found = [
+        (slot.since, slot.thread, weakref.ref(client))
+        for client, _ in requests_of(slots)
+        for slot in filter(None, [getattr(client, "_slot", None)])
+    ]
+    return sorted(found, key=lambda request: -request[0])
 
-    def __init__(self, slots: Iterable[Slot]) -> None:
-        # The latest first. Weak, so that a client is released as if it were not here.
-        self._clients: list[tuple[float, int, Callable[[], LentClient | None]]] = sorted(
-            (
-                (slot.since, slot.thread, weakref.ref(client))
-                for client, _ in requests_of(slots)
-                for slot in filter(None, [getattr(client, "_slot", None)])
-            ),
-            key=lambda item: -item[0],
-        )
 
-    def __bool__(self) -> bool:
-        return bool(self._clients)
+def _early_client(requests: list[EarlyRequest]) -> LentClient | None:
+    """The client of the latest of *requests* that reserved it in this thread.
 
-    def client_here(self) -> LentClient | None:
-        """The client of the latest request that reserved it in this thread."""
-        found = [(item, item[2]()) for item in self._clients]
-        running = [
-            (item, client)
-            for item, client in found
-            if client is not None and not client.is_released
-        ]
-        self._clients = [item for item, _ in running]
-        here = [client for (_, thread, _), client in running if thread == get_ident()]
-        return here[0] if here else None
+    It forgets those that have ended.
+    """
+    running = [
+        (request, client)
+        for request in requests
+        for client in [request[2]()]
+        if client is not None and not client.is_released
+    ]
+    requests[:] = [request for request, _ in running]
+    here = [client for (_, thread, _), client in running if thread == get_ident()]
+    return here[0] if here else None
