@@ -15,10 +15,6 @@ servers and these options, or it uses the pool of the option ``pool``.
 ``pool``                                a pool or a :class:`~mcpool_wsgi.PooledClient`, or
                                         where to import it: ``"package.module.name"``
 ======================================  ===================================================
-
-If the library makes its cache in the first request, as Django and Beaker do, give it a
-:class:`~mcpool_wsgi.PooledClient` that is made at import. A request says which client it has only
-if somebody wants to know before it begins.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ greenlets and threads apart.
 
 The middleware says it only if the pool has a PooledClient. If the first one is made while
 requests are running, their clients are looked for once, in the environs that there are. Each of
-these requests is taken for the one that runs in the thread that reserved its client.
+these requests is taken for the one that runs in the thread that reserved its client. A lazy one
+that has not reserved its client yet is not found.
 """
 
 from __future__ import annotations

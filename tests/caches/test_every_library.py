@@ -147,6 +147,23 @@ def test_request_uses_its_own_client(
         assert pool.stats().in_use == 0
 
 
+def test_request_that_makes_the_cache_uses_its_own_client(
+    open_cache: Opener, address: str
+) -> None:
+    pool = ClientPool.from_servers([address], 1, timeout=0)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        with open_cache(None, pool=pool) as cache:
+            cache.set("key", "value")
+            yield cache.get("key").encode()
+
+    for _ in range(2):
+        response: Any = MemcachedPoolMiddleware(app, pool)({}, lambda *_: lambda data: None)
+        assert list(response) == [b"value"]
+        response.close()
+    assert pool.stats().reservations == 2
+
+
 # -- Options
 
 
