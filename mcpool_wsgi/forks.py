@@ -25,6 +25,7 @@ connection remembers the value that was current when it was made.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import mmap
@@ -97,7 +98,35 @@ class ForkAware(Protocol):
     def _reset_in_child(self) -> None: ...
 
 
-_fork_aware: set[weakref.ref[ForkAware]] = set()
+class Living:
+    """Things, each held weakly until it is freed. They may be equal.
+
+    No Python code runs when one is freed: there, an interrupt would be swallowed.
+    """
+
+    def __init__(self) -> None:
+        self._references: dict[int, weakref.ref[Any]] = {}  # each by its own id
+        self._freed: list[weakref.ref[Any]] = []
+
+    def add(self, thing: object) -> None:
+        """Hold *thing*."""
+        self._forget_freed()
+        reference = weakref.ref(thing, self._freed.append)
+        self._references[id(reference)] = reference
+
+    def references(self) -> list[weakref.ref[Any]]:
+        """Weak references to them, in the order in which they were added."""
+        self._forget_freed()
+        return list(self._references.values())
+
+    def _forget_freed(self) -> None:
+        while self._freed:
+            with contextlib.suppress(IndexError):  # another thread was faster
+                reference = self._freed.pop()
+                self._references.pop(id(reference), None)
+
+
+_fork_aware: Living = Living()
 
 
 def reset_in_child(thing: ForkAware) -> None:
@@ -105,7 +134,7 @@ def reset_in_child(thing: ForkAware) -> None:
 
     *thing* is held weakly. Other threads of the child wait until all resets are done.
     """
-    _fork_aware.add(weakref.ref(thing, _fork_aware.discard))
+    _fork_aware.add(thing)
 
 
 # One lock for each process: another thread may have held the parent's lock during the fork.
@@ -120,7 +149,7 @@ def enter_child() -> None:
             return
         current = Process()
         _is_current.value = True
-        for reference in _fork_aware.copy():
+        for reference in _fork_aware.references():
             thing = reference()
             if thing is not None:
                 thing._reset_in_child()

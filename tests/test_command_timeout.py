@@ -214,3 +214,20 @@ def test_clones_and_pools_have_the_limit() -> None:
 def test_limit_is_a_positive_number(wrong: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="command_timeout"):
         Client(["127.0.0.1"], command_timeout=wrong)
+
+
+class Same(Client):
+    """All of them are equal, and none can be in a set."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same)
+
+
+def test_each_of_several_equal_clients_has_its_limit() -> None:
+    with fake(drips) as server:
+        clients = [Same([server.address], command_timeout=LIMIT) for _ in range(3)]
+        for client in clients:
+            with within_the_limit(), pytest.raises(pylibmc.Error, match="command_timeout"):
+                client.get("key")

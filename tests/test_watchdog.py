@@ -451,10 +451,10 @@ def test_deadline_that_an_interrupt_left_behind_wakes_it_ever_more_rarely(
 def test_clients_that_are_gone_are_forgotten(address: str, counting: Counting) -> None:
     client = LimitedClient([address], dog=counting)
     client.run("set", "key", 1)
-    assert len(counting._clients) == 1
+    assert len(counting._clients.references()) == 1
     del client
     gc.collect()
-    assert not counting._clients
+    assert not counting._clients.references()
 
 
 # Its thread

@@ -8,7 +8,6 @@ does not notice.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,19 +22,18 @@ class OpenedHere:
     """The clients that were made in this process. A child closes their sockets."""
 
     def __init__(self) -> None:
-        self._clients: dict[int, weakref.ref[Any]] = {}  # by id: clients may be equal
+        self._clients = forks.Living()
         forks.reset_in_child(self)
 
     def add(self, client: Any) -> None:
         """Remember *client*, if it is pylibmc's."""
         if isinstance(client, _pylibmc.client):
-            number, clients = id(client), self._clients
-            clients[number] = weakref.ref(client, lambda _: clients.pop(number, None))
+            self._clients.add(client)
 
     def _reset_in_child(self) -> None:
-        inherited, self._clients = self._clients, {}
-        for find in inherited.copy().values():
-            client = find()
+        inherited, self._clients = self._clients, forks.Living()
+        for reference in inherited.references():
+            client = reference()
             # Without addresses, its __init__ has raised, and something keeps it.
             if client is not None and hasattr(client, "addresses"):
                 sockets.close_inherited(client, _peers(client.addresses))

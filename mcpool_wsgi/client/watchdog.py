@@ -64,7 +64,6 @@ import logging
 import math
 import sys
 import threading
-import weakref
 from time import monotonic
 from typing import Any, Protocol
 
@@ -106,7 +105,7 @@ class Watchdog:
     def _reset(self) -> None:
         # The parent's clients are dropped, too: one that was in a command when the process was
         # forked has a deadline for ever, and a shutdown would end the parent's connection.
-        self._clients: set[weakref.ref[Watched]] = set()
+        self._clients = forks.Living()
         self._alarm: Any = None  # a lock, which the thread waits for, and wake() releases
         self._permits: list[None] = [None]  # to start the thread: pop() gives it to one only
         self.wakes_at = math.inf
@@ -124,7 +123,7 @@ class Watchdog:
         :param client: its two attributes must be set already.
         """
         self._reset_in_child()
-        self._clients.add(weakref.ref(client, self._clients.discard))
+        self._clients.add(client)
 
     def wake(self) -> None:
         """Make the watchdog look at all deadlines now. Starts its thread if there is none."""
@@ -188,8 +187,8 @@ class Watchdog:
         now = monotonic()
         earliest = math.inf
         late: list[tuple[Watched, float]] = []
-        for reference in self._clients.copy():
-            client = reference()
+        for reference in self._clients.references():
+            client: Watched | None = reference()
             if client is None:
                 continue
             deadline = client.deadline
