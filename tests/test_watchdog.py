@@ -26,6 +26,7 @@ import pylibmc
 import pytest
 from forking import FORKS, in_child, succeeds
 from harness import eventually, in_thread, in_threads, missing
+from interrupts import interrupted_everywhere
 from mortal import Mortal
 
 from mcpool_wsgi import forks
@@ -470,12 +471,12 @@ def test_one_thread_is_started_by_many(
         time.sleep(0.1)
         return int(_thread.start_new_thread(function, args))
 
-    def is_available() -> bool:
+    def calibrated() -> bool:
         time.sleep(0.1)
         return True
 
     replace_original(monkeypatch, "start_new_thread", start)
-    monkeypatch.setattr(libmemcached, "is_available", is_available)
+    monkeypatch.setattr(libmemcached, "calibrated", calibrated)
     in_threads([counting.wake] * 8)
     assert len(started) == 1
 
@@ -508,7 +509,7 @@ def test_commands_have_no_limit_when_no_thread_can_be_started(
     assert "can't start new thread" in record.getMessage()
 
 
-def test_no_thread_is_started_when_no_sockets_can_be_found(
+def test_its_thread_ends_when_no_sockets_can_be_found(
     address: str, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(libmemcached, "_library", None)
@@ -517,6 +518,7 @@ def test_no_thread_is_started_when_no_sockets_can_be_found(
     assert client.run("get", "key") == 1
     assert counting.looks == 0
     assert counting._alarm is None
+    assert counting.wakes_at == -math.inf  # no command tries again
 
 
 def test_interrupted_start_is_done_again(
@@ -531,6 +533,28 @@ def test_interrupted_start_is_done_again(
             counting.wake()
     with silent() as server:
         expires(LimitedClient([server.address], dog=counting), "get", "key")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError])
+def test_interrupt_at_any_moment_of_the_start_reaches_the_caller(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the next command has a limit. Handlers of alarms raise TimeoutError, an OSError."""
+    monkeypatch.setattr(libmemcached, "_is_calibrated", False)
+    dogs = [Watchdog()]
+
+    def works() -> None:
+        dog = dogs.pop()
+        dog.wake()
+        assert dog.wakes_at != -math.inf
+        dog._alarm, alarm = None, dog._alarm  # ends its thread
+        with contextlib.suppress(RuntimeError):
+            alarm.release()
+        libmemcached._is_calibrated = False
+        dogs.append(Watchdog())
+
+    assert interrupted_everywhere(error, lambda: dogs[0].wake(), works) > 50
+    works()
 
 
 class Broken:

@@ -139,31 +139,34 @@ class Watchdog:
         if not threading.main_thread().is_alive():
             return  # the interpreter ends: a thread that is started now may crash it
         try:
-            self._permits.pop()
-        except IndexError:
-            return  # another thread starts it, or the code that a signal handler interrupted
-        try:
-            # Asked here and not in the thread, because it may log.
-            if not libmemcached.is_available():
-                self.wakes_at = -math.inf
-                return
+            try:
+                self._permits.pop()
+            except IndexError:
+                return  # another thread starts it, or the code that a signal handler interrupted
             allocate_lock = _original("allocate_lock")
             alarm, begun = allocate_lock(), allocate_lock()
             alarm.acquire()
             begun.acquire()
             self._alarm = alarm
-            _original("start_new_thread")(self._run, (alarm, begun))
+            try:
+                _original("start_new_thread")(self._run, (alarm, begun))
+            except RuntimeError as error:
+                self.wakes_at = -math.inf  # so that no command tries again
+                logger.warning("commands have no time limit, because no thread starts: %s", error)
+                return
             # If the program ended before the thread has begun, CPython 3.10 could crash.
             begun.acquire(True, START_TIMEOUT)
-        except Exception as error:
-            self.wakes_at = -math.inf  # so that no command tries again
-            logger.warning("commands have no time limit, because no thread starts: %s", error)
+            libmemcached.is_available()  # not in the thread, because it may log
         except BaseException:  # an interrupt: the next command tries again
             self._alarm = None
-            self._permits.append(None)
+            self._permits[:] = [None]
             raise
 
     def _run(self, alarm: Any, begun: Any) -> None:
+        # Here, because no signal handler can break it off: it would count as failed for ever.
+        if libmemcached.calibrated() is None and self._alarm is alarm:
+            self._alarm = None
+            self.wakes_at = -math.inf  # so that no command tries again
         begun.release()
         try:
             while self._alarm is alarm:
