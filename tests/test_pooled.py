@@ -292,6 +292,30 @@ def test_requests_that_run_when_the_first_one_is_made_use_their_own_clients(mc: 
     assert pool.stats().in_use == 0
 
 
+def test_requests_that_end_do_not_make_others_forget_their_clients(mc: Client) -> None:
+    class Ending(tuple):  # type: ignore[type-arg]
+        """While one thread looks at this request, another one forgets a request that has ended."""
+
+        def __getitem__(self, item: Any) -> Any:
+            if requests[0] is ended:
+                requests[:] = requests[1:]
+            return super().__getitem__(item)
+
+    pool = ClientPool(mc, 2, timeout=0)
+    ended = Ending((0.0, 0, lambda: None))
+    requests: list[Any] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        PooledClient(pool)
+        requests[:] = [ended, *(pool.early_requests or ())]
+        pool.early_requests = requests
+        assert request_client(pool) is get_client(environ)
+        assert request_client(pool) is get_client(environ)
+        return []
+
+    serve(MemcachedPoolMiddleware(app, pool))
+
+
 def test_request_in_a_request_uses_its_own_client_too(mc: Client) -> None:
     pool = ClientPool(mc, 2, timeout=0)
 

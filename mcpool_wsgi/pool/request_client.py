@@ -75,7 +75,7 @@ def _early_client(requests: list[EarlyRequest]) -> LentClient | None:
     """
     running = [
         (request, client)
-        for request in requests
+        for request in requests.copy()  # another thread may forget some meanwhile
         for client in [request[2]()]
         if client is not None and not client.is_released
     ]
