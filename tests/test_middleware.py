@@ -1165,6 +1165,39 @@ def test_two_threads_may_close_at_the_same_moment(mc: Client) -> None:
     assert environ == {}
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("iterator_is_freed_first", [False, True])
+def test_app_that_is_its_own_iterator_is_closed_once(
+    mc: Client, lazy: bool, iterator_is_freed_first: bool
+) -> None:
+    """The server reads a part of the response, because the user has gone away."""
+    closed = []
+
+    class Chunks:
+        def __init__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> None:
+            self.environ = environ
+            self.start_response = start_response
+
+        def __iter__(self) -> Chunks:
+            return self
+
+        def __next__(self) -> bytes:
+            self.start_response("200 OK", [])
+            return b"chunk"
+
+        def close(self) -> None:
+            closed.append(get_client(self.environ).get("key", "nothing"))
+
+    response = request(MemcachedPoolMiddleware(Chunks, ClientPool(mc, 1), lazy=lazy))
+    chunks = iter(response)
+    assert [next(chunks), next(chunks), next(chunks)] == [b"chunk"] * 3
+    if iterator_is_freed_first:
+        del chunks
+    response.close()
+    chunks = None
+    assert closed == ["nothing"]
+
+
 def test_lazy_request_needs_a_pool_of_this_package(address: str) -> None:
     for pool in foreign_pools(address):
         with pytest.raises(TypeError, match="lazy"):

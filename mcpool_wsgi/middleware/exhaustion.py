@@ -96,7 +96,8 @@ class Unstarted:
             chunks = iter(self._other)
         else:
             yield first
-        yield from chunks
+        for chunk in chunks:  # noqa: UP028  `yield from` would close them, as the server does
+            yield chunk
 
     def close(self) -> None:
         try:
