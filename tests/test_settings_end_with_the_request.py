@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import hostile
 import pylibmc
 import pytest
 from harness import Connections, eventually, in_thread
+from interrupts import interrupted_everywhere, tracing
 
 from mcpool_wsgi import Client, ClientPool, ClientReleased, PoolTimeout, ThreadMappedPool
 
@@ -363,6 +365,47 @@ def test_setting_made_while_the_request_ends_reaches_nobody(
                 break
         assert at > 10
         assert pool.stats().size <= 1
+
+
+@tracing
+@LAZY
+def test_setting_that_was_interrupted_can_be_made_again(address: str, lazy: bool) -> None:
+    """Or the client is released. It does not wait for a slot that the interrupt has lost."""
+    with ClientPool(Client([address]), 1, timeout=0) as pool:
+
+        def set_again() -> None:
+            with pool.reserve(lazy=lazy) as mc:
+                with contextlib.suppress(TimeoutError):
+                    mc.set_behaviors({"namespace": "x:"})
+                    return
+                with limited(), contextlib.suppress(ClientReleased):
+                    mc.set_behaviors({"namespace": "x:"})
+                raise TimeoutError
+
+        def check() -> None:
+            with pool.reserve() as other:
+                assert other.behaviors.get("namespace") is None
+
+        assert interrupted_everywhere(TimeoutError, set_again, check, in_finalisers=True) > 50
+
+
+@contextlib.contextmanager
+def limited() -> Iterator[None]:
+    """What is in here is not traced, and ends within seconds."""
+
+    def handler(*_: object) -> None:
+        pytest.fail("it waits for ever")
+
+    trace = sys.gettrace()
+    sys.settrace(None)
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.alarm(5)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+        sys.settrace(trace)
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterable, Mapping
-from time import sleep
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Callable, NoReturn, TypeVar
 
 from .. import forks
@@ -101,9 +101,12 @@ class LentClient(BorrowedCommands, Reservation):
 
     def _own_client(self) -> Any:
         """A client of this reservation alone, in the place of the slot's."""
-        client = self._use()
-        if getattr(self, "_has_own_client", False):
-            return client
+        self._use()  # reserves a lazy client
+        with self._lock("setting"):
+            return self._client if getattr(self, "_has_own_client", False) else self._make_own()
+
+    def _make_own(self) -> Any:
+        client = self._client
         own = client.clone()
         own._on_failure = client._on_failure
         own._listeners = client._listeners
@@ -111,9 +114,8 @@ class LentClient(BorrowedCommands, Reservation):
             slot = self._slot
             del self._slot  # as a release takes it, so that nobody else has it meanwhile
         except AttributeError:
-            # Another thread of this request is here, or the release has come.
-            while self._client is client:
-                sleep(0.001)
+            # The release has come. Or an interrupt came, the last time, and the slot was lost.
+            self.release()
             return self._client
         # The next reservation of the slot makes a new client.
         slot.generation = NO_GENERATION
@@ -124,6 +126,15 @@ class LentClient(BorrowedCommands, Reservation):
         if getattr(self, "_is_over", False):  # the release came, and found no slot
             self.release()
         return own
+
+    def _lock(self, purpose: str) -> AbstractContextManager[Any]:
+        """A lock for the threads of one request.
+
+        Those of a forked child have a lock of their own, because a thread of the parent may hold
+        the parent's for ever.
+        """
+        lock = threading.RLock()
+        return self.__dict__.setdefault(f"_{purpose}_in_{os.getpid()}", lock)  # type: ignore[no-any-return]
 
 
 class LazyClient(LentClient):
@@ -148,10 +159,7 @@ class LazyClient(LentClient):
         if self._client is NOT_RESERVED:
             self._is_reserving = True  # before the next look at _client
             forks.check_process()
-            # Several threads of one request have one slot. Those of a forked child have a lock of
-            # their own, because a thread of the parent may hold the parent's for ever.
-            lock = self.__dict__.setdefault(f"_reserving_in_{os.getpid()}", threading.RLock())
-            with lock:
+            with self._lock("reserving"):  # several threads of one request have one slot
                 if self._client is NOT_RESERVED:
                     try:
                         self._reserve_now()
