@@ -138,6 +138,20 @@ def test_holders_leave_no_circle(mc: Client) -> None:
         gc.enable()
 
 
+def test_keys_of_an_apps_own_dict_are_left_alone(mc: Client) -> None:
+    class Key:
+        def __str__(self) -> str:
+            raise RuntimeError("not connected to the database")
+
+    pool = ClientPool(mc, 1, timeout=0)
+    with pool.reserve() as lent:
+        kept = {Key(): lent}
+        with pytest.raises(PoolTimeout), pool.reserve():
+            pass
+        assert [holder.request for holder in pool.holders()] == [None]
+        kept.clear()
+
+
 def test_path_of_a_request_cannot_forge_log_lines(mc: Client) -> None:
     pool = ClientPool(mc, 1)
     with holding(serving(pool, "/caf\xc3\xa9\r\nWARNING all is well"), "worker"):

@@ -111,7 +111,8 @@ def requests_of(slots: Iterable[Slot]) -> list[tuple[Any, dict[str, Any]]]:
         for one in (gc.get_referrers(*reservations.values()) if reservations else ())
         if type(one) is dict
         for key, value in list(one.items())
-        if id(value) in reservations and ("REQUEST_METHOD" in one or f"{key}.release" in one)
+        if id(value) in reservations and type(key) is str
+        if "REQUEST_METHOD" in one or f"{key}.release" in one
     ]
 
 
