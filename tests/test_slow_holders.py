@@ -11,8 +11,10 @@ import pylibmc
 import pytest
 from forking import in_child, succeeds
 from harness import eventually
+from interrupts import interrupted_everywhere, tracing
 
 from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware, get_client
+from mcpool_wsgi.middleware.slow import SlowHolders
 
 pytestmark = pytest.mark.servers
 
@@ -121,6 +123,30 @@ def test_thread_ends_with_the_pool(mc: Client) -> None:
     assert threads() == 1
     del app
     eventually(lambda: threads() == 0)
+
+
+@tracing
+def test_interrupt_of_the_first_request_leaves_the_thread_to_the_next(mc: Client) -> None:
+    class Noting(SlowHolders):
+        def __init__(self) -> None:
+            super().__init__(ClientPool(mc, 1), 10)
+            self.ran = threading.Event()
+
+        def _run(self, *args: Any) -> None:
+            self.ran.set()
+
+    slow = Noting()
+
+    def serve_the_first_request() -> None:
+        slow.watching(int)()
+
+    def serve_the_next_request() -> None:
+        nonlocal slow
+        slow.watching(int)()
+        assert slow.ran.wait(10)
+        slow = Noting()
+
+    interrupted_everywhere(KeyboardInterrupt, serve_the_first_request, serve_the_next_request)
 
 
 @pytest.mark.parametrize("wrong", [0, -1, float("nan"), float("inf")])

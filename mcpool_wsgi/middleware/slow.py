@@ -33,6 +33,7 @@ class SlowHolders:
         self._find_pool = weakref.ref(pool)
         self._seconds = checked_seconds("slow_after", seconds)
         self._process: forks.Process | None = None
+        self._turn: object = None  # of the thread that was started last: the others end
 
     def watching(self, reserve: Callable[[], Any]) -> Callable[[], Any]:
         """A function that reserves as *reserve* does, and is watched."""
@@ -47,17 +48,19 @@ class SlowHolders:
         """Start the thread, if this process has none."""
         forks.check_process()
         if self._process is not forks.current:
-            self._process = forks.current
+            self._turn = turn = object()
             thread = threading.Thread(
-                target=self._run, args=(forks.current,), name="mcpool-slow", daemon=True
+                target=self._run, args=(forks.current, turn), name="mcpool-slow", daemon=True
             )
             with contextlib.suppress(RuntimeError):  # no thread can be started
                 thread.start()
+            # Last: after an interrupt, the next request starts another thread.
+            self._process = forks.current
 
-    def _run(self, process: forks.Process) -> None:
+    def _run(self, process: forks.Process, turn: object) -> None:
         logged: set[float] = set()
         wait = threading.Event().wait
-        while process is forks.current:
+        while process is forks.current and turn is self._turn:
             wait(self._seconds / LOOKS)
             pool = self._find_pool()
             if pool is None:
