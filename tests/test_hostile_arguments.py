@@ -422,6 +422,7 @@ BAD_SERVERS: dict[str, Any] = {
     "nothing": "",
     "NUL in a name": "127.0.0.1\0evil",
     "NUL in a path": "/tmp/\0evil",
+    "half a surrogate pair in a path": "/tmp/caf\udce9.sock",
     "port -1": "127.0.0.1:-1",
     "port 0": "127.0.0.1:0",
     "port 65536": "127.0.0.1:65536",

@@ -8,6 +8,7 @@ and fails late on a text that is no address. So each argument is checked before 
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -28,6 +29,8 @@ LARGEST_LENGTH = 2**31 - 1
 
 #: A path that begins like this cannot exist. A client of it fails at once.
 NOWHERE = "/dev/null/"
+#: NUL, and what cannot be encoded as UTF-8: halves of surrogate pairs.
+_NOT_IN_A_PATH = re.compile("[\0\ud800-\udfff]")
 
 _SERVER = "'host', 'host:port', '[IPv6]:port' or '/path/to/socket', with a port of 1 to 65535"
 
@@ -113,7 +116,7 @@ def _checked_server(server: Any) -> str:
         wanted = repr("{}:{}".format(*server)) if is_pair else f"a str like {_SERVER}"
         raise TypeError(f"{server!r} is not the address of a memcached: write {wanted}")
     if kind == pylibmc.server_type_unix:
-        is_address = host.startswith("/") and port == 0 and "\0" not in host
+        is_address = host.startswith("/") and port == 0 and not _NOT_IN_A_PATH.search(host)
     else:
         is_address = kind in (pylibmc.server_type_tcp, pylibmc.server_type_udp)
         is_address = is_address and bool(host) and host.isprintable() and " " not in host
