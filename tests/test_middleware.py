@@ -673,6 +673,37 @@ def test_requests_with_one_environ_end_in_any_order(mc: Client, order: list[int]
     assert pool.stats().in_use == 0
 
 
+@pytest.mark.parametrize("depth", [2, 3, 4])
+@pytest.mark.parametrize("before", [{}, {"mc.client": "somebody's", "mc.client.release": "too"}])
+@pytest.mark.parametrize("foreign", [False, True])
+def test_middlewares_in_a_row_leave_the_environ_as_it_was(
+    mc: Client, depth: int, before: dict[str, Any], foreign: bool
+) -> None:
+    class Response(Closable):
+        def __init__(self, environ: dict[str, Any]) -> None:
+            super().__init__()
+            self.environ = environ
+            self.own = environ["mc.client"]
+
+        def close(self) -> None:
+            assert self.environ["mc.client"] is self.own
+            super().close()
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        return [] if environ.get("list") else Response(environ)
+
+    pool: Any = BlogPool([mc.clone() for _ in range(depth)]) if foreign else ClientPool(mc, depth)
+    wrapped: Any = app
+    for _ in range(depth):
+        wrapped = MemcachedPoolMiddleware(wrapped, pool)
+    for has_list in (False, True):
+        environ = {**before, "list": has_list}
+        response = request(wrapped, environ)
+        assert environ["mc.client"] != "somebody's"
+        response.close()
+        assert environ == {**before, "list": has_list}
+
+
 @pytest.mark.parametrize("copy", [False, True])
 def test_subrequest_from_inside_a_stream(mc: Client, copy: bool) -> None:
     """Werkzeug's test client copies the environ, other subrequests do not."""

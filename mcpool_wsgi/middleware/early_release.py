@@ -26,21 +26,23 @@ class EarlyRelease:
     """
 
     __slots__ = (
-        "_client_before",
         "_find_environ",
         "_key",
-        "_release_before",
         "_reservation",
         "client",
+        "client_before",
+        "is_over",
+        "release_before",
     )
 
     def __init__(self, environ: WSGIEnvironment, key: str, reservation: Any, client: Any) -> None:
         self._key = key
         self._reservation = reservation
         self.client: Any = client
+        self.is_over = False  # set when the environ is left
         self._find_environ: Callable[[], WSGIEnvironment | None] = lambda: environ
-        self._client_before: Any = environ.get(key, MISSING)
-        self._release_before: Any = environ.get(f"{key}.release", MISSING)
+        self.client_before: Any = environ.get(key, MISSING)
+        self.release_before: Any = environ.get(f"{key}.release", MISSING)
 
     def follow(self, response: Response) -> None:
         """Find the environ by *response* from now on. It holds this: a reference is a circle."""
@@ -63,11 +65,12 @@ class EarlyRelease:
 
     def leave(self, environ: WSGIEnvironment, latest: Any) -> None:
         """Leave *environ* as it was. *latest* is the release of the latest request with it."""
+        self.is_over = True
         if latest is not self:
-            EarlyRelease.skip(latest, self, self._client_before, self._release_before)
+            EarlyRelease.skip(latest, self, self.client_before, self.release_before)
             return
-        restore(environ, self._key, self._client_before)
-        restore(environ, f"{self._key}.release", self._release_before)
+        restore(environ, self._key, self.client_before)
+        restore(environ, f"{self._key}.release", self.release_before)
 
     @staticmethod
     def skip(latest: Any, ended: Any, client_before: Any, release_before: Any) -> None:
@@ -76,10 +79,10 @@ class EarlyRelease:
         What was there before it is what was there before the later one.
         """
         while type(latest) is EarlyRelease:
-            if latest._release_before is ended:
-                latest._client_before = client_before
-                latest._release_before = release_before
-            latest = latest._release_before
+            if latest.release_before is ended:
+                latest.client_before = client_before
+                latest.release_before = release_before
+            latest = latest.release_before
 
 
 def restore(environ: WSGIEnvironment, key: str, before: Any) -> None:

@@ -226,6 +226,10 @@ class MemcachedPoolMiddleware:
         try:
             close()
         finally:
+            # The app may have passed on the response of the later request, which is over then.
+            while type(later_release) is EarlyRelease and later_release.is_over:
+                later_client = later_release.client_before
+                later_release = later_release.release_before
             restore(environ, self._key, later_client)
             restore(environ, self._release_key, later_release)
 
