@@ -10,7 +10,7 @@ from typing import Any
 import pylibmc
 import pytest
 from forking import FORKS, succeeds
-from harness import eventually
+from harness import eventually, in_thread
 
 from mcpool_wsgi import (
     Client,
@@ -21,6 +21,7 @@ from mcpool_wsgi import (
     PoolTimeout,
     ThreadMappedPool,
 )
+from mcpool_wsgi.pool import Reservation
 
 Told = list[tuple[str, float]]
 
@@ -54,6 +55,22 @@ def test_reservation_is_told_when_it_begins_and_when_it_ends(pool: ClientPool, t
         assert type(mc).__name__ == "LentClient"
     assert outcomes(told) == ["reserved", "released"]
     mc.release()
+    mc.release()
+    assert outcomes(told) == ["reserved", "released"]
+
+
+def test_release_by_two_threads_at_once_is_told_once(
+    pool: ClientPool, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = Reservation.__exit__
+
+    def release_after_another_thread(self: Reservation, *exc: Any) -> None:
+        monkeypatch.setattr(Reservation, "__exit__", release)
+        in_thread(mc.release)
+        release(self, *exc)
+
+    mc = pool.reserve().__enter__()
+    monkeypatch.setattr(Reservation, "__exit__", release_after_another_thread)
     mc.release()
     assert outcomes(told) == ["reserved", "released"]
 

@@ -27,6 +27,7 @@ nothing. Reservations that were made before are not told.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from time import monotonic
 from types import TracebackType
@@ -46,7 +47,7 @@ class _Observed:
     __slots__ = ()
 
     _told: list[ReservationListener]
-    _slot: Any
+    _reserved_at: float  # until the release
 
     def _reserve_now(self) -> Any:
         began = monotonic()
@@ -55,6 +56,7 @@ class _Observed:
         except PoolTimeout:
             self._tell("timed out", began)
             raise
+        self._reserved_at = monotonic()  # type: ignore[misc]  # observed() makes the slot
         self._tell("reserved", began)
         return entered
 
@@ -64,8 +66,11 @@ class _Observed:
         exc: BaseException | None = None,
         traceback: TracebackType | None = None,
     ) -> None:
-        slot = getattr(self, "_slot", None)
-        since = None if slot is None else slot.since  # the next reservation changes it
+        since = None
+        with contextlib.suppress(AttributeError):
+            reserved_at = self._reserved_at
+            del self._reserved_at  # succeeds once
+            since = reserved_at
         super().__exit__(exc_type, exc, traceback)  # type: ignore[misc]
         if since is not None:
             self._tell("released", since)
@@ -83,7 +88,7 @@ def observed(kind: Any, listeners: list[ReservationListener]) -> Any:
     """*kind*, a class of reservations, that tells *listeners*."""
     if not isinstance(kind, type):  # it only raises
         return kind
-    members: dict[str, Any] = {"__slots__": (), "_told": listeners}
+    members: dict[str, Any] = {"__slots__": ("_reserved_at",), "_told": listeners}
     if not issubclass(kind, LazyClient):
         members["__enter__"] = _Observed._reserve_now
     return type(kind.__name__, (_Observed, kind), members)
