@@ -43,6 +43,13 @@ def test_reserve_lends_a_working_client(either_pool: Any) -> None:
     assert (either_pool.stats().in_use, either_pool.stats().idle) == (0, 1)
 
 
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_pool_is_neither_copied_nor_pickled(either_pool: Any, duplicate: Any) -> None:
+    """A child of a fork would use its parent's connections through a copy."""
+    with pytest.raises(TypeError, match="Pool is neither copied nor pickled, because its conn"):
+        duplicate(either_pool)
+
+
 def test_pool_is_filled_later(mc: Client) -> None:
     pool = ClientPool()
     with pytest.raises(queue.Empty, match=r"fill\(mc, n_slots\)"):

@@ -27,7 +27,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Callable, TypeVar
+from typing import Any, Callable, NoReturn, TypeVar
 
 from .. import forks
 from ..client import Client, Listener, checked_seconds, observe
@@ -274,6 +274,13 @@ class Pool:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        # A copy would have the same slots, and a forked child would not reset them.
+        raise TypeError(
+            f"a {type(self).__name__} is neither copied nor pickled, because its connections"
+            " belong to this process: make another one from the same servers"
+        )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} of {self.master!r}>"
