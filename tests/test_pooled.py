@@ -9,6 +9,7 @@ import io
 import pickle
 import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable
 from wsgiref.util import FileWrapper
 
@@ -293,27 +294,67 @@ def test_requests_that_run_when_the_first_one_is_made_use_their_own_clients(mc: 
 
 
 def test_requests_that_end_do_not_make_others_forget_their_clients(mc: Client) -> None:
-    class Ending(tuple):  # type: ignore[type-arg]
-        """While one thread looks at this request, another one forgets a request that has ended."""
-
-        def __getitem__(self, item: Any) -> Any:
-            if requests[0] is ended:
-                requests[:] = requests[1:]
-            return super().__getitem__(item)
+    def ended() -> None:
+        """While one thread looks at this request, another one forgets it."""
+        requests[:] = requests[1:]
 
     pool = ClientPool(mc, 2, timeout=0)
-    ended = Ending((0.0, 0, lambda: None))
     requests: list[Any] = []
 
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         PooledClient(pool)
-        requests[:] = [ended, *(pool.early_requests or ())]
+        requests[:] = [(0, ended), *(pool.early_requests or ())]
         pool.early_requests = requests
         assert request_client(pool) is get_client(environ)
         assert request_client(pool) is get_client(environ)
         return []
 
     serve(MemcachedPoolMiddleware(app, pool))
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_interleaved_requests_use_their_own_clients_from_the_first_one_on(
+    mc: Client, lazy: bool
+) -> None:
+    """Their namespaces would show it."""
+    pool = ClientPool(mc, 2, timeout=0)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        get_client(environ).behaviors = {"namespace": environ["PATH_INFO"]}
+        get_client(environ).set("key", environ["PATH_INFO"])
+        yield b""
+        cache = PooledClient(pool)
+        yield b""
+        yield cache.get("key").encode()
+
+    wrapped = MemcachedPoolMiddleware(app, pool, lazy=lazy)
+    streams: list[Any] = [
+        wrapped({"PATH_INFO": path}, lambda *_: lambda data: None) for path in ("one", "two")
+    ]
+    chunks = [list(each) for each in zip(*map(iter, streams))]
+    assert chunks[-1] == [b"one", b"two"]
+    for stream in streams:
+        stream.close()
+    assert pool.stats().reservations == 2
+
+
+def test_threads_that_reserved_for_the_first_requests_borrow_clients_of_their_own(
+    mc: Client,
+) -> None:
+    pool = ClientPool(mc, 2, timeout=0)
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        with ThreadPoolExecutor(1) as executor:
+            client = get_client(environ)
+            executor.submit(client.set_behaviors, {"namespace": "mine:"}).result(10)
+            client.set("key", "mine")
+            cache = PooledClient(pool)
+            assert cache.get("key") == "mine"
+            assert executor.submit(cache.get, "key").result(10) is None
+        return []
+
+    serve(MemcachedPoolMiddleware(app, pool, lazy=True))
+    assert pool.stats().in_use == 0
 
 
 def test_request_in_a_request_uses_its_own_client_too(mc: Client) -> None:

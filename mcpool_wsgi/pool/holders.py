@@ -98,13 +98,13 @@ def find_holders(slots: Iterable[Slot], longer_than: float = 0.0) -> list[Holder
         frames.clear()  # one of them is this one, which would be a circle
 
 
-def requests_of(slots: Iterable[Slot]) -> list[tuple[Any, dict[str, Any]]]:
-    """The reservations of *slots* that are in the environ of a request, each with the environ."""
-    slots = list(slots)
+def requests_of(things: list[Any]) -> list[tuple[Any, dict[str, Any]]]:
+    """The reservations that are in the environ of a request, each with the environ.
+
+    :param things: slots or pools. Only reservations that refer to them are looked for.
+    """
     reservations = {
-        id(one): one
-        for one in (gc.get_referrers(*slots) if slots else ())
-        if issubclass(type(one), SlotHolder)
+        id(one): one for one in gc.get_referrers(*things) if issubclass(type(one), SlotHolder)
     }
     return [
         (value, one)

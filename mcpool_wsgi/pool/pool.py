@@ -40,7 +40,6 @@ from .outages import Outages
 from .request_client import early_requests
 from .reservation import NOT_RESERVED
 from .slot_queue import SlotQueue
-from .slots import Slot
 from .statistics import PoolStats, Statistics
 
 _Self = TypeVar("_Self", bound="Pool")
@@ -209,7 +208,8 @@ class Pool:
         which request has which client.
         """
         forks.check_process()
-        return find_holders(self._slots_in_use(), longer_than)
+        slots = [slot for queue in self._queues() for slot in queue.in_use()]
+        return find_holders(slots, longer_than)
 
     def observe(self, listener: Listener) -> Callable[[], None]:
         """Call *listener* after each command of the pool's clients, with a
@@ -241,10 +241,7 @@ class Pool:
         if self.early_requests is None:
             # This first: a request that does not see it has a client already.
             self.tells_requests[:] = [True]
-            self.early_requests = early_requests(self._slots_in_use())
-
-    def _slots_in_use(self) -> list[Slot]:
-        return [slot for queue in self._queues() for slot in queue.in_use()]
+            self.early_requests = early_requests(self)
 
     def _queues(self) -> list[SlotQueue]:
         return [self._queue]

@@ -11,30 +11,28 @@ requests, and on servers that interleave the responses of one thread. A context 
 greenlets and threads apart.
 
 The middleware says it only if the pool has a PooledClient. If the first one is made while
-requests are running, their clients are looked for once, in the environs that there are. Each of
-these requests is taken for the one that runs in the thread that reserved its client. A lazy one
-that has not reserved its client yet is not found.
+requests are running, these are looked for once. One of them has a command if its environ is in a
+frame of the running code, as ``environ``: in that of the middleware, of the app or of the server.
 """
 
 from __future__ import annotations
 
+import sys
 import weakref
-from _thread import get_ident
-from collections.abc import Iterable
 from contextvars import ContextVar
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Callable
 
 from .holders import requests_of
-from .slots import Slot
 
 if TYPE_CHECKING:
     from .lent_client import LentClient
 
     #: The client of the running request, and those of the requests around it.
     Clients = tuple["LentClient", Any]
-    #: Of a request that began before anybody asked: when, in which thread, and a weak reference
+    #: Of a request that began before anybody asked: the id of its environ, and a weak reference
     #: to its client, so that the client is freed as if it were not here.
-    EarlyRequest = tuple[float, int, Callable[[], "LentClient | None"]]
+    EarlyRequest = tuple[int, Callable[[], "LentClient | None"]]
 
 _clients: ContextVar[Clients | None] = ContextVar("mcpool_wsgi.clients", default=None)
 
@@ -58,27 +56,30 @@ def request_client(pool: Any) -> LentClient | None:
     return _early_client(pool.early_requests) if pool.early_requests else None
 
 
-def early_requests(slots: Iterable[Slot]) -> list[EarlyRequest]:
-    """The requests that have *slots*, the latest first."""
-    found = [
-        (slot.since, slot.thread, weakref.ref(client))
-        for client, _ in requests_of(slots)
-        for slot in filter(None, [getattr(client, "_slot", None)])
-    ]
-    return sorted(found, key=lambda request: -request[0])
+def early_requests(pool: object) -> list[EarlyRequest]:
+    """The requests that have a client of *pool* now."""
+    return [(id(environ), weakref.ref(client)) for client, environ in requests_of([pool])]
 
 
 def _early_client(requests: list[EarlyRequest]) -> LentClient | None:
-    """The client of the latest of *requests* that reserved it in this thread.
-
-    It forgets those that have ended.
-    """
-    running = [
-        (request, client)
-        for request in requests.copy()  # another thread may forget some meanwhile
-        for client in [request[2]()]
-        if client is not None and not client.is_released
-    ]
-    requests[:] = [request for request, _ in running]
-    here = [client for (_, thread, _), client in running if thread == get_ident()]
-    return here[0] if here else None
+    """The client of the one of *requests* that runs here. It forgets those that have ended."""
+    environs, clients, running = set(), {}, []
+    for request in requests.copy():  # another thread may forget some meanwhile
+        number, find = request
+        client = find()
+        if client is not None and not client.is_released:
+            environs.add(number)
+            clients[id(client)] = client
+            running.append(request)
+    requests[:] = running
+    frame: FrameType | None = sys._getframe()
+    while running and frame is not None:
+        code = frame.f_code
+        if "environ" in code.co_varnames + code.co_freevars + code.co_cellvars:
+            environ = frame.f_locals.get("environ")
+            if id(environ) in environs and type(environ) is dict:
+                for value in list(environ.values()):
+                    if id(value) in clients:
+                        return clients[id(value)]
+        frame = frame.f_back
+    return None
