@@ -386,3 +386,11 @@ def test_loopback_is_down() -> None:
     assert "Network is unreachable" in ended.stderr
     assert "ip link set lo up" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("secret", ["caf\udce9", "nul\0"])
+def test_password_that_cannot_be_sent_is_not_shown(secret: str) -> None:
+    with pytest.raises(ValueError, match="password must be UTF-8 without NUL") as caught:
+        Client(["127.0.0.1"], binary=True, username="user", password=secret)
+    assert repr(secret) not in str(caught.value)
+    says(ValueError, ["username"], lambda: Client(["127.0.0.1"], None, True, secret, "password"))

@@ -209,3 +209,9 @@ def test_method_that_is_not_printable_reaches_no_log(mc: Client) -> None:
     response = middleware(environ, lambda *args: None)
     assert list(response) == [b"?[31mGET? /path"]
     response.close()
+
+
+@pytest.mark.parametrize("seconds", ["x", None, -1, float("nan")])
+def test_wrong_number_of_seconds_is_an_error_at_once(mc: Client, seconds: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="longer_than must be"):
+        ClientPool(mc, 1).holders(seconds)

@@ -29,8 +29,8 @@ LARGEST_LENGTH = 2**31 - 1
 
 #: A path that begins like this cannot exist. A client of it fails at once.
 NOWHERE = "/dev/null/"
-#: NUL, and what cannot be encoded as UTF-8: halves of surrogate pairs.
-_NOT_IN_A_PATH = re.compile("[\0\ud800-\udfff]")
+#: What no text of C can have: NUL, and halves of surrogate pairs, which are no UTF-8.
+_not_in_c = re.compile("[\0\ud800-\udfff]").search
 
 _SERVER = "'host', 'host:port', '[IPv6]:port' or '/path/to/socket', with a port of 1 to 65535"
 
@@ -86,11 +86,17 @@ def checked_servers(servers: Iterable[str]) -> list[str]:
     return [_checked_server(server) for server in checked]
 
 
-def check_for_login(servers: Iterable[Any]) -> None:
+def check_login(username: str | None, password: str | None, servers: Iterable[Any]) -> None:
     """Check that libmemcached logs in at *servers*, which :func:`checked_servers` returned.
 
-    :raises ValueError: at one of them it would send no username and report no error.
+    :raises ValueError: at one of them it would send no username and report no error; or
+        *username* or *password* has a character that cannot be sent.
     """
+    for name, text in (("username", username), ("password", password)):
+        if isinstance(text, str) and _not_in_c(text):  # which is not shown: it may be a secret
+            raise ValueError(f"{name} must be UTF-8 without NUL, and has another character in it")
+    if username is None:
+        return
     for server in servers:
         kind = server[0] if isinstance(server, tuple) else translate_server_spec(server)[0]
         is_nowhere = isinstance(server, str) and server.startswith(NOWHERE)
@@ -116,7 +122,7 @@ def _checked_server(server: Any) -> str:
         wanted = repr("{}:{}".format(*server)) if is_pair else f"a str like {_SERVER}"
         raise TypeError(f"{server!r} is not the address of a memcached: write {wanted}")
     if kind == pylibmc.server_type_unix:
-        is_address = host.startswith("/") and port == 0 and not _NOT_IN_A_PATH.search(host)
+        is_address = host.startswith("/") and port == 0 and not _not_in_c(host)
     else:
         is_address = kind in (pylibmc.server_type_tcp, pylibmc.server_type_udp)
         is_address = is_address and bool(host) and host.isprintable() and " " not in host

@@ -72,7 +72,7 @@ from typing import Any, Callable, TypeVar
 import pylibmc.client
 from pylibmc.consts import BehaviorDict
 
-from .arguments import check_for_login, checked_seconds, checked_servers
+from .arguments import check_login, checked_seconds, checked_servers
 from .behaviors import completed, normalized
 from .commands import Commands
 from .keys import KeyRule
@@ -124,8 +124,7 @@ class Client(Commands):
         command_timeout: float = 1.0,
     ) -> None:
         servers = checked_servers(servers)
-        if username is not None:
-            check_for_login(servers)
+        check_login(username, password, servers)
         self._credentials = (username, password)
         self._prepare(checked_seconds("command_timeout", command_timeout))
         # Kept here, because to ask libmemcached for its behaviors would open a connection.

@@ -201,7 +201,7 @@ class MemcachedPoolMiddleware:
         latest = environ.get(self._release_key)
         if type(release) is EarlyRelease:
             release.leave(environ, latest)
-        elif latest is release:
+        elif latest is release or (latest is None and environ.get(self._key) is reservation):
             environ.pop(self._release_key, None)  # another thread may close it, too
             environ.pop(self._key, None)
         else:

@@ -202,11 +202,14 @@ class Pool:
     def holders(self, longer_than: float = 0.0) -> list[Holder]:
         """Who holds the reserved clients, the longest first.
 
-        :param longer_than: seconds. Holders with a shorter time are left out.
-
         It takes some milliseconds in a large program, because it asks Python's garbage collector
         which request has which client.
+
+        :param longer_than: seconds. Holders with a shorter time are left out.
+        :raises TypeError: it is no number.
+        :raises ValueError: it is negative or not finite.
         """
+        longer_than = checked_seconds("longer_than", longer_than, zero=True)
         forks.check_process()
         slots = [slot for queue in self._queues() for slot in queue.in_use()]
         return find_holders(slots, longer_than)
