@@ -443,6 +443,100 @@ def test_signal_handler_that_raises(
     succeeds(in_child(work))
 
 
+class Late(TimeoutError, RuntimeError, pylibmc.ServerDown):  # type: ignore[misc]
+    """What a signal handler may raise."""
+
+
+@contextlib.contextmanager
+def interrupted(after: float) -> Iterator[None]:
+    """A signal handler raises Late, and nothing keeps it from the caller."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise Late("the request takes too long")
+
+    signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, after)
+    with pytest.raises(Late, match=r"^the request takes too long$"):  # noqa: PT012
+        yield
+        signal.sigtimedwait([], 1)  # where the command was faster
+
+
+@PROTOCOLS
+@SERVERS
+@pytest.mark.parametrize("fail_soft", [False, True], ids=["raises", "fail_soft"])
+def test_error_of_a_signal_handler_reaches_the_caller(
+    nodes: list[Memcached], servers: int, fail_soft: bool, binary: bool
+) -> None:
+    def work() -> None:
+        with proxies(nodes[:servers]) as between:
+            mc = Client([proxy.address for proxy in between], binary=binary, fail_soft=fail_soft)
+            failures: list[None] = []
+            mc.on_connection_failure = lambda: failures.append(None)
+            assert mc.set("key", "value")
+            for command in (
+                lambda: mc.get("key"),
+                lambda: mc.set("key", "value"),
+                lambda: mc.get_multi(["key", *KEYS]),
+            ):
+                for proxy in between:
+                    proxy.delay = 0.04
+                with interrupted(0.01):
+                    command()
+                for proxy in between:
+                    proxy.go_on()
+                assert mc.get("key") == "value"  # no server rests
+            assert not failures
+
+    succeeds(in_child(work))
+
+
+@PROTOCOLS
+@pytest.mark.parametrize("fail_soft", [False, True], ids=["raises", "fail_soft"])
+def test_error_of_a_signal_handler_in_the_second_read_of_a_get_multi(
+    nodes: list[Memcached], fail_soft: bool, binary: bool
+) -> None:
+    """A key is missing, so get_multi reads again, and a get of this key follows."""
+
+    def work() -> None:
+        with proxies(nodes) as between:
+            for after in (0.02, 0.06, 0.1):
+                mc = Client([p.address for p in between], binary=binary, fail_soft=fail_soft)
+                assert mc.set_multi(dict.fromkeys(KEYS, "value")) == []
+                for proxy in between:
+                    proxy.delay = 0.04
+                with interrupted(after):
+                    mc.get_multi([*KEYS, "missing"])
+                for proxy in between:
+                    proxy.go_on()
+
+    succeeds(in_child(work))
+
+
+@SERVERS
+@pytest.mark.parametrize("fail_soft", [False, True], ids=["raises", "fail_soft"])
+def test_error_of_a_signal_handler_in_a_command_that_expires(
+    servers: int, fail_soft: bool
+) -> None:
+    """C goes on after the signal, so the handler runs after the watchdog has ended the command."""
+
+    def work() -> None:
+        with ExitStack() as running:
+            addresses = [
+                running.enter_context(hostile.fake(hostile.silent)).address for _ in range(servers)
+            ]
+            commands: list[Callable[[Client], object]] = [
+                lambda mc: mc.get("key"),
+                lambda mc: mc.set("key", 1),
+                lambda mc: mc.flush_all(),
+            ]
+            for command in commands:
+                mc = Client(addresses, fail_soft=fail_soft, command_timeout=0.2)
+                with interrupted(0.05):
+                    command(mc)
+
+    succeeds(in_child(work))
+
+
 def test_write_of_a_signal_handler_that_timed_out_is_no_command(nodes: list[Memcached]) -> None:
     """The command that the handler interrupts ends well."""
     evil = b"\r\nset evil 0 0 4\r\nevil\r\n" * 30_000

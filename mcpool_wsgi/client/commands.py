@@ -18,7 +18,7 @@ from ..errors import InvalidKey, PickleForbidden
 from . import explanations, native
 from .arguments import LARGEST_TIME, checked_number
 from .connection import disconnect_all
-from .failures import MISS
+from .failures import MISS, is_own
 from .key_commands import KeyCommands, check_compression
 from .keys import AnyKey, Key, encoded
 from .run_again import is_answered
@@ -239,7 +239,7 @@ def _get_multi(client: Commands, keys: list[Key]) -> dict[Key, Any]:
             if is_answered(client, "get_multi", times):
                 return found
         except pylibmc.Error as error:
-            if not (found and client._fail_soft):
+            if not (found and client._fail_soft and is_own(error)):
                 raise
             client._disconnect()
             client._note_failure(error)
@@ -270,6 +270,8 @@ def _get_multi_of_several(client: Commands, keys: list[Key]) -> dict[Key, Any]:
             for key in [key for key in keys if key and key not in found][:1]:
                 native.get(client, encoded(key))
         except (pylibmc.Error, RuntimeError) as error:
+            if not is_own(error):
+                raise
             client._disconnect()
             client._note_failure(error)
     return found

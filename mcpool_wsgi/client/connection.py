@@ -121,11 +121,15 @@ class Connection(Availability):
                     is_sent and failures.leaves_sync(error, len(self.addresses))
                 )
                 self.deadline = NEVER
-                if self.expired and not isinstance(error, failures.CommandExpired):
+                if self.expired:
                     self._out_of_sync = True
-                    error = self._expiry(command.__name__, error)
-                error = explained(self, error)
-                forgiven = self._forgives(error)
+                # What a signal handler raises is no failure of memcached, and reaches the caller.
+                is_own = failures.is_own(error)
+                if is_own:
+                    if self.expired and not isinstance(error, failures.CommandExpired):
+                        error = self._expiry(command.__name__, error)
+                    error = explained(self, error)
+                forgiven = is_own and self._forgives(error)
                 result = failures.result_of_failure(command.__name__, args)
                 if self._listeners:
                     self._tell(command, args, result, error, deadline)
