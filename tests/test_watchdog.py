@@ -16,6 +16,7 @@ import sys
 import textwrap
 import threading
 import time
+import types
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -497,7 +498,9 @@ def test_commands_have_no_limit_when_no_thread_can_be_started(
     def start(function: Any, args: Any) -> int:
         raise RuntimeError("can't start new thread")
 
-    replace_original(monkeypatch, "start_new_thread", start)
+    # As from C: in no frame of another module.
+    in_module = types.FunctionType(start.__code__, vars(module))
+    replace_original(monkeypatch, "start_new_thread", in_module)
     client = LimitedClient([address], dog=counting)
     for _ in range(3):
         client.run("set", "key", 1)
@@ -535,11 +538,15 @@ def test_interrupted_start_is_done_again(
         expires(LimitedClient([server.address], dog=counting), "get", "key")
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError])
+class Late(TimeoutError, RuntimeError, LookupError):
+    """What handlers of alarms may raise, and what a start may fail with."""
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError, Late])
 def test_interrupt_at_any_moment_of_the_start_reaches_the_caller(
     error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the next command has a limit. Handlers of alarms raise TimeoutError, an OSError."""
+    """And the next command has a limit."""
     monkeypatch.setattr(libmemcached, "_is_calibrated", False)
     dogs = [Watchdog()]
 
@@ -555,6 +562,11 @@ def test_interrupt_at_any_moment_of_the_start_reaches_the_caller(
 
     assert interrupted_everywhere(error, lambda: dogs[0].wake(), works) > 50
     works()
+
+
+def test_interrupt_at_any_moment_of_a_call_reaches_the_caller(counting: Counting) -> None:
+    counting.wake()
+    interrupted_everywhere(Late, counting.wake, lambda: None)
 
 
 class Broken:
@@ -843,6 +855,28 @@ def test_exit_right_after_the_first_command() -> None:
     for _ in range(5):
         with limited_time(most=10):
             program(PRELUDE, "watchdog.wake()")
+
+
+WAITS_FOR_THE_MAIN_THREAD = """
+def work():
+    while threading.main_thread().is_alive():
+        time.sleep(0.01)
+    EXPIRES
+    ended.set()
+ended = threading.Event()
+"""
+
+
+@pytest.mark.parametrize("daemon", [False, True])
+def test_first_command_after_the_end_of_the_main_thread(daemon: bool) -> None:
+    """The interpreter waits for other threads."""
+    with limited_time(most=10):
+        program(
+            PRELUDE,
+            WAITS_FOR_THE_MAIN_THREAD.replace("EXPIRES", textwrap.indent(EXPIRES, "    ").strip()),
+            f"threading.Thread(target=work, daemon={daemon}).start()",
+            "threading.Thread(target=ended.wait).start()",
+        )
 
 
 def test_first_command_at_exit() -> None:

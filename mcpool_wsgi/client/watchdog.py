@@ -59,7 +59,6 @@ If no thread can be started, commands have no such limit, and one warning is log
 from __future__ import annotations
 
 import _thread
-import contextlib
 import logging
 import math
 import sys
@@ -69,6 +68,7 @@ from typing import Any, Protocol
 
 from .. import forks
 from . import libmemcached, sockets
+from .failures import is_own
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -132,25 +132,33 @@ class Watchdog:
         if alarm is None:
             self._start()
             return
-        with contextlib.suppress(RuntimeError):  # it has been woken already
+        try:
             alarm.release()
+        except RuntimeError as error:
+            if not is_own(error):  # a signal handler's. Else it has been woken already.
+                raise
 
     def _start(self) -> None:
-        if not threading.main_thread().is_alive():
-            return  # the interpreter ends: a thread that is started now may crash it
+        if _interpreter_ends():
+            return  # a thread that is started now may crash it
         try:
             try:
                 self._permits.pop()
-            except IndexError:
+            except IndexError as error:
+                if not is_own(error):  # a signal handler's
+                    raise
                 return  # another thread starts it, or the code that a signal handler interrupted
             allocate_lock = _original("allocate_lock")
+            start_new_thread = _original("start_new_thread")
             alarm, begun = allocate_lock(), allocate_lock()
             alarm.acquire()
             begun.acquire()
             self._alarm = alarm
             try:
-                _original("start_new_thread")(self._run, (alarm, begun))
+                start_new_thread(self._run, (alarm, begun))
             except RuntimeError as error:
+                if not is_own(error):  # a signal handler's
+                    raise
                 self.wakes_at = -math.inf  # so that no command tries again
                 logger.warning("commands have no time limit, because no thread starts: %s", error)
                 return
@@ -211,6 +219,16 @@ class Watchdog:
         if client.deadline == deadline:
             client.expired = True
             sockets.abort(client, lambda: client.deadline == deadline)
+
+
+def _interpreter_ends() -> bool:
+    main = threading.main_thread()
+    if main.is_alive():
+        return False
+    # It counts as ended while the interpreter waits for the threads that are no daemons.
+    return threading.get_ident() == main.ident or all(
+        thread.daemon for thread in threading.enumerate() if thread is not main
+    )
 
 
 def _original(name: str) -> Any:
