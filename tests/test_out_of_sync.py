@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -668,3 +670,27 @@ def test_answer_that_is_an_error_is_nobody_elses(
 
     with hostile.fake(script) as server:
         succeeds(in_child(work))
+
+
+@SERVERS
+def test_get_multi_at_the_recursion_limit(nodes: list[Memcached], servers: int) -> None:
+    """The C code crashes there."""
+
+    def descend(mc: Client, frames: int) -> object:
+        return descend(mc, frames - 1) if frames else mc.get_multi(KEYS)
+
+    def work() -> None:
+        mc = Client([node.address for node in nodes[:servers]])
+        values = dict.fromkeys(KEYS, "value")
+        assert mc.set_multi(values) == []
+        limit = sys.getrecursionlimit()
+        raised = 0
+        for frames in range(limit - 100, limit):
+            assert mc.get_multi(KEYS) == values
+            try:
+                assert descend(mc, frames) == values
+            except (RecursionError, ctypes.ArgumentError):
+                raised += 1
+        assert 0 < raised < 100
+
+    succeeds(in_child(work))
