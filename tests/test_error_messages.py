@@ -45,6 +45,7 @@ def says(error: type[BaseException], parts: list[str], call: Callable[[], object
 
 Row = tuple[Any, type[Exception], list[str]]
 SERVERS: dict[str, Row] = {
+    "path is too long": (["/" + "x" * 110], ValueError, ["because its path", "bytes"]),
     "port is a word": (
         ["localhost:abc"],
         ValueError,

@@ -8,6 +8,8 @@ import logging
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from types import FrameType
@@ -158,3 +160,37 @@ def test_calibration_takes_little_time() -> None:
     start = time.monotonic()
     assert libmemcached.is_available()
     assert time.monotonic() - start < 1
+
+
+TOO_MANY_FILES = """
+import os, resource, sys
+import pylibmc
+from mcpool_wsgi import Client
+from mcpool_wsgi.client import libmemcached
+from mcpool_wsgi.client.watchdog import watchdog
+
+client = Client([sys.argv[1]])
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+files = []
+try:
+    while True:
+        files.append(os.open(os.devnull, os.O_RDONLY))
+except OSError:
+    pass
+for _ in range(2):
+    try:
+        client.get("key")
+    except pylibmc.Error as error:
+        print("fails")
+for file in files:
+    os.close(file)
+print(Client([sys.argv[1]]).set("key", 1), libmemcached.has_failed(), watchdog.wakes_at > 0)
+"""
+
+
+def test_too_many_open_files_do_not_count_as_a_failure_for_ever(address: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TOO_MANY_FILES, address], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.splitlines() == ["fails", "fails", "True False True"], done.stderr
+    assert not done.stderr

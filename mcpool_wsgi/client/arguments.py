@@ -9,6 +9,7 @@ and fails late on a text that is no address. So each argument is checked before 
 from __future__ import annotations
 
 import re
+import sys
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -29,6 +30,8 @@ LARGEST_LENGTH = 2**31 - 1
 
 #: A path that begins like this cannot exist. A client of it fails at once.
 NOWHERE = "/dev/null/"
+#: Bytes of the path of a Unix socket.
+LONGEST_PATH = 107 if sys.platform == "linux" else 103
 #: What no text of C can have: NUL, and halves of surrogate pairs, which are no UTF-8.
 _not_in_c = re.compile("[\0\ud800-\udfff]").search
 
@@ -123,6 +126,7 @@ def _checked_server(server: Any) -> str:
         raise TypeError(f"{server!r} is not the address of a memcached: write {wanted}")
     if kind == pylibmc.server_type_unix:
         is_address = host.startswith("/") and port == 0 and not _not_in_c(host)
+        is_address = is_address and len(host.encode()) <= LONGEST_PATH
     else:
         is_address = kind in (pylibmc.server_type_tcp, pylibmc.server_type_udp)
         is_address = is_address and bool(host) and host.isprintable() and " " not in host
@@ -142,6 +146,8 @@ def _reason(server: str) -> str:
         return ", but a URL, which mcpool_wsgi.config.client_from_url() may read"
     if "+" in server and not server.startswith("/"):
         return ", but a source, which mcpool_wsgi.discovery follows"
+    if server.startswith("/"):
+        return f", because its path is not UTF-8 without NUL, of at most {LONGEST_PATH} bytes"
     port = server.removeprefix("udp:").rpartition("]")[2].partition(":")[2].partition(":")[0]
     is_port = port.isdecimal() and len(port) <= 5 and 1 <= int(port) <= 65535
     return f", because its port is {port!r}" if port and not is_port else ""

@@ -21,6 +21,7 @@ from __future__ import annotations
 import _socket
 import contextlib
 import ctypes
+import errno
 import logging
 import os
 import stat
@@ -117,13 +118,17 @@ def _declare(function: Any, result: Any, *arguments: Any) -> None:
     function.argtypes = arguments
 
 
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _library: Library | None = None
 _is_calibrated: bool = False
 _warnings: list[str] = []  # what is still to be logged
 
 
 def calibrated() -> Library | None:
-    """The library, calibrated at the first call. None if the calibration failed."""
+    """The library, calibrated at the first call. None if the calibration failed.
+
+    While the process has too many open files, each call tries again.
+    """
     # No lock, because a signal handler may interrupt the calibration and call this. Two
     # calibrations at once do no harm.
     global _library, _is_calibrated
@@ -132,12 +137,19 @@ def calibrated() -> Library | None:
             library = Library()
             library.calibrate()
         except (LookupError, OSError, AttributeError, pylibmc.Error) as error:
+            if getattr(error, "errno", None) in _PASSING:
+                return None
             _warnings[:] = [str(error) or repr(error)]
         else:
             _library = library
             _warnings.clear()
         _is_calibrated = True
     return _library
+
+
+def has_failed() -> bool:
+    """Whether the calibration has failed for good."""
+    return _is_calibrated and _library is None
 
 
 def is_available() -> bool:

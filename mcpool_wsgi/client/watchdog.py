@@ -174,7 +174,10 @@ class Watchdog:
         # Here, because no signal handler can break it off: it would count as failed for ever.
         if libmemcached.calibrated() is None and self._alarm is alarm:
             self._alarm = None
-            self.wakes_at = -math.inf  # so that no command tries again
+            if libmemcached.has_failed():
+                self.wakes_at = -math.inf  # so that no command tries again
+            else:
+                self._permits[:] = [None]
         begun.release()
         try:
             while self._alarm is alarm:
