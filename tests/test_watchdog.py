@@ -16,7 +16,6 @@ import sys
 import textwrap
 import threading
 import time
-import types
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -498,9 +497,7 @@ def test_commands_have_no_limit_when_no_thread_can_be_started(
     def start(function: Any, args: Any) -> int:
         raise RuntimeError("can't start new thread")
 
-    # As from C: in no frame of another module.
-    in_module = types.FunctionType(start.__code__, vars(module))
-    replace_original(monkeypatch, "start_new_thread", in_module)
+    replace_original(monkeypatch, "start_new_thread", start)
     client = LimitedClient([address], dog=counting)
     for _ in range(3):
         client.run("set", "key", 1)

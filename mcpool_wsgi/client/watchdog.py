@@ -157,7 +157,7 @@ class Watchdog:
             try:
                 start_new_thread(self._run, (alarm, begun))
             except RuntimeError as error:
-                if not is_own(error):  # a signal handler's
+                if type(error) is not RuntimeError and not is_own(error):  # a signal handler's
                     raise
                 self.wakes_at = -math.inf  # so that no command tries again
                 logger.warning("commands have no time limit, because no thread starts: %s", error)
