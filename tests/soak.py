@@ -638,11 +638,23 @@ class Interrupted(Worker):
             raise Interrupt if choice == 1 else InterruptingError
 
 
+def warm_up_logging() -> None:
+    """Let all loggers look their levels up now.
+
+    They do it once, with a lock that CPython loses to an interrupt right before its try block.
+    """
+    for name in logging.root.manager.loggerDict:
+        for level in (logging.INFO, logging.WARNING, logging.ERROR):
+            if name.startswith("mcpool_wsgi"):
+                logging.getLogger(name).isEnabledFor(level)
+
+
 def be_client(options: dict[str, Any]) -> None:
     """What a client process does. It prints what it found."""
     faulthandler.enable(all_threads=True)
     logging.getLogger("mcpool_wsgi").addHandler(logging.NullHandler())
     logging.getLogger("mcpool_wsgi").propagate = False
+    warm_up_logging()
     soaked = Soaked(options)
     dice = random.Random(options["seed"])
 
