@@ -136,7 +136,10 @@ class PooledClient(BorrowedCommands):
         return type(self)(self._pool)
 
     def disconnect_all(self) -> None:
-        """Close the idle connections of the pool now, and the others at their release."""
+        """Close the idle connections of the pool now.
+
+        Each other one is closed when its slot is next reserved.
+        """
         self._pool.disconnect_all()
 
     def close(self) -> None:

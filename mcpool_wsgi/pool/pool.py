@@ -173,7 +173,10 @@ class Pool:
             queue.drop_old_clients()
 
     def disconnect_all(self) -> None:
-        """Close the idle connections now, and the reserved ones at their release."""
+        """Close the idle connections now.
+
+        Each other one is closed when its slot is next reserved.
+        """
         forks.check_process()
         self._generations.begin(self.master, "disconnect")
         for queue in self._queues():

@@ -162,6 +162,7 @@ def test_request_that_makes_the_cache_uses_its_own_client(
         assert list(response) == [b"value"]
         response.close()
     assert pool.stats().reservations == 2
+    pool.close()  # Django keeps its caches, and so the pool
 
 
 # -- Options
