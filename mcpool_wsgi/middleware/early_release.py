@@ -39,7 +39,7 @@ class EarlyRelease:
         self._key = key
         self._reservation = reservation
         self.client: Any = client
-        self.is_over = False  # set when the environ is left
+        self.is_over: bool = False  # set when the environ is left
         self._find_environ: Callable[[], WSGIEnvironment | None] = lambda: environ
         self.client_before: Any = environ.get(key, MISSING)
         self.release_before: Any = environ.get(f"{key}.release", MISSING)
