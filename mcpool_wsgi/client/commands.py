@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from time import monotonic
-from typing import Any, Callable
+from typing import Any, Callable, TypeVar
 
 import pylibmc
 
@@ -23,6 +23,8 @@ from .key_commands import KeyCommands, check_compression
 from .keys import AnyKey, Key, encoded
 from .run_again import is_answered
 from .values import storable, writing_ints
+
+_Thing = TypeVar("_Thing")
 
 SHORTEST_LIMIT = 0.001  # seconds
 _control_character = re.compile(rb"[\x00-\x1f\x7f]").search
@@ -126,20 +128,10 @@ class Commands(KeyCommands):
         :raises pylibmc.NotFound: one is not there. The others are incremented.
         """
         # One by one, as pylibmc sends them: of several it does not say which failed.
-        first_error = None
         named = self._prefixed(keys, key_prefix)
         if b"" in named:
             raise explanations.empty_key(named[b""])
-        for raw in named:
-            try:
-                self._count(native.incr, raw, delta)
-            except pylibmc.Error as error:
-                first_error = first_error or error
-        try:
-            if first_error is not None:
-                raise first_error
-        finally:
-            del first_error  # its traceback has this frame: that would be a circle
+        _call_for_each(named, lambda raw: self._count(native.incr, raw, delta))
 
     def delete_multi(self, keys: Iterable[Key], key_prefix: Key | None = None) -> bool:
         """Remove all of *keys*. Return whether all were there."""
@@ -189,20 +181,12 @@ class Commands(KeyCommands):
         :raises pylibmc.Error: the first error, after all servers were asked.
         """
         end = monotonic() + self._command_timeout
-        answers = []
-        first_error = None
-        for address in self.addresses:
-            try:
-                client = self._for_one_server(address, max(end - monotonic(), SHORTEST_LIMIT))
-                answers.append(getattr(client, command)(*args))
-            except pylibmc.Error as error:
-                first_error = first_error or error
-        try:
-            if first_error is not None:
-                raise first_error
-            return answers
-        finally:
-            del first_error  # its traceback has this frame: that would be a circle
+
+        def ask(address: str) -> Any:
+            client = self._for_one_server(address, max(end - monotonic(), SHORTEST_LIMIT))
+            return getattr(client, command)(*args)
+
+        return _call_for_each(self.addresses, ask)
 
     def _for_one_server(self, address: str, command_timeout: float) -> Commands:
         """A new client with the options of this one."""
@@ -215,6 +199,26 @@ class Commands(KeyCommands):
 
 def _single_key(key: Key) -> TypeError:
     return TypeError(f"keys is a sequence of keys, not the single {key!r}")
+
+
+def _call_for_each(things: Iterable[_Thing], function: Callable[[_Thing], Any]) -> list[Any]:
+    """What *function* returns for each of *things*.
+
+    :raises pylibmc.Error: the first error, after all calls.
+    """
+    results = []
+    first_error = None
+    for thing in things:
+        try:
+            results.append(function(thing))
+        except pylibmc.Error as error:
+            first_error = first_error or error
+    try:
+        if first_error is not None:
+            raise first_error
+        return results
+    finally:
+        del first_error  # its traceback has this frame: that would be a circle
 
 
 def _check_depth() -> None:

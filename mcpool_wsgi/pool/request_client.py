@@ -72,7 +72,7 @@ def _early_client(requests: list[EarlyRequest]) -> LentClient | None:
             clients[id(client)] = client
             running.append(request)
     requests[:] = running
-    frame: FrameType | None = sys._getframe()
+    frame: FrameType | None = sys._getframe(1)
     while running and frame is not None:
         code = frame.f_code
         if "environ" in code.co_varnames + code.co_freevars + code.co_cellvars:
