@@ -136,10 +136,7 @@ class PooledClient(BorrowedCommands):
         return type(self)(self._pool)
 
     def disconnect_all(self) -> None:
-        """Close the idle connections of the pool now.
-
-        Each other one is closed when its slot is next reserved.
-        """
+        """Close the idle connections of the pool now and the reserved ones at their release."""
         self._pool.disconnect_all()
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pylibmc
@@ -41,6 +42,20 @@ def test_reserve_lends_a_working_client(either_pool: Any) -> None:
         assert mc.set("hi", "ho")
         assert mc.delete("hi")
     assert (either_pool.stats().in_use, either_pool.stats().idle) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "replace", [lambda pool: pool.disconnect_all(), lambda pool: pool.set_servers(["127.0.0.1:1"])]
+)
+def test_a_reserved_connection_that_was_replaced_is_closed_at_its_release(
+    replace: Callable[[Any], None], either_pool: Any, connections: Connections
+) -> None:
+    with either_pool.reserve() as mc:
+        assert mc.set("hi", "ho")
+        replace(either_pool)
+        assert mc.get("hi") == "ho"
+        assert connections.count() == 1
+    eventually(lambda: connections.count() == 0)
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])

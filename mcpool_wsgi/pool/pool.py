@@ -157,7 +157,7 @@ class Pool:
     def set_servers(self, servers: Iterable[str]) -> None:
         """Use other *servers* from now on, with the options of the client so far.
 
-        Idle clients are closed at once. Reserved ones are replaced when they are next reserved.
+        Idle clients are closed at once, and reserved ones at their release.
 
         :raises TypeError: the pool's clients are not :class:`mcpool_wsgi.Client`.
         """
@@ -173,10 +173,7 @@ class Pool:
             queue.drop_old_clients()
 
     def disconnect_all(self) -> None:
-        """Close the idle connections now.
-
-        Each other one is closed when its slot is next reserved.
-        """
+        """Close the idle connections now and the reserved ones at their release."""
         forks.check_process()
         self._generations.begin(self.master, "disconnect")
         for queue in self._queues():

@@ -119,6 +119,8 @@ class Reservation(SlotHolder):
         self._client = RELEASED
         queue = self._queue
         slot.since = 0.0  # until the next reservation has it completely, nobody holds it
+        if not slot.generation.current:
+            slot.client = None  # was replaced; the generation stays, and says that
         try:
             queue.idle.append(slot)
             if queue.waiters:
