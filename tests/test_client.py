@@ -225,8 +225,22 @@ def test_namespace_counts_for_the_length(address: str) -> None:
         with pytest.raises(InvalidKey, match="247 bytes where 246"):
             client.set("x" * 247, 1)
     assert Client([address]).get("app:" + "x" * 246) == 1
-    with pytest.raises(InvalidKey):
-        Client([address], {"namespace": b"a b"})
+
+
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("namespace", ["", b"", 128 * "x", "ü", "a b", b"a\0b", "\udc00", 5])
+def test_namespace_that_libmemcached_refuses_is_named(
+    address: str, namespace: Any, binary: bool
+) -> None:
+    if binary and namespace in ("ü", "a b"):
+        assert Client([address], {"namespace": namespace}, binary=True).set("key", 1)
+        return
+    with pytest.raises((TypeError, ValueError), match=r"^behavior namespace must |UTF-8$"):
+        Client([address], {"namespace": namespace}, binary=binary)
+    mc = Client([address], binary=binary)
+    with pytest.raises((TypeError, ValueError), match=r"^behavior namespace must |UTF-8$"):
+        mc.set_behaviors({"namespace": namespace})
+    assert mc.set("x" * 250, 1)
 
 
 @pytest.mark.parametrize("no_key", [1, None, ("a",), bytearray(b"a"), memoryview(b"a b")])

@@ -8,6 +8,7 @@ pylibmc. What the caller names in ``behaviors`` comes first.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pickle import HIGHEST_PROTOCOL
 from typing import Any
@@ -48,6 +49,8 @@ SEVERAL_SERVERS_BEHAVIORS: Mapping[str, Any] = {
     "dead_timeout": 10,
 }
 
+_LONGEST_NAMESPACE = 127  # bytes, for libmemcached
+_is_printable_ascii = re.compile(rb"[!-~]+").fullmatch
 _LARGEST = 2**31 - 1  # libmemcached keeps most of them in a C int
 _NAMED = {
     "hash": pylibmc.hashers,
@@ -63,11 +66,10 @@ def completed(behaviors: Mapping[str, Any], servers: int) -> dict[str, Any]:
     return {**DEFAULT_BEHAVIORS, **several, **behaviors}
 
 
-def normalized(behaviors: Mapping[str, Any]) -> dict[str, Any]:
+def normalized(behaviors: Mapping[str, Any], binary: bool) -> dict[str, Any]:
     """*behaviors* as pylibmc understands them, under their current names.
 
-    :raises InvalidKey: the ``namespace`` cannot be encoded.
-    :raises TypeError: a value is no int.
+    :raises TypeError: a value has a wrong type.
     :raises ValueError: a name is unknown, or a value is out of range.
     """
     normal = dict(behaviors)
@@ -79,8 +81,28 @@ def normalized(behaviors: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"unknown behavior names: {name}")
         _check(name, value)
     if namespace is not None:
-        normal["namespace"] = encoded(namespace)  # of all but bytes the C code reads other memory
+        # Of all but bytes, the C code reads other memory.
+        normal["namespace"] = _checked_namespace(namespace, binary)
     return normal
+
+
+def _checked_namespace(namespace: Any, binary: bool) -> bytes:
+    if not isinstance(namespace, (str, bytes)):
+        raise TypeError(f"behavior namespace must be str or bytes, not {type(namespace).__name__}")
+    raw = encoded(namespace)
+    if not 1 <= len(raw) <= _LONGEST_NAMESPACE:
+        raise ValueError(
+            f"behavior namespace must be 1 to {_LONGEST_NAMESPACE} bytes long, not {len(raw)}:"
+            " without one, leave it out"
+        )
+    if b"\0" in raw:  # libmemcached would cut it there
+        raise ValueError(f"behavior namespace must have no NUL byte, unlike {namespace!r}")
+    if not (binary or _is_printable_ascii(raw)):
+        raise ValueError(
+            "behavior namespace must be ASCII without spaces and control characters in the text"
+            f" protocol, not {namespace!r}"
+        )
+    return raw
 
 
 def _check(name: str, value: Any) -> None:

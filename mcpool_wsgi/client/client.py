@@ -102,8 +102,7 @@ class Client(Commands):
         wrong type.
     :raises ValueError: a behavior is unknown or out of range, a server is no address,
         *command_timeout* is not positive, or there is a *username* for a Unix socket.
-    :raises InvalidKey: from every command, for a key that must not reach the wire; and at once,
-        for such a ``namespace``.
+    :raises InvalidKey: from every command, for a key that must not reach the wire.
     :raises PickleForbidden: from every command, for a value that needs pickle.
     :raises pylibmc.Error: from every command, if memcached cannot do it.
     """
@@ -128,7 +127,7 @@ class Client(Commands):
         self._credentials = (username, password)
         self._prepare(checked_seconds("command_timeout", command_timeout))
         # Kept here, because to ask libmemcached for its behaviors would open a connection.
-        self._chosen: Mapping[str, Any] = normalized(behaviors or {})
+        self._chosen: Mapping[str, Any] = normalized(behaviors or {}, binary)
         self._fail_soft = fail_soft
         self._rule = KeyRule(binary, self._chosen.get("namespace") or b"")
         if serializer is not None:
@@ -203,7 +202,7 @@ class Client(Commands):
 
     def set_behaviors(self, behaviors: Mapping[str, Any]) -> None:
         """See :attr:`behaviors`."""
-        behaviors = normalized(behaviors)
+        behaviors = normalized(behaviors, self.binary)
         here = self._here()
         chosen = {**here._chosen, **behaviors}
         rule = KeyRule(self.binary, chosen.get("namespace") or b"")

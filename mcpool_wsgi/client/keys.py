@@ -30,16 +30,14 @@ class KeyRule:
     """What the keys of a client must be like.
 
     :param binary: the client speaks the binary protocol, where only the length counts.
-    :param namespace: what libmemcached puts before every key.
+    :param namespace: what libmemcached puts before every key, already checked.
     """
 
     __slots__ = ("_binary", "_longest")
 
-    def __init__(self, binary: bool, namespace: Key = b"") -> None:
+    def __init__(self, binary: bool, namespace: bytes = b"") -> None:
         self._binary = binary
-        self._longest = MAX_LENGTH
-        if namespace:
-            self._longest -= len(self.encoded(namespace))
+        self._longest = MAX_LENGTH - len(namespace)
 
     def encoded(self, key: Key, prefix: bytes = b"") -> bytes:
         """*prefix* and *key* as the bytes that go over the wire.

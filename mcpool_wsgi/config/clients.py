@@ -14,7 +14,6 @@ import pylibmc
 
 from ..client import NOWHERE, Client
 from ..discovery import Discovery, is_source, look_up
-from ..errors import InvalidKey
 from ..pool import Pool
 from .options import ADDRESS, CLIENT, part
 
@@ -55,7 +54,3 @@ def client_for(options: Mapping[str, Any], behaviors: Mapping[str, Any]) -> Clie
         return Client(**given, behaviors=behaviors)
     except pylibmc.Error as error:
         raise ValueError(f"libmemcached refuses an option: {error}") from None
-    except ValueError as error:
-        if isinstance(error, InvalidKey) or str(error).startswith("bad key"):
-            raise ValueError(f"the behavior namespace is wrong: {error}") from None
-        raise
