@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 from collections.abc import Iterator
 from typing import Any, Callable
 
@@ -157,6 +158,43 @@ def test_listener_that_raises_harms_nobody(
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     with pytest.raises(TypeError, match="not 5"):
         pool.observe(5)  # type: ignore[arg-type]
+
+
+class Handler:
+    """A signal handler, as a method, as an object, and as a function."""
+
+    def method(self, *signal: Any) -> None:
+        raise TimeoutError("too late")
+
+    __call__ = method
+
+    def function(self) -> Callable[..., None]:
+        def handler(*signal: Any) -> None:
+            self.method()
+
+        return handler
+
+
+class Derived(Handler):
+    pass
+
+
+@pytest.mark.parametrize("handler", [Handler().method, Derived(), Handler().function()])
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_a_signal_handler_raises_in_a_listener_reaches_the_caller(
+    pool: ClientPool, caplog: pytest.LogCaptureFixture, handler: Any, fails: bool
+) -> None:
+    stop = pool.observe(lambda event: signal.raise_signal(signal.SIGUSR1))
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with pool.reserve() as mc, pytest.raises(TimeoutError, match="too late"):
+            mc.set("key", "x" * (1 << 21) if fails else 1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        stop()
+    assert not caplog.records
+    with pool.reserve() as mc:
+        assert mc.get("key") == (None if fails else 1)
 
 
 def test_listener_may_use_the_pool(pool: ClientPool) -> None:

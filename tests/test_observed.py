@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -181,6 +183,30 @@ def test_listener_that_raises_harms_nobody(
     assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
     with pytest.raises(TypeError, match="not 5"):
         pool.observe_reservations(5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("told_at", ["reserved", "released", "timed out"])
+def test_what_a_signal_handler_raises_in_a_listener_reaches_the_caller(
+    pool: ClientPool, caplog: pytest.LogCaptureFixture, told_at: str
+) -> None:
+    def listener(outcome: str, seconds: float) -> None:
+        if outcome == told_at:
+            signal.raise_signal(signal.SIGUSR1)
+
+    def handler(*signal: Any) -> None:
+        raise TimeoutError("too late")
+
+    stop = pool.observe_reservations(listener)
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with pytest.raises(TimeoutError, match="too late"), pool.reserve():  # noqa: SIM117
+            with contextlib.suppress(PoolTimeout), pool.reserve():
+                pass
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        stop()
+    assert "a listener failed" not in caplog.text
+    assert pool.stats().in_use == 0
 
 
 @pytest.mark.servers

@@ -12,6 +12,7 @@ from .client import Client as Client
 from .events import CommandEvent as CommandEvent
 from .events import Listener as Listener
 from .events import observe as observe
+from .failures import is_of_signal_handler as is_of_signal_handler
 from .failures import is_timeout as is_timeout
 from .failures import without_key as without_key
 from .keys import Key as Key

@@ -82,7 +82,9 @@ def tell(
     for listener in tuple(listeners):
         try:
             listener(event)
-        except Exception:
+        except Exception as failure:
+            if failures.is_of_signal_handler(failure):
+                raise
             logger.exception("a listener failed at %s", command)
 
 

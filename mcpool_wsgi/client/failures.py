@@ -10,6 +10,7 @@ on it belongs to the next command.
 from __future__ import annotations
 
 import re
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pylibmc
@@ -135,6 +136,21 @@ def is_own(error: Exception) -> bool:
             return False
         traceback = traceback.tb_next
     return True
+
+
+def is_of_signal_handler(error: Exception) -> bool:
+    """Whether a signal handler of this process has raised *error*."""
+    handlers = filter(callable, map(signal.getsignal, signal.valid_signals()))
+    functions = [
+        function for handler in handlers for function in (handler, type(handler).__call__)
+    ]
+    codes = [getattr(function, "__code__", None) for function in functions]
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code in codes:
+            return True
+        traceback = traceback.tb_next
+    return False
 
 
 def _is_endless(error: Exception) -> bool:

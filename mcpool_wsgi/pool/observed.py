@@ -33,6 +33,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Callable
 
+from ..client import is_of_signal_handler
 from ..errors import PoolTimeout
 from .lent_client import LazyClient
 
@@ -56,8 +57,12 @@ class _Observed:
         except PoolTimeout:
             self._tell("timed out", began)
             raise
-        self._reserved_at = monotonic()  # type: ignore[misc]  # observed() makes the slot
-        self._tell("reserved", began)
+        try:
+            self._reserved_at = monotonic()  # type: ignore[misc]  # observed() makes the slot
+            self._tell("reserved", began)
+        except BaseException:  # a signal handler's
+            self.__exit__()
+            raise
         return entered
 
     def __exit__(
@@ -80,7 +85,9 @@ class _Observed:
         for listener in tuple(self._told):
             try:
                 listener(outcome, seconds)
-            except Exception:
+            except Exception as error:
+                if is_of_signal_handler(error):
+                    raise
                 logger.exception("a listener failed at a reservation that was %s", outcome)
 
 
