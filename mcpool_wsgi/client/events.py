@@ -15,7 +15,7 @@ looks whether somebody does.
     stop()
 
 A listener is called in the thread of the command, after it. What it raises is logged, and the
-command goes on.
+command goes on. What a signal handler raises meanwhile reaches the caller.
 """
 
 from __future__ import annotations

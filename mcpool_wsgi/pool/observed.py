@@ -20,7 +20,8 @@ outcome          seconds
 ``released``     from the moment at which it got the client to the release
 ===============  ================================================================
 
-A listener is called in the thread of the reservation. What it raises is logged. The classes of
+A listener is called in the thread of the reservation. What it raises is logged. What a signal
+handler raises meanwhile reaches the caller. The classes of
 this module are used only while somebody observes the pool, so a pool without listeners pays
 nothing. Reservations that were made before are not told.
 """
