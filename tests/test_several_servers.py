@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from time import monotonic
 from typing import Any, Callable
 
 import pylibmc
@@ -120,6 +122,26 @@ def test_a_dead_node_is_one_error(
         except pylibmc.Error as error:
             errors.append(repr(error))
     assert len(errors) == 1, errors
+
+
+# Without touch, whose error is the same as that of a server that fails.
+@pytest.mark.parametrize("command", [name for name in EACH_KEY if name != "touch"])
+def test_a_node_that_is_back_when_the_client_comes_back_costs_no_second_error(
+    nodes: list[Mortal], command: str
+) -> None:
+    """libmemcached says at the next command only that the server counts as dead."""
+    mc = Client(addresses(nodes), {"cas": True, "dead_timeout": 1})
+    assert mc.set_multi(dict.fromkeys(KEYS, 1)) == []
+    nodes[2].kill()
+    with pytest.raises(pylibmc.Error):
+        for key in KEYS:
+            EACH_KEY[command](mc, key)
+    failed = monotonic()
+    nodes[2].start()
+    eventually(lambda: monotonic() > failed + mc.renewal_interval)
+    for key in KEYS:
+        with contextlib.suppress(pylibmc.NotFound):
+            EACH_KEY[command](mc, key)
 
 
 def test_a_dead_node_does_not_make_add_multi_answer_wrongly(nodes: list[Mortal]) -> None:

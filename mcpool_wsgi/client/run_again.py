@@ -80,7 +80,8 @@ def run_elsewhere(
     """
     try:
         for _ in range(FAILURES_LEFT_OUT):
-            if monotonic() >= client._fails_until or not _may_run_again(client, error, command):
+            is_first = monotonic() >= client._fails_until and not _is_marked_dead(error)
+            if is_first or not _may_run_again(client, error, command):
                 break
             client._disconnect()  # the answers of other servers may be on their way
             try:
@@ -101,4 +102,9 @@ def _may_run_again(client: Any, error: Exception, command: Callable[..., Any]) -
         return False
     if isinstance(error, (pylibmc.ConnectionError, pylibmc.SomeErrors)):
         return command.__name__ in failures.READS or is_refused(client)
-    return isinstance(error, pylibmc.ServerDead) or command is native.touch
+    return _is_marked_dead(error) or command is native.touch
+
+
+def _is_marked_dead(error: Exception) -> bool:
+    """Whether the server has failed before, so that nothing was sent."""
+    return isinstance(error, pylibmc.ServerDead)
