@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from time import monotonic
 from typing import Any, Callable
@@ -134,8 +135,7 @@ def test_a_node_that_is_back_when_the_client_comes_back_costs_no_second_error(
     assert mc.set_multi(dict.fromkeys(KEYS, 1)) == []
     nodes[2].kill()
     with pytest.raises(pylibmc.Error):
-        for key in KEYS:
-            EACH_KEY[command](mc, key)
+        list(map(functools.partial(EACH_KEY[command], mc), KEYS))
     failed = monotonic()
     nodes[2].start()
     eventually(lambda: monotonic() > failed + mc.renewal_interval)
