@@ -1188,6 +1188,24 @@ def test_lazy_request_with_a_length_is_answered_by_on_exhausted(mc: Client) -> N
     assert len(request(MemcachedPoolMiddleware(Page, pool, lazy=True))) == 1
 
 
+def test_lazy_request_whose_iter_is_no_generator_is_answered_by_on_exhausted(mc: Client) -> None:
+    pool = ClientPool(mc, 1, timeout=0)
+
+    class Page:
+        def __init__(self, environ: Any, start_response: Any) -> None:
+            self.mc, self.start_response = get_client(environ), start_response
+
+        def __iter__(self) -> Iterator[bytes]:
+            value = self.mc.get("key")
+            self.start_response("200 OK", [("Content-Type", "text/plain")])
+            return iter([str(value).encode()])
+
+    app = TestApp(MemcachedPoolMiddleware(Page, pool, lazy=True))
+    with pool.reserve():
+        app.get("/", status=503)
+    assert app.get("/").text == "None"
+
+
 def test_two_threads_may_close_at_the_same_moment(mc: Client) -> None:
     class Environ(dict):  # type: ignore[type-arg]
         def get(self, key: Any, default: Any = None) -> Any:

@@ -84,8 +84,8 @@ class Unstarted:
         self._other: Any = None
 
     def __iter__(self) -> Iterator[bytes]:
-        chunks = iter(self._response)
         try:
+            chunks = iter(self._response)  # which may run code of the app, too
             first = next(chunks)
         except StopIteration:
             return
