@@ -445,6 +445,47 @@ def test_file_that_the_server_wrapped_is_what_the_server_gets(pool: ClientPool) 
     response.close()
 
 
+class Buffer:
+    """As waitress has it: a type of its own, without ``filelike``."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        self.close = file.close
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.file)
+
+
+@pytest.mark.parametrize("wrapper", [FileWrapper, Buffer, lambda file: file])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_file_behind_middlewares_in_a_row_is_what_the_server_gets(
+    mc: Client, wrapper: Any, depth: int
+) -> None:
+    """uWSGI's wrapper, the last one, returns the file itself."""
+    pool = ClientPool(mc, depth)
+    made: list[Any] = []
+
+    def server_wrapper(file: Any) -> Any:
+        made.append(wrapper(file))
+        return made[-1]
+
+    class Wrapper(Buffer):
+        def __init__(self, file: Any) -> None:
+            super().__init__(file)
+            made.append(self)
+
+    app: Any = wrapping_a_file
+    for _ in range(depth):
+        app = MemcachedPoolMiddleware(app, pool)
+    environ = {"wsgi.file_wrapper": Wrapper if wrapper is Buffer else server_wrapper}
+    response = request(app, environ)
+    assert [response] == made
+    assert list(response) == [b"chunk"]
+    assert pool.stats().in_use == depth
+    response.close()
+    assert pool.stats().in_use == 0
+
+
 def test_file_inside_another_response_leaves_the_client_alone(pool: ClientPool) -> None:
     """The app goes on using its client after it has closed the file."""
     used = []

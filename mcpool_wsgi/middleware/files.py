@@ -34,32 +34,39 @@ def call_with_files(
     wrapper.file = wrapper.wrapped = None  # the app may keep the wrapper
     if file is None or response is not wrapped:
         return response, None
+    is_closed = is_closed_by_the_server(response, file, server_wrapper)
+    return response, file if is_closed else None
+
+
+def is_closed_by_the_server(response: Any, file: Any, wrapper: Any) -> bool:
+    """Whether the server closes *file*, from which *wrapper* has made the *response*."""
+    if type(wrapper) is FileWrapper:  # of a middleware around this one
+        return is_closed_by_the_server(response, wrapper.file, wrapper.server_wrapper)
     # bjoern's wrapper does not close its file when the client goes away. It is read instead.
-    is_closed_by_the_server = (
+    return (
         response is file
         or hasattr(response, "filelike")
-        or (isinstance(server_wrapper, type) and hasattr(response, "__dict__"))
+        or (isinstance(wrapper, type) and hasattr(response, "__dict__"))
     )
-    return response, file if is_closed_by_the_server else None
 
 
 class FileWrapper:
     """What stands in the environ for the server's ``wsgi.file_wrapper`` while the app runs."""
 
-    __slots__ = ("_server_wrapper", "file", "wrapped")
+    __slots__ = ("file", "server_wrapper", "wrapped")
 
     def __init__(self, server_wrapper: Callable[..., Any]) -> None:
-        self._server_wrapper = server_wrapper
+        self.server_wrapper: Callable[..., Any] = server_wrapper
         self.file: Any = None
         self.wrapped: Any = MISSING
 
     def __call__(self, file: Any, *args: Any) -> Any:
         self.file = File(file)
-        self.wrapped = self._server_wrapper(self.file, *args)
+        self.wrapped = self.server_wrapper(self.file, *args)
         return self.wrapped
 
     def __instancecheck__(self, instance: Any) -> bool:
-        return isinstance(instance, self._server_wrapper)  # type: ignore[arg-type]
+        return isinstance(instance, self.server_wrapper)  # type: ignore[arg-type]
 
 
 class File:
