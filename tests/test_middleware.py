@@ -1093,6 +1093,19 @@ def test_class_based_foreign_reservation_ends_once(end: str) -> None:
         assert (pool.ended, pool.idle) == (number, ["client"])
 
 
+def test_interrupt_after_a_class_based_foreign_reservation_was_entered_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    pool = ClassBased("client")
+    monkeypatch.setattr("weakref.finalize", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        request(MemcachedPoolMiddleware(responding([]), pool))
+    assert pool.idle == ["client"]
+
+
 def test_no_wait_where_it_would_stop_the_only_thread(mc: Client) -> None:
     pool = ClientPool(mc, 1, timeout=60)
     app: Any = MemcachedPoolMiddleware(responding([]), pool)

@@ -18,22 +18,46 @@ class ForeignReservation:
     :param reservation: the context manager that the pool gave.
     """
 
-    __slots__ = ("__weakref__", "_end", "_reservation")
+    __slots__ = ("__weakref__", "_end", "_finalizer", "_reservation")
 
     def __init__(self, reservation: AbstractContextManager[Any]) -> None:
         self._reservation = reservation
-        self._end: weakref.finalize[Any, Any] | None = None
+        self._end = _End(reservation)
+        # Without release() it ends when the environ is freed. Made before the reservation is
+        # entered, because an interrupt between the two would lose the client.
+        self._finalizer = weakref.finalize(self, self._end)
+        self._finalizer.atexit = False
 
     def __enter__(self) -> Any:
-        client = self._reservation.__enter__()
-        # Without release() it ends when the environ is freed.
-        self._end = weakref.finalize(self, self._reservation.__exit__, None, None, None)
-        self._end.atexit = False
-        return client
+        try:
+            self._end.client = self._reservation.__enter__()
+        except BaseException:
+            if not hasattr(self._end, "client"):
+                self._finalizer.detach()
+            raise
+        return self._end.client
 
     def __exit__(self, *exc: object) -> None:
-        if self._end is not None:
-            self._end()  # only the first call does something
+        self._end()
+        self._finalizer.detach()  # in an ordinary request it never runs
 
     def release(self) -> None:
         self.__exit__()
+
+
+class _End:
+    """Ends *reservation*, if it was entered. Only the first call does something."""
+
+    __slots__ = ("_reservation", "client")
+
+    client: Any
+
+    def __init__(self, reservation: AbstractContextManager[Any]) -> None:
+        self._reservation = reservation
+
+    def __call__(self) -> None:
+        try:
+            del self.client  # succeeds once
+        except AttributeError:
+            return
+        self._reservation.__exit__(None, None, None)
