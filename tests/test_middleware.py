@@ -812,6 +812,75 @@ def test_outer_app_uses_its_client_after_the_inner_one_has_ended(
     assert inner_pool.stats().in_use == 0
 
 
+def test_client_that_somebody_else_put_there_is_there_again(pool: ClientPool) -> None:
+    """A middleware that an app had before may set the client only."""
+    for before in ({"mc.client": "somebody's"}, {"mc.client": None}):
+        for app in (responding([]), generating(b"one"), responding(None)):
+            environ: dict[str, Any] = dict(before)
+            response = request(MemcachedPoolMiddleware(app, pool), environ)
+            if response is not None:
+                response.close()
+            assert environ == before
+        environ = dict(before)
+        with pytest.raises(RuntimeError):
+            request(MemcachedPoolMiddleware(raising, pool), environ)
+        assert environ == before
+
+
+def test_released_foreign_client_does_not_come_back_into_the_environ(mc: Client) -> None:
+    outer_pool = BlogPool([mc.clone()])
+    middleware = MemcachedPoolMiddleware(responding(Closable()), outer_pool)
+    later = MemcachedPoolMiddleware(responding([]), ClientPool(mc, 1))
+    environ: dict[str, Any] = {}
+    response = request(middleware, environ)
+    release = environ["mc.client.release"]
+    later_response = request(later, environ)
+    release()
+    assert isinstance(environ["mc.client"], LentClient)
+    later_response.close()
+    assert "mc.client" not in environ
+    response.close()
+    assert environ == {}
+
+
+def test_app_does_not_close_with_a_released_foreign_client(mc: Client) -> None:
+    seen = []
+
+    class Response(Closable):
+        def close(self) -> None:
+            seen.append(environ.get("mc.client"))
+
+    middleware = MemcachedPoolMiddleware(responding(Response()), BlogPool([mc.clone()]))
+    later = MemcachedPoolMiddleware(responding([]), ClientPool(mc, 1))
+    environ: dict[str, Any] = {}
+    response = request(middleware, environ)
+    environ["mc.client.release"]()
+    later_response = request(later, environ)
+    response.close()
+    later_response.close()
+    assert seen == [None]
+    assert environ == {}
+
+
+def test_second_release_of_a_foreign_client_leaves_the_next_request_alone(mc: Client) -> None:
+    """The next request with the environ has the same client, because the pool has no other."""
+    pool = BlogPool([mc.clone()])
+    middleware = MemcachedPoolMiddleware(responding(Closable()), pool)
+    environ: dict[str, Any] = {}
+    first = request(middleware, environ)
+    release = environ["mc.client.release"]
+    release()
+    second = request(middleware, environ)
+    client = environ["mc.client"]
+    release()
+    assert environ["mc.client"] is client
+    assert len(pool) == 0
+    second.close()
+    first.close()
+    assert environ == {}
+    assert len(pool) == 1
+
+
 # -- Real signals
 
 
@@ -935,6 +1004,27 @@ def test_other_errors_of_the_pool_are_not_exhaustion() -> None:
 
     with pytest.raises(LookupError):
         request(MemcachedPoolMiddleware(count_and_greet, Broken()))
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_interrupted_request_is_in_no_circle(
+    mc: Client, monkeypatch: pytest.MonkeyPatch, foreign: bool
+) -> None:
+    """An interrupt may come before the end of a request has begun, after the app has raised."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    pool: Any = BlogPool(mc.clone() for _ in range(2)) if foreign else ClientPool(mc, 2)
+    middleware = MemcachedPoolMiddleware(MemcachedPoolMiddleware(raising, pool), pool)
+    monkeypatch.setattr(MemcachedPoolMiddleware, "end", interrupt)
+    gc.disable()
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            request(middleware)
+        assert len(pool) == 2 if foreign else pool.stats().in_use == 0
+    finally:
+        gc.enable()
 
 
 # -- Other people's pools

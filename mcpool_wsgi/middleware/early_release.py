@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 MISSING: Any = object()
 
 
+class Place:
+    """Where the environ of a running request is. The call of the middleware holds it."""
+
+    __slots__ = ("__weakref__", "environ")
+
+    def __init__(self, environ: WSGIEnvironment) -> None:
+        self.environ: WSGIEnvironment = environ
+
+
 class EarlyRelease:
     """What is at ``environ["mc.client.release"]`` if it must do more than release the client.
 
@@ -26,7 +35,7 @@ class EarlyRelease:
     """
 
     __slots__ = (
-        "_find_environ",
+        "_find_place",
         "_key",
         "_reservation",
         "client",
@@ -35,33 +44,38 @@ class EarlyRelease:
         "release_before",
     )
 
-    def __init__(self, environ: WSGIEnvironment, key: str, reservation: Any, client: Any) -> None:
+    def __init__(self, place: Place, key: str, reservation: Any, client: Any) -> None:
+        environ = place.environ
         self._key = key
         self._reservation = reservation
-        self.client: Any = client
+        self.client: Any = client  # MISSING when it has left the environ
         self.is_over: bool = False  # set when the environ is left
-        self._find_environ: Callable[[], WSGIEnvironment | None] = lambda: environ
+        self.follow(place)
         self.client_before: Any = environ.get(key, MISSING)
         self.release_before: Any = environ.get(f"{key}.release", MISSING)
 
-    def follow(self, response: Response) -> None:
-        """Find the environ by *response* from now on. It holds this: a reference is a circle."""
-        find_response = weakref.ref(response)
-
-        def find_environ() -> WSGIEnvironment | None:
-            response = find_response()
-            return None if response is None else response.environ
-
-        self._find_environ = find_environ
+    def follow(self, place: Place | Response) -> None:
+        """Find the environ by *place* from now on. It holds this: a reference is a circle."""
+        self._find_place: Callable[[], Place | Response | None] = weakref.ref(place)
 
     def __call__(self) -> None:
         if self.client is not self._reservation:
-            environ = self._find_environ()
-            if environ is None:  # the server has dropped the response, and the app goes on
+            place = self._find_place()
+            if place is None:  # the server has dropped the response, and the app goes on
                 return
-            if environ.get(self._key) is self.client:
-                environ.pop(self._key, None)
+            self._take_client_out(place.environ)
         self._reservation.release()
+
+    def _take_client_out(self, environ: WSGIEnvironment) -> None:
+        # By the release, because a later request with this environ may have the same client.
+        self.client = MISSING
+        latest = environ.get(f"{self._key}.release")
+        if latest is self:
+            environ.pop(self._key, None)
+        while type(latest) is EarlyRelease:
+            if latest.release_before is self:
+                latest.client_before = MISSING
+            latest = latest.release_before
 
     def leave(self, environ: WSGIEnvironment, latest: Any) -> None:
         """Leave *environ* as it was. *latest* is the release of the latest request with it."""

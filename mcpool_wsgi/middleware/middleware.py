@@ -48,7 +48,7 @@ from typing import TYPE_CHECKING, Any, Callable, Protocol
 from werkzeug.exceptions import ServiceUnavailable
 
 from ..pool import LentClient, Pool, Reservation
-from .early_release import MISSING, EarlyRelease, restore
+from .early_release import MISSING, EarlyRelease, Place, restore
 from .exhaustion import LazyExhaustion
 from .files import call_with_files
 from .foreign import ForeignReservation
@@ -166,8 +166,9 @@ class MemcachedPoolMiddleware:
                 client = reservation.__enter__()
             except (queue.Empty, IndexError):
                 return self._on_exhausted(environ, start_response)
-            if client is not reservation or self._release_key in environ:
-                release = EarlyRelease(environ, self._key, reservation, client)
+            if client is not reservation or self._key in environ or self._release_key in environ:
+                place = Place(environ)
+                release = EarlyRelease(place, self._key, reservation, client)
             environ[self._key] = client
             environ[self._release_key] = release
             app = self._app_in_request if self._tells_requests else self._app
@@ -221,7 +222,8 @@ class MemcachedPoolMiddleware:
         # A later request has its own there.
         later_client = environ.get(self._key, MISSING)
         later_release = environ.get(self._release_key, MISSING)
-        environ[self._key] = release.client if type(release) is EarlyRelease else reservation
+        client = release.client if type(release) is EarlyRelease else reservation
+        restore(environ, self._key, client)
         environ[self._release_key] = release
         try:
             close()
