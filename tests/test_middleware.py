@@ -1006,6 +1006,31 @@ def test_other_errors_of_the_pool_are_not_exhaustion() -> None:
         request(MemcachedPoolMiddleware(count_and_greet, Broken()))
 
 
+def test_no_finaliser_runs_when_a_slot_gets_another_client(
+    mc: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupt in a finaliser would be swallowed."""
+    pool = ClientPool(mc, 1)
+    callers: list[str] = []
+    finaliser = Client.__del__
+
+    def noting(client: Client) -> None:
+        callers.append(sys._getframe(1).f_code.co_name)
+        finaliser(client)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        environ["mc.client"].behaviors = {"no_block": True}
+        return []
+
+    request(MemcachedPoolMiddleware(responding([]), pool)).close()
+    monkeypatch.setattr(Client, "__del__", noting)
+    with pool.reserve():
+        pool.disconnect_all()
+    request(MemcachedPoolMiddleware(app, pool)).close()
+    request(MemcachedPoolMiddleware(responding([]), pool)).close()
+    assert set(callers) == {"discard"}
+
+
 @pytest.mark.parametrize("foreign", [False, True])
 def test_interrupted_request_is_in_no_circle(
     mc: Client, monkeypatch: pytest.MonkeyPatch, foreign: bool

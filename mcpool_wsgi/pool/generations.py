@@ -22,7 +22,7 @@ from time import monotonic
 from typing import Any
 
 from .. import forks
-from ..client import Client, Listener, opened_here
+from ..client import Client, Listener, discard, opened_here
 from .outages import Outages
 from .slots import NO_GENERATION, Generation, Slot
 from .statistics import Statistics
@@ -64,6 +64,7 @@ class Generations:
         else:
             opened_here.add(client)
         is_renewed = slot.generation is not NO_GENERATION
+        discard(slot.client)
         # In one call of C: an interrupt between would leave a client without a generation, and the
         # next reservation would free it. Its finaliser would swallow another interrupt.
         values = (forks.current, client, generation)

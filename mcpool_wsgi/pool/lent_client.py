@@ -27,7 +27,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Callable, NoReturn, TypeVar
 
 from .. import forks
-from ..client import BorrowedCommands, Client, Key
+from ..client import BorrowedCommands, Client, Key, discard
 from ..errors import PoolTimeout
 from .reservation import NOT_RESERVED, RELEASED, Reservation
 from .slots import NO_GENERATION
@@ -117,12 +117,13 @@ class LentClient(BorrowedCommands, Reservation):
             # The release has come. Or an interrupt came, the last time, and the slot was lost.
             self.release()
             return self._client
-        # The next reservation of the slot makes a new client.
+        # The next reservation of the slot makes a new client, and discards this one.
         slot.generation = NO_GENERATION
-        slot.client = None
+        slot.process, slot.client = forks.current, own
         self._has_own_client = True
         self._client = own
         self._slot = slot
+        discard(client)
         if getattr(self, "_is_over", False):  # the release came, and found no slot
             self.release()
         return own
