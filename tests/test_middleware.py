@@ -1028,7 +1028,7 @@ def test_no_finaliser_runs_when_a_slot_gets_another_client(
         pool.disconnect_all()
     request(MemcachedPoolMiddleware(app, pool)).close()
     request(MemcachedPoolMiddleware(responding([]), pool)).close()
-    assert set(callers) == {"discard"}
+    assert callers == []
 
 
 @pytest.mark.parametrize("foreign", [False, True])

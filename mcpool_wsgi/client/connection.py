@@ -260,26 +260,3 @@ class Connection(Availability):
             return
         if not keep_if_foreign(self, process) and self._out_of_sync:
             sockets.shut_down(self)  # to free it closes the connection: see _resynchronize()
-
-
-_without_finaliser: dict[type, type] = {}
-
-
-def discard(client: object) -> None:
-    """Do now what the finaliser of *client* would do. Nobody uses it any more.
-
-    In a finaliser an interrupt would be swallowed. Of a pylibmc.Client there is nothing to do.
-    """
-    kind = type(client)
-    if not isinstance(client, Connection) or kind in _without_finaliser.values():
-        return
-    client.__del__()
-    if forks.is_foreign(client._process):
-        return  # it is kept for ever
-    found = _without_finaliser.get(kind)
-    if found is None:
-        # int() is C code, where no signal handler runs.
-        found = type(kind.__name__, (kind,), {"__slots__": (), "__del__": int})
-        found.__module__ = kind.__module__
-        _without_finaliser[kind] = found
-    client.__class__ = found

@@ -117,7 +117,7 @@ class LentClient(BorrowedCommands, Reservation):
             # The release has come. Or an interrupt came, the last time, and the slot was lost.
             self.release()
             return self._client
-        # The next reservation of the slot makes a new client, and discards this one.
+        # This one is discarded at the release. The next reservation makes a new client.
         slot.generation = NO_GENERATION
         slot.process, slot.client = forks.current, own
         self._has_own_client = True

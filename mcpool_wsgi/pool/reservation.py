@@ -13,6 +13,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, NoReturn, Protocol
 
+from ..client import discard
 from ..errors import ClientReleased
 from ..forks import enter_child, same_process
 from .slot_queue import SlotQueue
@@ -120,6 +121,7 @@ class Reservation(SlotHolder):
         queue = self._queue
         slot.since = 0.0  # until the next reservation has it completely, nobody holds it
         if not slot.generation.current:
+            discard(slot.client)
             slot.client = None  # was replaced; the generation stays, and says that
         try:
             queue.idle.append(slot)

@@ -44,6 +44,7 @@ from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Any
 
+from ..client import discard
 from ..errors import PoolClosed
 from .generations import Generations
 from .slots import Slot
@@ -240,6 +241,7 @@ class SlotQueue:
             except IndexError:
                 return
             if not slot.generation.current:
+                discard(slot.client)
                 slot.client = None  # the generation stays: it says that a client is replaced
             self.release(slot)
 
@@ -259,6 +261,6 @@ class _ClosedStack(deque):  # type: ignore[type-arg]
     """Always empty: a slot that is put here is freed, and its connection closed."""
 
     def append(self, slot: Slot) -> None:
-        pass
+        discard(slot.client)
 
     appendleft = append
