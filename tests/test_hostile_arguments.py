@@ -817,3 +817,32 @@ def test_value_that_is_too_big_is_named_by_its_key(mc: Client, name: str) -> Non
     mc.set("the-key", "value")
     with pytest.raises(pylibmc.TooBig, match="the-key"):
         getattr(mc, name)("the-key" if name != "add" else "the-key-2", b"x" * (1 << 21))
+
+
+class SaysItIsFalse(int):
+    def __bool__(self) -> bool:
+        return False
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+    __hash__ = int.__hash__
+
+
+@pytest.mark.parametrize("number", [-5, 2**32 + 5])
+def test_number_that_says_it_is_false_is_checked(mc: Client, number: int) -> None:
+    lie = SaysItIsFalse(number)
+    calls: list[Call] = [
+        lambda: mc.set("k", "v", lie),
+        lambda: mc.set("k", "v", 0, lie),
+        lambda: mc.set("k", "v", 0, 0, lie),
+        lambda: mc.set_multi({"k": "v"}, lie),
+        lambda: mc.set_multi({"k": "v"}, 0, None, lie),
+        lambda: mc.set_multi({"k": "v"}, 0, None, 0, lie),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="must be"):
+            call()

@@ -19,7 +19,7 @@ from . import explanations, native
 from .arguments import LARGEST_TIME, checked_number
 from .connection import disconnect_all
 from .failures import MISS, is_own
-from .key_commands import KeyCommands, check_compression
+from .key_commands import DEFAULT_LEVEL, ZERO, KeyCommands, check_compression
 from .keys import AnyKey, Key, encoded
 from .run_again import is_answered
 from .values import storable, writing_ints
@@ -107,9 +107,9 @@ class Commands(KeyCommands):
         values = {raw: storable(mapping[key]) for raw, key in named.items()}
         if int in map(type, values.values()):
             command = writing_ints(command)
-        if time:
+        if time is not ZERO:
             time = checked_number("time", time, LARGEST_TIME)
-        if min_compress_len or compress_level != -1:
+        if min_compress_len is not ZERO or compress_level is not DEFAULT_LEVEL:
             for raw, val in values.items():
                 check_compression(named[raw], val, min_compress_len, compress_level)
         try:

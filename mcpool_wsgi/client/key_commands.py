@@ -45,6 +45,9 @@ from .values import (
 
 _Self = TypeVar("_Self", bound="KeyCommands")
 
+ZERO = 0  # for time and min_compress_len: never
+DEFAULT_LEVEL = -1  # of compression
+
 
 class KeyCommands(Connection):
     """The commands of :class:`pylibmc.Client` that have one key."""
@@ -184,9 +187,10 @@ class KeyCommands(Connection):
             val = storable(val)
             if type(val) is int:
                 command = writing_ints(command)
-        if time:
+        # By identity, because a subclass of int may say that it is false, or equal.
+        if time is not ZERO:
             time = checked_number("time", time, LARGEST_TIME, key=key)
-        if min_compress_len or compress_level != -1:
+        if min_compress_len is not ZERO or compress_level is not DEFAULT_LEVEL:
             check_compression(key, val, min_compress_len, compress_level)
         try:
             stored: bool = self._command(
