@@ -211,6 +211,16 @@ def test_behaviors_that_are_refused_are_not_kept(mc: Client) -> None:
     assert mc.with_servers(mc.addresses).set("x" * 250, 1)
 
 
+@pytest.mark.parametrize("name", ["num_replicas", "_noreply", "buffer_requests"])
+def test_behaviors_with_which_answers_are_wrong_are_refused(mc: Client, name: str) -> None:
+    with pytest.raises(ValueError, match=f"^behavior {name} must be 0, not 1: "):
+        Client(mc.addresses, {name: 1})
+    with pytest.raises(ValueError, match=f"^behavior {name} must be 0, not True: "):
+        mc.set_behaviors({name: True})
+    mc.set_behaviors({name: 0})
+    assert mc.set("key", 1)
+
+
 def test_old_name_of_the_retry_timeout_is_the_same(mc: Client) -> None:
     old = Client(mc.addresses, {"_retry_timeout": 5})
     assert old.renewal_interval == old.behaviors["retry_timeout"] == 5

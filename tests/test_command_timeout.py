@@ -17,7 +17,7 @@ from hostile import Conversation, Proxy, fake
 from interrupts import interrupted_everywhere, tracing
 from mortal import Mortal
 
-from mcpool_wsgi import Client, ClientPool
+from mcpool_wsgi import Client, ClientPool, PickleForbidden
 
 LIMIT = 0.5  # seconds
 SLACK = 0.5  # seconds that a busy machine may take to notice
@@ -30,6 +30,8 @@ COMMANDS: dict[str, Callable[[Any], Any]] = {
     "touch": lambda mc: mc.touch("key", 9),
     "get_multi": lambda mc: mc.get_multi(["key", "other"]),
     "set_multi": lambda mc: mc.set_multi({"key": 1, "other": 2}),
+    "incr_multi": lambda mc: mc.incr_multi([f"key{number}" for number in range(20)]),
+    "delete_multi": lambda mc: mc.delete_multi([f"key{number}" for number in range(20)]),
     "get_stats": lambda mc: mc.get_stats(),
     "flush_all": lambda mc: mc.flush_all(),
 }
@@ -151,6 +153,35 @@ def test_many_servers_that_hang_do_not_add_up() -> None:
                 mc.get_multi(keys)
             with within_the_limit(), contextlib.suppress(pylibmc.Error):
                 mc.set_multi(dict.fromkeys(keys, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("command", ["incr_multi", "delete_multi"])
+def test_keys_of_servers_that_hang_do_not_add_up(command: str, soft: bool) -> None:
+    with ExitStack() as servers:
+        addresses = [servers.enter_context(fake(says_nothing)).address for _ in range(3)]
+        mc = Client(addresses, {"_poll_timeout": 5000}, fail_soft=soft, command_timeout=LIMIT)
+        expected = contextlib.nullcontext() if soft else pytest.raises(pylibmc.Error)
+        with within_the_limit(), expected:
+            assert not COMMANDS[command](mc)
+
+
+@pytest.mark.slow
+def test_search_for_the_key_that_is_pickled_has_the_limit_of_one_command() -> None:
+    keys = [f"key{number}" for number in range(15)]
+
+    def script(conversation: Conversation) -> None:
+        conversation.request()
+        conversation.send(b"VALUE key14 1 1\r\nx\r\nEND\r\n")
+        while conversation.request():
+            conversation.pause(LIMIT / 3)
+            conversation.send(b"END\r\n")
+
+    with fake(script) as server:
+        mc = Client([server.address], allow_pickle=False, command_timeout=LIMIT)
+        with within_the_limit(), pytest.raises(PickleForbidden):
+            mc.get_multi(keys)
 
 
 @pytest.mark.servers

@@ -52,6 +52,12 @@ SEVERAL_SERVERS_BEHAVIORS: Mapping[str, Any] = {
 _LONGEST_NAMESPACE = 127  # bytes, for libmemcached
 _is_printable_ascii = re.compile(rb"[!-~]+").fullmatch
 _LARGEST = 2**31 - 1  # libmemcached keeps most of them in a C int
+#: Behaviors that are refused if they are on, and why.
+_REFUSED = {
+    "num_replicas": "with replicas libmemcached crashes, and answers with other keys' values",
+    "_noreply": "without an answer nobody knows whether a command was done",
+    "buffer_requests": "pylibmc takes a request that waits in the buffer for an error",
+}
 _NAMED = {
     "hash": pylibmc.hashers,
     "ketama_hash": pylibmc.hashers,
@@ -114,6 +120,8 @@ def _check(name: str, value: Any) -> None:
         return
     if not isinstance(value, int):
         raise TypeError(f"behavior {name} must be int, not {type(value).__name__}")
+    if name in _REFUSED and value:
+        raise ValueError(f"behavior {name} must be 0, not {value!r}: {_REFUSED[name]}")
     least, most = (-1, HIGHEST_PROTOCOL) if name == "pickle_protocol" else (0, _LARGEST)
     if not least <= value <= most:
         raise ValueError(f"behavior {name} must be {least} to {most}, not {value!r}")

@@ -61,11 +61,14 @@ class Commands(KeyCommands):
             found = self._command(command, (self, list(named)))
             return {named[raw]: value for raw, value in found.items()}
         except PickleForbidden:
+            left = self._shared_limit()
             for raw, key in self._prefixed(wanted, key_prefix).items():
                 try:
-                    self._command(native.get, (self, raw, MISS))
+                    self._command(native.get, (self, raw, MISS), left())
                 except PickleForbidden as error:
                     raise PickleForbidden(error.why, key) from None
+                except pylibmc.Error:
+                    break  # then the error names no key
             raise
 
     def set_multi(
@@ -131,14 +134,16 @@ class Commands(KeyCommands):
         named = self._prefixed(keys, key_prefix)
         if b"" in named:
             raise explanations.empty_key(named[b""])
-        _call_for_each(named, lambda raw: self._count(native.incr, raw, delta))
+        left = self._shared_limit()
+        _call_for_each(named, lambda raw: self._count(native.incr, raw, delta, left()))
 
     def delete_multi(self, keys: Iterable[Key], key_prefix: Key | None = None) -> bool:
         """Remove all of *keys*. Return whether all were there."""
         if isinstance(keys, Mapping):
             raise TypeError("keys must be a sequence, not a mapping")
         named = self._prefixed(keys, key_prefix)
-        deleted = [self._command(native.delete, (self, raw)) for raw in named]  # each of them
+        left = self._shared_limit()
+        deleted = [self._command(native.delete, (self, raw), left()) for raw in named]  # each
         return all(deleted)
 
     def _prefixed(self, keys: Iterable[AnyKey], key_prefix: Key | None) -> dict[bytes, AnyKey]:
@@ -180,13 +185,18 @@ class Commands(KeyCommands):
 
         :raises pylibmc.Error: the first error, after all servers were asked.
         """
-        end = monotonic() + self._command_timeout
+        left = self._shared_limit()
 
         def ask(address: str) -> Any:
-            client = self._for_one_server(address, max(end - monotonic(), SHORTEST_LIMIT))
+            client = self._for_one_server(address, left())
             return getattr(client, command)(*args)
 
         return _call_for_each(self.addresses, ask)
+
+    def _shared_limit(self) -> Callable[[], float]:
+        """The time limit of one command, for several: what is left of it, in seconds."""
+        end = monotonic() + self._command_timeout
+        return lambda: max(end - monotonic(), SHORTEST_LIMIT)
 
     def _for_one_server(self, address: str, command_timeout: float) -> Commands:
         """A new client with the options of this one."""

@@ -84,18 +84,25 @@ class Connection(Availability):
         watchdog.watch(self)
         opened_here.add(self)
 
-    def _command(self, command: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        """Run ``command(*args)``. The first of *args* is this client."""
+    def _command(
+        self, command: Callable[..., Any], args: tuple[Any, ...], limit: float | None = None
+    ) -> Any:
+        """Run ``command(*args)``. The first of *args* is this client.
+
+        :param limit: seconds, in place of ``command_timeout``.
+        """
         if not same_process:
             forks.enter_child()
         if self._process is not forks.current:
             here = self._here()
-            return here._command(command, (here, *args[1:]))
+            return here._command(command, (here, *args[1:]), limit)
         with self._turn:
             if self.deadline is not NEVER:
-                return self._command_of_signal_handler(command, args)
+                return self._command_of_signal_handler(command, args, limit)
             is_sent = False
-            deadline = monotonic() + self._command_timeout
+            if limit is None:
+                limit = self._command_timeout
+            deadline = monotonic() + limit
             try:
                 self.expired = False
                 self.deadline = deadline
@@ -132,7 +139,7 @@ class Connection(Availability):
                 forgiven = is_own and self._forgives(error)
                 result = failures.result_of_failure(command.__name__, args)
                 if self._listeners:
-                    self._tell(command, args, result, error, deadline)
+                    self._tell(command, args, result, error, deadline - limit)
                 if not forgiven:
                     raise error
                 return result
@@ -144,17 +151,17 @@ class Connection(Availability):
                 # as one of a signal handler.
                 self.deadline = NEVER
         if self._listeners:
-            self._tell(command, args, result, None, deadline)
+            self._tell(command, args, result, None, deadline - limit)
         return result
 
     def _command_of_signal_handler(
-        self, command: Callable[..., Any], args: tuple[Any, ...]
+        self, command: Callable[..., Any], args: tuple[Any, ...], limit: float | None
     ) -> Any:
         """Run a command while another one of this client, which was interrupted, waits."""
         began, deadline, expired = monotonic(), self.deadline, self.expired
         self.deadline = NEVER
         try:
-            return self._command(command, args)
+            return self._command(command, args, limit)
         finally:
             # What this one has left on the connection, the interrupted one does not know of.
             if self._out_of_sync:
@@ -178,9 +185,9 @@ class Connection(Availability):
         args: tuple[Any, ...],
         result: Any,
         error: Exception | None,
-        deadline: float,
+        began: float,
     ) -> None:
-        seconds = monotonic() - deadline + self._command_timeout
+        seconds = monotonic() - began
         tell(self._listeners, command.__name__, args[1:], result, error, seconds, self.addresses)
 
     def observe(self, listener: Listener) -> Callable[[], None]:

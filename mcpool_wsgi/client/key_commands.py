@@ -216,13 +216,15 @@ class KeyCommands(Connection):
         """
         return self._count(native.decr, key, delta)
 
-    def _count(self, command: Callable[..., int], key: Key, delta: int) -> int:
+    def _count(
+        self, command: Callable[..., int], key: Key, delta: int, limit: float | None = None
+    ) -> int:
         raw = self._rule.encoded(key)
         delta = checked_number("delta", delta, LARGEST_DELTA, key=key)
         if self.binary:
             command = _counting_in_binary(command)
         try:
-            result: int = self._command(command, (self, raw, delta))
+            result: int = self._command(command, (self, raw, delta), limit)
         except pylibmc.BadKeyProvided:
             raise explanations.empty_key(key) from None
         except pylibmc.NotFound:
