@@ -685,3 +685,34 @@ def test_incr_of_a_text_in_binary_is_no_failure(
             count("key")
     assert cache.get("key") == "text"
     assert pool.stats().failures == 0
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("fail_soft", [False, True])
+def test_memcached_without_memory_is_a_failure_in_binary(fail_soft: bool) -> None:
+    """The C code says of it what it says if another value is in the way."""
+    with hostile.real("-M", "-m", "2") as address:
+        pool = ClientPool(Client([address], {"cas": True}, True, fail_soft=fail_soft), 1)
+        cache = PooledClient(pool)
+        text = Client([address])
+        assert cache.set("key", "value")
+        _, cas = cache.gets("key")
+        value = "x" * 100_000
+        with contextlib.suppress(pylibmc.Error):
+            for number in range(1000):
+                text.set(f"fills{number}", value)
+        calls: list[Callable[[], Any]] = [
+            lambda: cache.set("other", value),
+            lambda: cache.add("other", value),
+            lambda: cache.replace("key", value),
+            lambda: cache.append("key", value),
+            lambda: cache.cas("key", value, cas),
+            lambda: cache.set_multi({"other": value}) == [],
+        ]
+        for number, call in enumerate(calls):
+            with contextlib.nullcontext() if fail_soft else pytest.raises(pylibmc.Error):
+                assert call() is False
+            assert pool.stats().failures == number + 1
+            assert cache.get("key") == "value"  # the server does not rest
+            assert cache.add("key", "small") is False  # another value is in the way
+            assert pool.stats().failures == number + 1

@@ -15,7 +15,7 @@ from typing import Any, Callable, TypeVar
 import pylibmc
 
 from ..errors import InvalidKey, PickleForbidden
-from . import explanations, native
+from . import binary, explanations, native
 from .arguments import LARGEST_TIME, checked_number
 from .connection import disconnect_all
 from .failures import MISS, is_own
@@ -115,6 +115,8 @@ class Commands(KeyCommands):
         if min_compress_len is not ZERO or compress_level is not DEFAULT_LEVEL:
             for raw, val in values.items():
                 check_compression(named[raw], val, min_compress_len, compress_level)
+        if self.binary:
+            command = binary.storing(command)
         try:
             failed = self._command(
                 command, (self, values, time, b"", min_compress_len, compress_level)

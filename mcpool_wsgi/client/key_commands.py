@@ -16,13 +16,12 @@ class of CVE-2020-13254).
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Callable, TypeVar
 
 import pylibmc
 
 from ..errors import PickleForbidden, shown
-from . import explanations, native
+from . import binary, explanations, native
 from .arguments import (
     LARGEST_CAS,
     LARGEST_DELTA,
@@ -165,6 +164,8 @@ class KeyCommands(Connection):
         self._check_cas("cas")
         val = storable(val)
         command = writing_ints(native.cas) if type(val) is int else native.cas
+        if self.binary:
+            command = binary.storing(command)
         try:
             stored: bool = self._command(command, (self, raw, val, cas, time))
         except pylibmc.BadKeyProvided:
@@ -192,6 +193,8 @@ class KeyCommands(Connection):
             time = checked_number("time", time, LARGEST_TIME, key=key)
         if min_compress_len is not ZERO or compress_level is not DEFAULT_LEVEL:
             check_compression(key, val, min_compress_len, compress_level)
+        if self.binary:
+            command = binary.storing(command)
         try:
             stored: bool = self._command(
                 command, (self, raw, val, time, min_compress_len, compress_level)
@@ -222,7 +225,7 @@ class KeyCommands(Connection):
         raw = self._rule.encoded(key)
         delta = checked_number("delta", delta, LARGEST_DELTA, key=key)
         if self.binary:
-            command = _counting_in_binary(command)
+            command = binary.counting(command)
         try:
             result: int = self._command(command, (self, raw, delta), limit)
         except pylibmc.BadKeyProvided:
@@ -254,24 +257,6 @@ class KeyCommands(Connection):
     def _check_cas(self, command: str) -> None:
         if not self._has_cas:
             raise ValueError(f"{command} needs the behavior cas: behaviors={{'cas': True}}")
-
-
-@functools.cache
-def _counting_in_binary(command: native.Command) -> native.Command:
-    """*command*, with the error that it has in the text protocol if a value is no number.
-
-    libmemcached does not know this answer of the binary protocol.
-    """
-
-    def count(client: KeyCommands, key: bytes, delta: int) -> int:
-        try:
-            result: int = command(client, key, delta)
-        except pylibmc.UnknownReadFailure as error:
-            raise pylibmc.ClientError(str(error)) from error
-        return result
-
-    count.__name__ = command.__name__
-    return count
 
 
 def _gets(client: KeyCommands, key: bytes) -> Any:

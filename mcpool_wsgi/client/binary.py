@@ -1,0 +1,55 @@
+"""
+Binary protocol
+===============
+
+Commands whose outcome the C code does not tell in the binary protocol.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pylibmc
+
+from . import native, sockets
+
+
+@functools.cache
+def counting(command: native.Command) -> native.Command:
+    """*command*, with the error that it has in the text protocol if a value is no number.
+
+    libmemcached does not know this answer.
+    """
+
+    def count(client: Any, key: bytes, delta: int) -> int:
+        try:
+            result: int = command(client, key, delta)
+        except pylibmc.UnknownReadFailure as error:
+            raise pylibmc.ClientError(str(error)) from error
+        return result
+
+    count.__name__ = command.__name__
+    return count
+
+
+@functools.cache
+def storing(command: native.Command) -> native.Command:
+    """*command*, with an error if memcached could not store a value, as without memory.
+
+    libmemcached says then what it says if another value is in the way, but closes the connection.
+    """
+
+    def store(client: Any, *args: Any) -> Any:
+        result = command(client, *args)
+        if result is True or result == []:
+            return result
+        not_stored = result if isinstance(result, list) else args[:1]
+        descriptors = sockets.numbers(client)
+        for key in filter(None, not_stored):  # without one, nothing was sent
+            if descriptors and descriptors[client.hash(key)] == -1:
+                raise pylibmc.Error(f"{command.__name__} failed: memcached could not store it")
+        return result
+
+    store.__name__ = command.__name__
+    return store
