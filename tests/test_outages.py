@@ -169,7 +169,8 @@ def test_key_is_not_in_the_line(caplog: pytest.LogCaptureFixture) -> None:
         cache.get("user:ada\n(WARNING): all is well")
     ((_, line),) = lines(caplog)
     assert "ada" not in line
-    assert line.endswith("ConnectionError: error 3 from memcached_get: CONNECTION FAILURE")
+    # libmemcached 1.0.18, which is in the wheels of pylibmc2, adds which connection and why.
+    assert re.search("ConnectionError: error 3 from memcached_get: .*CONNECTION FAILURE", line)
 
 
 @tracing
