@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -24,7 +25,7 @@ import pytest
 from harness import missing
 from pylibmc_suite import CONTROL, POOLED, UNDER
 
-from mcpool_wsgi.devserver import memcached
+from mcpool_wsgi.devserver import Memcached, memcached
 
 pytestmark = pytest.mark.servers
 
@@ -55,10 +56,12 @@ DIFFERENCES = {
         "doctests.txt:221 behaviors_items == sorted((k, v) for (k, v) in c.get_behavio",
         'doctests.txt:280 super(pylibmc.Client, pc).get_behaviors()["hash"] == 6',
     ],
-    "The test keeps an error and counts references. The frames of this package have the key.": [
-        "test_serialization.py::SerializationTests::test_override_deserialize",
-    ],
 }
+# Some versions of CPython, 3.12 among them, count no references to the constants of a test.
+if eval("sys.getrefcount('constant')") < 1000:
+    DIFFERENCES[
+        "The test keeps an error and counts references. The frames of this package have the key."
+    ] = ["test_serialization.py::SerializationTests::test_override_deserialize"]
 #: What is different with a PooledClient only.
 DIFFERENCES_OF_POOLED = {
     "All users of a pool share its behaviors, so a PooledClient does not change them.": [
@@ -130,6 +133,9 @@ def outcomes(
         unpack_tests(source_distribution(downloads, name), directory)
     environ = {name: os.environ[name] for name in os.environ if not name.startswith("PYTEST")}
     environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    # CPython 3.14 counts no references to constants that come from a .pyc file. Whether the first
+    # of these processes has written it when the next one looks would decide what fails.
+    environ["PYTHONDONTWRITEBYTECODE"] = "1"
     running = {}
     found = {}
     with ExitStack() as stack:
@@ -153,8 +159,21 @@ def check(failed: dict[str, str], expected: dict[str, str]) -> None:
     assert {test: expected[test] for test in expected if test not in failed} == {}, "they pass"
 
 
-def test_pylibmc_itself_passes(outcomes: dict[str, Any]) -> None:
-    check(outcomes[CONTROL]["failed"], CONTROL_FAILURES)
+@pytest.fixture(scope="module")
+def failures_of_the_server(real_memcached: Memcached) -> dict[str, str]:
+    """What fails with pylibmc itself, because memcached is newer than the test."""
+    host, _, port = real_memcached.address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(b"incr \0 1\r\n")
+        if connection.makefile("rb").readline() == b"NOT_FOUND\r\n":
+            return {"doctests.txt:212 try:": "A NUL byte is a key like any other."}
+    return {}
+
+
+def test_pylibmc_itself_passes(
+    outcomes: dict[str, Any], failures_of_the_server: dict[str, str]
+) -> None:
+    check(outcomes[CONTROL]["failed"], {**CONTROL_FAILURES, **failures_of_the_server})
     assert outcomes[CONTROL]["count"] > 200
 
 
