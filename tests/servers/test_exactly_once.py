@@ -24,17 +24,17 @@ def whole(port: int, app: str, method: str = "GET") -> None:
 
 def reset_in_the_middle(port: int) -> None:
     """The HTTP client resets the connection while the server sends."""
-    connection = Connection(port)
-    connection.send("/wrapped/stream")
-    connection.receive()
-    connection.reset()
+    with Connection(port) as connection:
+        connection.send("/wrapped/stream")
+        connection.receive()
+        connection.reset()
 
 
 def reset_at_once(port: int) -> None:
     """The HTTP client resets the connection before the response begins."""
-    connection = Connection(port)
-    connection.send("/wrapped/file_with_length")
-    connection.reset()
+    with Connection(port) as connection:
+        connection.send("/wrapped/file_with_length")
+        connection.reset()
 
 
 WAYS: dict[str, Callable[[int], None]] = {
