@@ -6,7 +6,7 @@ import contextlib
 from typing import Callable
 
 import pytest
-from harness import Connections, eventually
+from harness import DEADLINE, Connections, eventually
 
 from .catalogue import SLOTS
 from .launch import Running
@@ -24,7 +24,8 @@ def whole(port: int, app: str, method: str = "GET") -> None:
 
 def reset_in_the_middle(port: int) -> None:
     """The HTTP client resets the connection while the server sends."""
-    with Connection(port) as connection:
+    # A busy server takes seconds to notice the resets of the last requests, which have all slots.
+    with Connection(port, DEADLINE) as connection:
         connection.send("/wrapped/stream")
         connection.receive()
         connection.reset()
