@@ -58,6 +58,13 @@ SERVERS: dict[str, Row] = {
     ),
     "port is a word, IPv6": (["[::1]:abc"], ValueError, ["'[::1]:abc'", "its port is 'abc'"]),
     "port is a word, UDP": (["udp:host:abc"], ValueError, ["its port is 'abc'"]),
+    "port has a space": (["host: 11"], ValueError, ["its port is ' 11'"]),
+    "port has an underscore": (["host:1_1"], ValueError, ["its port is '1_1'"]),
+    "port has a sign": (["[::1]:+1"], ValueError, ["'[::1]:+1' is not"]),
+    "weight has a space": (["host:11211: 2"], ValueError, ["'host:11211: 2' is not"]),
+    "two hosts": (["one,other"], ValueError, ["'one,other' is not", ADDRESS_FORMS]),
+    "path after the host": (["host/path:1"], ValueError, ["'host/path:1' is not"]),
+    "host is too long": (["h" * 1025], ValueError, ["is not the address"]),
     "host and port as a tuple": (
         [("127.0.0.1", 11211)],
         TypeError,

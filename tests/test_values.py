@@ -426,6 +426,32 @@ def test_serializer_may_give_bytes(address: str) -> None:
     assert mc.get("the-key") == {"a": [1]}
 
 
+@pytest.mark.parametrize("data", [5, [65, 66], None, 1.5])
+def test_serializer_that_gives_no_text_is_named(address: str, data: Any) -> None:
+    class Wrong:
+        def dumps(self, value: Any) -> Any:
+            return data
+
+        def loads(self, data: Any) -> Any:
+            return data
+
+    mc = Client([address], {"cas": True}, serializer=Wrong())
+    for write in WRITES.values():
+        mc.set("the-key", "before")
+        with pytest.raises(TypeError, match=r"key'.*dumps\(\) .* must return str or bytes, not"):
+            write(mc, {"a": 1})
+
+
+@pytest.mark.parametrize("allow_pickle", [False, True])
+def test_text_that_has_no_bytes_is_named_by_its_key(address: str, allow_pickle: bool) -> None:
+    mc = Client([address], {"cas": True}, allow_pickle=allow_pickle)
+    for write in WRITES.values():
+        mc.set("the-key", "before")
+        with pytest.raises(UnicodeEncodeError, match=r"of memcached key '(the-)?key'"):
+            write(mc, "\ud800")
+    assert mc.set("the-key", 1)
+
+
 def test_error_of_the_serializer_reaches_the_caller(
     json_mc: Client, server_connections: Connections
 ) -> None:

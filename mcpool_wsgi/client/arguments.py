@@ -32,6 +32,8 @@ LARGEST_LENGTH = 2**31 - 1
 NOWHERE = "/dev/null/"
 #: Bytes of the path of a Unix socket.
 LONGEST_PATH = 107 if sys.platform == "linux" else 103
+_is_host = re.compile(r"[^ ,/+]{1,255}").fullmatch
+_is_number = re.compile(r"[0-9]{1,5}").fullmatch
 #: What no text of C can have: NUL, and halves of surrogate pairs, which are no UTF-8.
 _not_in_c = re.compile("[\0\ud800-\udfff]").search
 
@@ -129,8 +131,9 @@ def _checked_server(server: Any) -> str:
         is_address = is_address and len(host.encode()) <= LONGEST_PATH
     else:
         is_address = kind in (pylibmc.server_type_tcp, pylibmc.server_type_udp)
-        is_address = is_address and bool(host) and host.isprintable() and " " not in host
-        is_address = is_address and "+" not in host and 1 <= port <= 65535
+        is_address = is_address and host.isprintable() and _is_host(host) and 1 <= port <= 65535
+        # int() has taken " 1" and "1_1" for numbers, too.
+        is_address = is_address and all(map(_is_number, _numbers(server)))
     if not is_address or not 1 <= weight <= 65535:
         given, reason = repr(server), _reason(server) if isinstance(server, str) else ""
         if "@" in given:
@@ -148,6 +151,13 @@ def _reason(server: str) -> str:
         return ", but a source, which mcpool_wsgi.discovery follows"
     if server.startswith("/"):
         return f", because its path is not UTF-8 without NUL, of at most {LONGEST_PATH} bytes"
-    port = server.removeprefix("udp:").rpartition("]")[2].partition(":")[2].partition(":")[0]
-    is_port = port.isdecimal() and len(port) <= 5 and 1 <= int(port) <= 65535
+    port, *_ = [*_numbers(server), ""]
+    is_port = _is_number(port) and 1 <= int(port) <= 65535
     return f", because its port is {port!r}" if port and not is_port else ""
+
+
+def _numbers(server: Any) -> list[str]:
+    """The port and the weight of an address, as far as it has them."""
+    if not isinstance(server, str):
+        return []
+    return server.removeprefix("udp:").rpartition("]")[2].split(":")[1:]

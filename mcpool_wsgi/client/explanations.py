@@ -53,6 +53,8 @@ def of_value(error: Exception, client: Any, key: Key, value: Any) -> Exception:
             f" 1 MiB unless memcached runs with another -I. The command has {_size(client, value)}"
             " bytes of it, before compression. Store less, or compress it with min_compress_len"
         )
+    if isinstance(error, UnicodeEncodeError):
+        error.reason += f", in the value of memcached key {shown(key)}"
     # Its class and its traceback stay, because the caller may look at both.
     if type(error) in _FROM_PICKLE and list(map(type, error.args)) == [str]:
         error.args = (f"the value of memcached key {shown(key)} cannot be stored: {error}",)

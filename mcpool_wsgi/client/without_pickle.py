@@ -59,6 +59,9 @@ class _WithoutPickle:
             return str(value).encode(), LONG
         if self._serializer is not None:
             data = self._serializer.dumps(value)
+            if not isinstance(data, (str, bytes, bytearray, memoryview)):  # bytes(5) are five NULs
+                kind = type(data).__name__
+                raise TypeError(f"dumps() of the serializer must return str or bytes, not {kind}")
             return (data.encode() if isinstance(data, str) else bytes(data)), _SERIALIZED
         if isinstance(value, float):
             return float.__repr__(value).encode(), _FLOAT
