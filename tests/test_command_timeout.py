@@ -167,6 +167,22 @@ def test_keys_of_servers_that_hang_do_not_add_up(command: str, soft: bool) -> No
             assert not COMMANDS[command](mc)
 
 
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("command", ["incr_multi", "delete_multi"])
+def test_more_keys_than_the_limit_allows_are_no_failure_of_the_server(
+    address: str, command: str, soft: bool
+) -> None:
+    pool = ClientPool(Client([address], fail_soft=soft, command_timeout=0.05), 1)
+    keys = [f"key{number}" for number in range(20_000)]
+    Client([address], command_timeout=60).set_multi(dict.fromkeys(keys, 1))
+    with pool.reserve() as mc:
+        expected = contextlib.nullcontext() if soft else pytest.raises(pylibmc.Error, match="last")
+        with expected:
+            assert not getattr(mc, command)(keys)
+        assert mc.get(keys[-1]) == 1
+    assert pool.stats().failures == 0
+
+
 @pytest.mark.slow
 def test_search_for_the_key_that_is_pickled_has_the_limit_of_one_command() -> None:
     keys = [f"key{number}" for number in range(15)]

@@ -18,7 +18,7 @@ from ..errors import InvalidKey, PickleForbidden
 from . import binary, explanations, native
 from .arguments import LARGEST_TIME, checked_number
 from .connection import disconnect_all
-from .failures import MISS, is_own
+from .failures import MISS, CommandExpired, is_own
 from .key_commands import DEFAULT_LEVEL, ZERO, KeyCommands, check_compression
 from .keys import AnyKey, Key, encoded
 from .run_again import is_answered
@@ -26,7 +26,7 @@ from .values import storable, writing_ints
 
 _Thing = TypeVar("_Thing")
 
-SHORTEST_LIMIT = 0.001  # seconds
+SHORTEST_LIMIT = 0.01  # seconds
 _control_character = re.compile(rb"[\x00-\x1f\x7f]").search
 
 
@@ -61,7 +61,7 @@ class Commands(KeyCommands):
             found = self._command(command, (self, list(named)))
             return {named[raw]: value for raw, value in found.items()}
         except PickleForbidden:
-            left = self._shared_limit()
+            left = self._shared_limit("get_multi")
             for raw, key in self._prefixed(wanted, key_prefix).items():
                 try:
                     self._command(native.get, (self, raw, MISS), left())
@@ -136,16 +136,25 @@ class Commands(KeyCommands):
         named = self._prefixed(keys, key_prefix)
         if b"" in named:
             raise explanations.empty_key(named[b""])
-        left = self._shared_limit()
-        _call_for_each(named, lambda raw: self._count(native.incr, raw, delta, left()))
+        left = self._shared_limit("incr_multi")
+        try:
+            _call_for_each(named, lambda raw: self._count(native.incr, raw, delta, left()))
+        except CommandExpired:
+            if not self._fail_soft:
+                raise
 
     def delete_multi(self, keys: Iterable[Key], key_prefix: Key | None = None) -> bool:
         """Remove all of *keys*. Return whether all were there."""
         if isinstance(keys, Mapping):
             raise TypeError("keys must be a sequence, not a mapping")
         named = self._prefixed(keys, key_prefix)
-        left = self._shared_limit()
-        deleted = [self._command(native.delete, (self, raw), left()) for raw in named]  # each
+        left = self._shared_limit("delete_multi")
+        try:
+            deleted = [self._command(native.delete, (self, raw), left()) for raw in named]  # each
+        except CommandExpired:
+            if not self._fail_soft:
+                raise
+            return False
         return all(deleted)
 
     def _prefixed(self, keys: Iterable[AnyKey], key_prefix: Key | None) -> dict[bytes, AnyKey]:
@@ -187,18 +196,32 @@ class Commands(KeyCommands):
 
         :raises pylibmc.Error: the first error, after all servers were asked.
         """
-        left = self._shared_limit()
+        end = monotonic() + self._command_timeout
 
         def ask(address: str) -> Any:
-            client = self._for_one_server(address, left())
+            client = self._for_one_server(address, max(end - monotonic(), SHORTEST_LIMIT))
             return getattr(client, command)(*args)
 
         return _call_for_each(self.addresses, ask)
 
-    def _shared_limit(self) -> Callable[[], float]:
-        """The time limit of one command, for several: what is left of it, in seconds."""
-        end = monotonic() + self._command_timeout
-        return lambda: max(end - monotonic(), SHORTEST_LIMIT)
+    def _shared_limit(self, command: str) -> Callable[[], float]:
+        """The time limit of one command, for its parts.
+
+        :return: a function that returns how many seconds are left. It raises CommandExpired if
+            that is too short for a healthy server, which would then count as failed.
+        """
+        limit = self._command_timeout
+        end = monotonic() + limit
+
+        def left() -> float:
+            seconds = end - monotonic()
+            if seconds < min(SHORTEST_LIMIT, limit / 2):
+                raise CommandExpired(
+                    f"{command} was ended after command_timeout, {limit:g} s, before its last key"
+                )
+            return seconds
+
+        return left
 
     def _for_one_server(self, address: str, command_timeout: float) -> Commands:
         """A new client with the options of this one."""
