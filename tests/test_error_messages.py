@@ -328,6 +328,10 @@ def test_behaviors_that_were_read_may_be_set(mc: Client) -> None:
 # -- Pools and the middleware
 
 NO_NUMBER: Any = "4"
+#: For arguments that type checkers refuse.
+any_client: Any = Client
+any_pool: Any = ClientPool
+any_middleware: Any = MemcachedPoolMiddleware
 
 
 def no_app(*args: Any) -> Any:
@@ -338,12 +342,39 @@ def no_app(*args: Any) -> Any:
     ("call", "error", "parts"),
     [
         (lambda mc: ClientPool(mc), ValueError, ["n_slots", "positive", "not 0", "threads"]),
+        (lambda mc: ClientPool(mc, True), TypeError, ["n_slots", "int", "True"]),
+        (lambda mc: ClientPool(None, 3), TypeError, ["mc is missing", "3 slots"]),
+        (lambda mc: any_pool(None, "3"), TypeError, ["n_slots", "int", "'3'"]),
+        (lambda mc: ClientPool(Client, 3), TypeError, ["mc must be a client", "<class"]),
+        (lambda mc: any_middleware(no_app, ClientPool), TypeError, ["pool", "<class"]),
+        (
+            lambda mc: any_client(["a"], behaviors=3),
+            TypeError,
+            ["behaviors must be a dict, not 3"],
+        ),
+        (
+            lambda mc: any_client(["a"], binary="no"),
+            TypeError,
+            ["binary", "True or False", "'no'"],
+        ),
+        (
+            lambda mc: any_client(["a"], fail_soft="no"),
+            TypeError,
+            ["fail_soft", "True or", "'no'"],
+        ),
+        (lambda mc: any_client(["a"], allow_pickle="no"), TypeError, ["allow_pickle", "True or"]),
+        (
+            lambda mc: any_client(["a"], binary=True, username=3, password="p"),
+            TypeError,
+            ["username"],
+        ),
+        (lambda mc: any_client(["a"], None, True, "me", 5), TypeError, ["password must be a str"]),
         (lambda mc: ClientPool(mc, -1), ValueError, ["n_slots", "positive", "not -1"]),
         (lambda mc: ClientPool(mc, NO_NUMBER), TypeError, ["n_slots", "int", "'4'"]),
         (lambda mc: ClientPool().fill(mc, NO_NUMBER), TypeError, ["n_slots", "int", "'4'"]),
         (lambda mc: ClientPool(mc, 1, timeout=-1), ValueError, ["timeout", "seconds", "-1"]),
         (lambda mc: ClientPool(mc, 1).reserve(timeout=-1), ValueError, ["timeout", "-1"]),
-        (lambda mc: ThreadMappedPool(), TypeError, ["client", "None"]),
+        (lambda mc: ThreadMappedPool(), TypeError, ["mc must be a client", "None"]),
         (lambda mc: ThreadMappedPool(mc, master=mc), TypeError, ["mc and master"]),
         (lambda mc: MemcachedPoolMiddleware(no_app, mc), TypeError, ["reserve()", "Client(["]),
     ],

@@ -30,7 +30,7 @@ except ImportError as _error:
     ) from _error
 
 from ..pooled import PooledClient
-from .options import client_of
+from .options import OPTIONS, client_of
 
 if TYPE_CHECKING:
 
@@ -47,7 +47,7 @@ class PooledNamespaceManager(_Base):
     :param pool: a pool or a :class:`~mcpool_wsgi.PooledClient`, or where to import it.
     :raises MissingCacheParameter: *pool* is missing.
     :raises TypeError: *pool* is something else.
-    :raises ValueError: nothing can be imported from there.
+    :raises ValueError: nothing can be imported from there, or there is an option of the pool.
     """
 
     def __init__(
@@ -61,6 +61,9 @@ class PooledNamespaceManager(_Base):
         NamespaceManager.__init__(self, namespace)
         if pool is None:
             raise MissingCacheParameter("pool is required")
+        for name in ("url", *OPTIONS):
+            if name != "timeout" and of_beaker.get(name) is not None:  # that is Beaker's own
+                raise ValueError(f"{name} belongs to the pool: give it where the pool is made")
         self.mc: PooledClient = client_of(pool)
         self.lock_dir: str | None = lock_dir or (data_dir and f"{data_dir}/container_mcd_lock")
         if self.lock_dir:

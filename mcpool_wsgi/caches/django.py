@@ -38,12 +38,14 @@ every key that is missing.
 
 from __future__ import annotations
 
+import sys
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import pylibmc
 
 try:
-    from django.core.cache import caches
+    from django.core.cache import CacheHandler
     from django.core.cache.backends.base import DEFAULT_TIMEOUT
     from django.core.cache.backends.memcached import PyLibMCCache
     from django.core.exceptions import ImproperlyConfigured
@@ -55,12 +57,7 @@ except ImportError as _error:
 
 from ..pool import Pool
 from ..pooled import PooledClient
-from .options import pooled_client
-
-#: memcached takes more than 30 days for a Unix time. This one has passed.
-EXPIRED = 30 * 24 * 60 * 60 + 1
-#: The latest Unix time that memcached knows.
-LATEST = 2**31 - 1
+from .options import pooled_client, within_limits
 
 _clients: dict[tuple[str | None, str], PooledClient] = {}
 
@@ -86,21 +83,15 @@ class PooledCache(_Base):
     """
 
     def __init__(self, server: Any, params: dict[str, Any]) -> None:
-        super().__init__(server, params)
+        alias = _alias()
+        options = params.get("OPTIONS")
+        if not isinstance(options, (dict, type(None))):
+            raise ImproperlyConfigured(
+                f"CACHES[{alias!r}]: OPTIONS must be a dict, not {options!r}"
+            )
+        super().__init__(server, {**params, "OPTIONS": options or {}})
         self._class = PooledClient
-        self._clients = {
-            alias: _client(alias, server, self._options) for alias in _aliases(server, params)
-        }
-
-    @property
-    def _cache(self) -> PooledClient:
-        clients = self._clients
-        if len(clients) > 1:  # only now Django knows this cache under its alias
-            mine = [alias for alias in clients if caches[alias] is self]
-            alias = mine[0] if mine else next(iter(clients))
-            self._clients = clients = {alias: clients[alias]}
-        (client,) = clients.values()
-        return client
+        self._cache: PooledClient = _client(alias, server, self._options)
 
     @property
     def pool(self) -> Pool:
@@ -108,8 +99,7 @@ class PooledCache(_Base):
         return self._cache.pool
 
     def get_backend_timeout(self, timeout: Any = DEFAULT_TIMEOUT) -> int:
-        seconds = super().get_backend_timeout(timeout)
-        return EXPIRED if seconds < 0 else min(seconds, LATEST)
+        return within_limits(super().get_backend_timeout(timeout))
 
     def incr(self, key: str, delta: int = 1, version: int | None = None) -> int:
         value = super().incr(key, delta, version)
@@ -118,14 +108,15 @@ class PooledCache(_Base):
         return value
 
 
-def _aliases(location: Any, params: dict[str, Any]) -> list[str | None]:
-    """The aliases with these settings. Django does not say for which of them a cache is made."""
-    return [
-        alias
-        for alias, settings in caches.settings.items()
-        if {"LOCATION": "", **settings}
-        == {"BACKEND": settings["BACKEND"], "LOCATION": location, **params}
-    ] or [None]
+def _alias() -> str | None:
+    """The alias for which Django makes a cache now. It says so nowhere else."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is CacheHandler.create_connection.__code__:
+            alias: str = frame.f_locals["alias"]
+            return alias
+        frame = frame.f_back
+    return None
 
 
 def _client(alias: str | None, location: Any, options: dict[str, Any]) -> PooledClient:

@@ -46,7 +46,7 @@ except ImportError as _error:
     ) from _error
 
 from ..pool import Pool
-from .options import pooled_client
+from .options import pooled_client, within_limits
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
     class _Base:  # Flask-Caching need not be there
         def __init__(self, servers: Any, **options: Any) -> None: ...
+        def _normalize_timeout(self, timeout: int | None) -> int: ...
         def __getattr__(self, name: str) -> Any: ...
 
 else:
@@ -72,6 +73,9 @@ class PooledCache(_Base):
         """The pool, for the middleware and for statistics."""
         pool: Pool = self._client.pool
         return pool
+
+    def _normalize_timeout(self, timeout: int | None) -> int:
+        return within_limits(super()._normalize_timeout(timeout))
 
 
 def pooled(

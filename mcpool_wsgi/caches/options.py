@@ -31,7 +31,11 @@ from ..pooled import PooledClient
 #: A client is reserved for one command only, so many threads share few clients.
 DEFAULT_SIZE = 12
 
-SWITCHES = ("fail_soft", "allow_pickle", "binary")
+#: memcached takes more than 30 days for a Unix time. This one has passed.
+EXPIRED = 30 * 24 * 60 * 60 + 1
+#: The latest Unix time that memcached knows.
+LATEST = 2**31 - 1
+
 OPTIONS = (
     *("size", "timeout", "fail_soft", "allow_pickle", "serializer", "behaviors", "binary"),
     *("command_timeout", "username", "password", "pool"),
@@ -63,9 +67,6 @@ def pooled_client(
         if name not in OPTIONS:
             known = ", ".join([*OPTIONS, *others])
             raise ValueError(f"unknown option {name!r}; the options are {known}")
-    for name in SWITCHES:
-        if given.get(name, False) not in (True, False):
-            raise TypeError(f"{name} must be True or False, not {given[name]!r}")
     if "pool" in given:
         client = client_of(given.pop("pool"))
         beside = [servers_name] if servers else list(given)
@@ -74,6 +75,8 @@ def pooled_client(
                 f"a pool has servers and options of its own: give either pool or {beside[0]}"
             )
         return client
+    if not isinstance(servers, (str, Iterable, type(None))) or isinstance(servers, Mapping):
+        raise TypeError(f"{servers_name} must be a list of servers, not {servers!r}")
     if "username" in given:
         given.setdefault("binary", True)
     if not servers:
@@ -94,6 +97,11 @@ def client_of(pool: Any) -> PooledClient:
         except ImportError as error:
             raise ValueError(f"pool must be a pool or where to import it, not {pool!r}") from error
     return pool if isinstance(pool, PooledClient) else PooledClient(pool)
+
+
+def within_limits(time: int) -> int:
+    """The *time* of a value, which memcached takes for seconds or for a Unix time."""
+    return EXPIRED if time < 0 else min(time, LATEST)
 
 
 def _server_list(servers: str | Iterable[str]) -> list[Any]:

@@ -75,6 +75,16 @@ def checked_seconds(name: str, seconds: Any, *, zero: bool = False) -> float:
     return float(seconds)
 
 
+def checked_switch(name: str, value: Any) -> bool:
+    """*value*, the argument of this *name*, as a bool.
+
+    :raises TypeError: it is neither a bool nor 0 or 1. A text like "no" would be true.
+    """
+    if not isinstance(value, int) or value not in (0, 1):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return bool(value)
+
+
 def checked_servers(servers: Iterable[str]) -> list[str]:
     """*servers* as a list of addresses that libmemcached understands.
 
@@ -94,11 +104,14 @@ def checked_servers(servers: Iterable[str]) -> list[str]:
 def check_login(username: str | None, password: str | None, servers: Iterable[Any]) -> None:
     """Check that libmemcached logs in at *servers*, which :func:`checked_servers` returned.
 
+    :raises TypeError: *username* or *password* is no str.
     :raises ValueError: at one of them it would send no username and report no error; or
         *username* or *password* has a character that cannot be sent.
     """
     for name, text in (("username", username), ("password", password)):
-        if isinstance(text, str) and _not_in_c(text):  # which is not shown: it may be a secret
+        if not isinstance(text, (str, type(None))):
+            raise TypeError(f"{name} must be a str, not {type(text).__name__}")
+        if text is not None and _not_in_c(text):  # which is not shown: it may be a secret
             raise ValueError(f"{name} must be UTF-8 without NUL, and has another character in it")
     if username is None:
         return

@@ -78,6 +78,8 @@ def normalized(behaviors: Mapping[str, Any], binary: bool) -> dict[str, Any]:
     :raises TypeError: a value has a wrong type.
     :raises ValueError: a name is unknown, or a value is out of range.
     """
+    if not isinstance(behaviors, Mapping):
+        raise TypeError(f"behaviors must be a dict, not {behaviors!r}")
     normal = dict(behaviors)
     if "_retry_timeout" in normal:
         normal["retry_timeout"] = normal.pop("_retry_timeout")

@@ -72,7 +72,7 @@ from typing import Any, Callable, TypeVar
 import pylibmc.client
 from pylibmc.consts import BehaviorDict
 
-from .arguments import check_login, checked_seconds, checked_servers
+from .arguments import check_login, checked_seconds, checked_servers, checked_switch
 from .behaviors import completed, normalized
 from .commands import Commands
 from .keys import KeyRule
@@ -124,11 +124,13 @@ class Client(Commands):
     ) -> None:
         servers = checked_servers(servers)
         check_login(username, password, servers)
+        binary = checked_switch("binary", binary)
+        allow_pickle = checked_switch("allow_pickle", allow_pickle)
         self._credentials = (username, password)
         self._prepare(checked_seconds("command_timeout", command_timeout))
         # Kept here, because to ask libmemcached for its behaviors would open a connection.
         self._chosen: Mapping[str, Any] = normalized(behaviors or {}, binary)
-        self._fail_soft = fail_soft
+        self._fail_soft = checked_switch("fail_soft", fail_soft)
         self._rule = KeyRule(binary, self._chosen.get("namespace") or b"")
         if serializer is not None:
             for name in ("dumps", "loads"):

@@ -117,7 +117,7 @@ class MemcachedPoolMiddleware:
     ) -> None:
         if not callable(app):
             raise TypeError(f"app must be a WSGI app, which can be called, not {app!r}")
-        if not callable(getattr(pool, "reserve", None)):
+        if isinstance(pool, type) or not callable(getattr(pool, "reserve", None)):
             raise TypeError(
                 f"pool must have a method reserve() that returns a context manager, and {pool!r}"
                 " has none"

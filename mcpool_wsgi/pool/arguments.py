@@ -16,8 +16,8 @@ def master_of(mc: Any) -> Any:
 
     :raises TypeError: *mc* is no client.
     """
-    if not callable(getattr(mc, "clone", None)):
-        raise TypeError(f"a pool is filled with clones of a client, and {mc!r} is none")
+    if isinstance(mc, type) or not callable(getattr(mc, "clone", None)):
+        raise TypeError(f"mc must be a client, which the pool clones, not {mc!r}")
     return mc.clone()
 
 
@@ -31,7 +31,9 @@ def checked_n_slots(n_slots: int, name: str = "n_slots") -> int:
     try:
         number = operator.index(n_slots)
     except TypeError:
-        raise TypeError(f"{name} must be an int, not {n_slots!r}") from None
+        number = None
+    if number is None or isinstance(n_slots, bool):
+        raise TypeError(f"{name} must be an int, not {n_slots!r}")
     if number < 1:
         raise ValueError(
             f"{name} must be a positive number, not {number}: use the number of threads that"

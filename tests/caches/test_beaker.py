@@ -81,3 +81,12 @@ def test_pool_is_required() -> None:
         Cache("namespace", type="mcpool", url="127.0.0.1:11211")
     with pytest.raises(ValueError, match=r"not 'no\.pool'"):
         Cache("namespace", type="mcpool", pool="no.pool")
+
+
+@pytest.mark.parametrize("option", [{"url": "127.0.0.1"}, {"size": 3}, {"fail_soft": True}])
+def test_option_of_the_pool_is_refused(mc: Client, option: dict[str, Any]) -> None:
+    from beaker.cache import Cache
+
+    (name,) = option
+    with pytest.raises(ValueError, match=f"{name} belongs to the pool"):
+        Cache("namespace", type="mcpool", pool=ClientPool(mc, 1), **option)

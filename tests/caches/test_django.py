@@ -92,6 +92,8 @@ def test_cache_of_another_thread_is_used_in_all(address: str) -> None:
         cache = caches["same"]  # as in a module that is imported once
         in_threads([lambda: cache.set("key", "value")] * 4)
         assert cache.get("key") == "value"
+        assert cache.pool is caches["same"].pool is not caches["default"].pool
+        assert cache.pool.name == "same"
 
 
 def test_other_settings_make_another_pool(address: str) -> None:
@@ -121,6 +123,31 @@ def test_subclass_that_changes_its_settings_has_one_pool(address: str) -> None:
         assert Mine(address, {"size": 3}).pool is Mine(address, {"size": 3}).pool
         assert Mine(address, {"size": 3}).pool is not caches["default"].pool
         assert Mine(address, {"size": 4}).pool.stats().slots == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"OPTIONS": "size=3"}, "OPTIONS must be a dict, not 'size=3'"),
+        ({"OPTIONS": ["size"]}, "OPTIONS must be a dict, not"),
+        ({"LOCATION": 123}, "LOCATION must be a list of servers, not 123"),
+        ({"LOCATION": {"host": 1}}, "LOCATION must be a list of servers, not {'host': 1}"),
+        ({"OPTIONS": {"behaviors": ["cas"]}}, r"behaviors must be a dict, not \['cas'\]"),
+        ({"OPTIONS": {"size": True}}, "size must be an int, not True"),
+    ],
+)
+def test_wrong_setting_is_named(settings: dict[str, Any], message: str) -> None:
+    with configured(default={"LOCATION": "127.0.0.1:1", **settings}) as caches:
+        from django.core.exceptions import ImproperlyConfigured
+
+        with pytest.raises(ImproperlyConfigured, match=rf"^CACHES\['default'\]: {message}"):
+            caches["default"].get("key")
+
+
+def test_options_may_be_none(address: str) -> None:
+    with configured(default={"LOCATION": address, "OPTIONS": None}) as caches:
+        assert caches["default"].set("key", 1) is None
+        assert caches["default"].get("key") == 1
 
 
 def test_error_names_the_alias() -> None:

@@ -39,6 +39,21 @@ class TestFlaskCaching:
         cache.set("key", "value", timeout=0)  # for ever
         assert cache.get("key") == "value"
 
+    @pytest.mark.parametrize("timeout", [-1, -(10**6)])
+    def test_timeout_that_is_over_stores_nothing(self, address: str, timeout: int) -> None:
+        _, cache = make_cache([address])
+        for write in (cache.set, cache.add):
+            assert write("key", "value", timeout=timeout)
+            assert cache.get("key") is None
+        assert cache.set_many({"key": "value"}, timeout=timeout)
+        assert cache.get("key") is None
+
+    @pytest.mark.parametrize("timeout", [31 * 24 * 3600, 2**31, 10**12])
+    def test_timeout_in_the_future_stores_the_value(self, address: str, timeout: int) -> None:
+        _, cache = make_cache([address])
+        assert cache.set("key", "value", timeout=timeout)
+        assert cache.get("key") == "value"
+
     def test_views_and_functions_are_cached(self, address: str) -> None:
         app, cache = make_cache([address])
         calls: list[str] = []
