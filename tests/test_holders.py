@@ -26,7 +26,7 @@ from mcpool_wsgi import (
 
 
 class Barrier:
-    """Where a thread stays until it is let go."""
+    """Where a thread waits until it may go on."""
 
     def __init__(self) -> None:
         self.reached = threading.Event()

@@ -209,7 +209,7 @@ ERRORS = [RuntimeError("app"), SystemExit(), KeyboardInterrupt(), GeneratorExit(
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_client_returns_when_the_app_raises(pool: ClientPool, error: BaseException) -> None:
+def test_client_is_released_when_the_app_raises(pool: ClientPool, error: BaseException) -> None:
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         raise error
 
@@ -220,7 +220,7 @@ def test_client_returns_when_the_app_raises(pool: ClientPool, error: BaseExcepti
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_client_returns_when_iteration_raises(pool: ClientPool, error: BaseException) -> None:
+def test_client_is_released_when_iteration_raises(pool: ClientPool, error: BaseException) -> None:
     response = request(MemcachedPoolMiddleware(generating(b"one", error), pool))
     chunks = iter(response)
     assert next(chunks) == b"one"
@@ -232,7 +232,7 @@ def test_client_returns_when_iteration_raises(pool: ClientPool, error: BaseExcep
     assert pool.stats().idle == 1
 
 
-def test_client_returns_when_nobody_iterates(pool: ClientPool) -> None:
+def test_client_is_released_when_nobody_iterates(pool: ClientPool) -> None:
     response = request(MemcachedPoolMiddleware(generating(b"one"), pool))
     assert pool.stats().in_use == 1
     response.close()
@@ -248,7 +248,7 @@ def test_client_stays_reserved_between_the_chunks(pool: ClientPool) -> None:
     assert pool.stats().in_use == 0
 
 
-def test_closing_twice_returns_once(pool: ClientPool) -> None:
+def test_closing_twice_releases_once(pool: ClientPool) -> None:
     inner = Closable()
     response = request(MemcachedPoolMiddleware(responding(inner), pool))
     response.close()
@@ -259,14 +259,14 @@ def test_closing_twice_returns_once(pool: ClientPool) -> None:
         assert a is not b
 
 
-def test_closing_from_many_threads_returns_once(pool: ClientPool) -> None:
+def test_closing_from_many_threads_releases_once(pool: ClientPool) -> None:
     for _ in range(200):
         response = request(MemcachedPoolMiddleware(responding([b""]), pool))
         in_threads([response.close] * 4)
         assert (pool.stats().in_use, pool.stats().idle) == (0, 1)
 
 
-def test_closing_from_another_thread_returns_the_client(mc: Client) -> None:
+def test_closing_from_another_thread_releases_the_client(mc: Client) -> None:
     for pool in (ClientPool(mc, 1), ThreadMappedPool(mc)):
         response = request(MemcachedPoolMiddleware(responding([b""]), pool))
         in_thread(response.close)
@@ -286,7 +286,7 @@ def test_close_of_the_app_runs_first(pool: ClientPool) -> None:
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_client_returns_when_close_of_the_app_raises(
+def test_client_is_released_when_close_of_the_app_raises(
     pool: ClientPool, error: BaseException
 ) -> None:
     response = request(MemcachedPoolMiddleware(responding(Closable(error)), pool))
@@ -295,7 +295,7 @@ def test_client_returns_when_close_of_the_app_raises(
     assert (pool.stats().in_use, pool.stats().idle) == (0, 1)
 
 
-def test_client_returns_when_the_server_drops_response_and_environ(pool: ClientPool) -> None:
+def test_client_is_released_when_the_server_drops_response_and_environ(pool: ClientPool) -> None:
     gc.disable()  # what follows must hold by reference counts alone
     try:
         for inner in ([b"list"], Closable(), iter([b"iterator"])):
@@ -310,7 +310,9 @@ def test_client_returns_when_the_server_drops_response_and_environ(pool: ClientP
 
 
 @pytest.mark.parametrize("half", ["nothing", "a chunk"])
-def test_client_returns_when_a_half_read_response_is_dropped(pool: ClientPool, half: str) -> None:
+def test_client_is_released_when_a_half_read_response_is_dropped(
+    pool: ClientPool, half: str
+) -> None:
     """Of an object that is its own iterator, and of one that is not."""
 
     class OwnIterator(Closable):
@@ -333,7 +335,7 @@ def test_client_returns_when_a_half_read_response_is_dropped(pool: ClientPool, h
         gc.enable()
 
 
-def test_generator_of_a_dropped_response_ends_before_its_client_returns(
+def test_generator_of_a_dropped_response_ends_before_its_client_is_released(
     pool: ClientPool,
 ) -> None:
     seen = []
@@ -531,7 +533,7 @@ def test_nobody_else_gets_the_client_of_a_generator_that_runs(mc: Client) -> Non
 
 
 @pytest.mark.parametrize("error", [ValueError("no number"), RuntimeError("app"), SystemExit()])
-def test_generator_that_raises_when_it_is_closed_returns_its_client(
+def test_generator_that_raises_when_it_is_closed_releases_its_client(
     pool: ClientPool, error: BaseException
 ) -> None:
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
@@ -1088,7 +1090,7 @@ def test_foreign_pools_say_exhaustion_their_own_way(address: str) -> None:
         TestApp(MemcachedPoolMiddleware(count_and_greet, pool)).get("/", status=503)
 
 
-def test_client_of_a_foreign_pool_returns_once(address: str) -> None:
+def test_client_of_a_foreign_pool_is_released_once(address: str) -> None:
     pool = BlogPool([pylibmc.Client([address])])
     response = request(MemcachedPoolMiddleware(responding([]), pool))
     assert len(pool) == 0

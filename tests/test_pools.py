@@ -235,7 +235,7 @@ def test_nested_reservations_have_different_clients(either_pool: Any) -> None:
     assert (either_pool.stats().in_use, either_pool.stats().idle) == (0, 3)
 
 
-def test_releasing_twice_returns_once(either_pool: Any) -> None:
+def test_releasing_twice_releases_once(either_pool: Any) -> None:
     lent = either_pool.reserve()
     lent.__enter__()
     lent.release()

@@ -324,7 +324,7 @@ def test_clone_that_is_interrupted_loses_nothing(error: type[BaseException]) -> 
         pass
 
 
-def test_greenlet_killed_in_its_block_returns_its_client() -> None:
+def test_greenlet_killed_in_its_block_releases_its_client() -> None:
     pool = ClientPool(FakeClient(), 1)
 
     def work() -> None:

@@ -16,5 +16,6 @@ from .events import observe as observe
 from .failures import is_of_signal_handler as is_of_signal_handler
 from .failures import is_timeout as is_timeout
 from .failures import without_key as without_key
+from .keys import AnyKey as AnyKey
 from .keys import Key as Key
 from .opened_here import opened_here as opened_here

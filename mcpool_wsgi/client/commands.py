@@ -37,7 +37,9 @@ class Commands(KeyCommands):
 
     # -- Many keys. Prefixes are put on here: pylibmc checks no length and cuts at NUL bytes.
 
-    def get_multi(self, keys: Iterable[Key], key_prefix: Key | None = None) -> dict[Key, Any]:
+    def get_multi(
+        self, keys: Iterable[AnyKey], key_prefix: Key | None = None
+    ) -> dict[AnyKey, Any]:
         """``{key: value}`` for those of *keys* that exist."""
         if isinstance(keys, (str, bytes)):
             raise _single_key(keys)
@@ -46,7 +48,7 @@ class Commands(KeyCommands):
         try:
             if key_prefix is None and self._rule.are_plain(wanted):
                 try:
-                    answer: dict[Key, Any] = self._command(command, (self, wanted))
+                    answer: dict[AnyKey, Any] = self._command(command, (self, wanted))
                 except PickleForbidden:
                     raise
                 except pylibmc.BadKeyProvided:

@@ -76,7 +76,7 @@ class KeyCommands(Connection):
             raise PickleForbidden(error.why, key) from None
         return default if value is MISS else value
 
-    def gets(self, key: Key) -> Any:
+    def gets(self, key: Key) -> tuple[Any, Any]:
         """``(value, cas)`` for *key*, or ``(None, None)``.
 
         It reads the end of the answer while it holds Python's lock, so a server that stalls

@@ -27,7 +27,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Callable, NoReturn, TypeVar
 
 from .. import forks
-from ..client import BorrowedCommands, Client, Key, discard
+from ..client import AnyKey, BorrowedCommands, Client, Key, discard
 from ..errors import PoolTimeout
 from .reservation import NOT_RESERVED, RELEASED, Reservation
 from .slots import NO_GENERATION
@@ -81,8 +81,10 @@ class LentClient(BorrowedCommands, Reservation):
         stored: bool = self._use().set(key, val, time, min_compress_len, compress_level)
         return stored
 
-    def get_multi(self, keys: Iterable[Key], key_prefix: Key | None = None) -> dict[Key, Any]:
-        found: dict[Key, Any] = self._use().get_multi(keys, key_prefix)
+    def get_multi(
+        self, keys: Iterable[AnyKey], key_prefix: Key | None = None
+    ) -> dict[AnyKey, Any]:
+        found: dict[AnyKey, Any] = self._use().get_multi(keys, key_prefix)
         return found
 
     def set_behaviors(self, behaviors: Mapping[str, Any]) -> None:
