@@ -53,3 +53,13 @@ def storing(command: native.Command) -> native.Command:
 
     store.__name__ = command.__name__
     return store
+
+
+def flush_all(client: Any, time: int) -> bool:
+    """The command, followed by one that every server must answer.
+
+    The C code says True although no server has answered.
+    """
+    flushed: bool = native.flush_all(client, time)
+    native.get_stats(client)
+    return flushed

@@ -18,11 +18,11 @@ from ..errors import InvalidKey, PickleForbidden
 from . import binary, explanations, native
 from .arguments import LARGEST_TIME, checked_number
 from .connection import disconnect_all
-from .failures import MISS, CommandExpired, is_own
+from .failures import MISS, CommandExpired
 from .key_commands import DEFAULT_LEVEL, ZERO, KeyCommands, check_compression
 from .keys import AnyKey, Key, encoded
-from .run_again import is_answered
 from .values import storable, writing_ints
+from .whole_answers import get_multi, get_multi_of_several
 
 _Thing = TypeVar("_Thing")
 
@@ -44,7 +44,7 @@ class Commands(KeyCommands):
         if isinstance(keys, (str, bytes)):
             raise _single_key(keys)
         wanted = list(keys)
-        command = _get_multi_of_several if len(self.addresses) > 1 else _get_multi
+        command = get_multi_of_several if len(self.addresses) > 1 else get_multi
         try:
             if key_prefix is None and self._rule.are_plain(wanted):
                 try:
@@ -173,7 +173,8 @@ class Commands(KeyCommands):
         time = checked_number("time", time, LARGEST_TIME)
         if len(self.addresses) > 1:
             return all(self._ask_each_server("flush_all", time))
-        return bool(self._command(_flush_all, (self, time)))
+        command = binary.flush_all if self.binary else native.flush_all
+        return bool(self._command(command, (self, time)))
 
     def get_stats(self, *args: Any) -> list[tuple[bytes, dict[str, bytes]]]:
         """``[(server, {name: value}), ...]``
@@ -256,77 +257,3 @@ def _call_for_each(things: Iterable[_Thing], function: Callable[[_Thing], Any]) 
         return results
     finally:
         del first_error  # its traceback has this frame: that would be a circle
-
-
-def _check_depth() -> None:
-    """Raise RecursionError right at the limit, where the C code of ``get_multi`` crashes."""
-    _do_nothing()  # two calls deep
-
-
-def _do_nothing() -> None:
-    pass
-
-
-def _get_multi(client: Commands, keys: list[Key]) -> dict[Key, Any]:
-    """The answer of all servers.
-
-    :raises pylibmc.ProtocolError: it has a key that was not asked for.
-    """
-    times = 0
-    while True:
-        times += 1
-        _check_depth()
-        found: dict[Key, Any] = native.get_multi(client, keys)
-        if list(found) == keys:  # the usual case: every key is there, in the order of the keys
-            return found
-        try:
-            "".join(found)  # type: ignore[arg-type]  # a key that was not asked for is bytes
-        except TypeError:
-            if not found.keys() <= set(keys):
-                raise pylibmc.ProtocolError("get_multi was answered with a foreign key") from None
-        if len(found) == len(keys) or not any(keys):  # without a key, nothing is sent
-            return found
-        try:
-            if is_answered(client, "get_multi", times):
-                return found
-        except pylibmc.Error as error:
-            if not (found and client._fail_soft and is_own(error)):
-                raise
-            client._disconnect()
-            client._note_failure(error)
-            return found
-
-
-def _flush_all(client: Commands, time: int) -> bool:
-    """In the binary protocol the C code says True although no server has answered.
-
-    So a command follows that every server must answer.
-    """
-    flushed: bool = native.flush_all(client, time)
-    if client.binary:
-        native.get_stats(client)
-    return flushed
-
-
-def _get_multi_of_several(client: Commands, keys: list[Key]) -> dict[Key, Any]:
-    """The answers of several servers.
-
-    If a server is late, or a signal comes, the C code returns without its answer and says
-    nothing. Of a binary connection a later command would read that answer as its own. So
-    if a key is missing, a ``get`` of one key follows: it first reads what is still to come.
-    """
-    found = _get_multi(client, keys)
-    if len(found) < len(keys):
-        try:
-            for key in [key for key in keys if key and key not in found][:1]:
-                native.get(client, encoded(key))
-        except (pylibmc.Error, RuntimeError) as error:
-            if not is_own(error):
-                raise
-            client._disconnect()
-            client._note_failure(error)
-    return found
-
-
-_flush_all.__name__ = native.flush_all.__name__
-_get_multi.__name__ = _get_multi_of_several.__name__ = native.get_multi.__name__

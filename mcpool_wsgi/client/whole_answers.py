@@ -1,0 +1,80 @@
+"""
+Whole answers
+=============
+
+``get_multi``, with a look at whether its answer is whole. The C code returns what it has read, and
+does not say whether a key is missing in memcached or in the answer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pylibmc
+
+from . import native
+from .failures import is_own
+from .keys import Key, encoded
+from .run_again import is_answered
+
+
+def get_multi(client: Any, keys: list[Key]) -> dict[Key, Any]:
+    """The answer of all servers.
+
+    :raises pylibmc.ProtocolError: it has a key that was not asked for.
+    """
+    times = 0
+    while True:
+        times += 1
+        _check_depth()
+        found: dict[Key, Any] = native.get_multi(client, keys)
+        if list(found) == keys:  # the usual case: every key is there, in the order of the keys
+            return found
+        try:
+            "".join(found)  # type: ignore[arg-type]  # a key that was not asked for is bytes
+        except TypeError:
+            if not found.keys() <= set(keys):
+                raise pylibmc.ProtocolError("get_multi was answered with a foreign key") from None
+        if len(found) == len(keys) or not any(keys):  # without a key, nothing is sent
+            return found
+        try:
+            if is_answered(client, "get_multi", times):
+                return found
+        except pylibmc.Error as error:
+            if not (found and client._fail_soft and is_own(error)):
+                raise
+            client._disconnect()
+            client._note_failure(error)
+            return found
+
+
+def get_multi_of_several(client: Any, keys: list[Key]) -> dict[Key, Any]:
+    """The answers of several servers.
+
+    If a server is late, or a signal comes, the C code returns without its answer and says
+    nothing. Of a binary connection a later command would read that answer as its own. So
+    if a key is missing, a ``get`` of one key follows: it first reads what is still to come.
+    """
+    found = get_multi(client, keys)
+    if len(found) < len(keys):
+        try:
+            for key in [key for key in keys if key and key not in found][:1]:
+                native.get(client, encoded(key))
+        except (pylibmc.Error, RuntimeError) as error:
+            if not is_own(error):
+                raise
+            client._disconnect()
+            client._note_failure(error)
+    return found
+
+
+get_multi_of_several.__name__ = native.get_multi.__name__
+
+
+def _check_depth() -> None:
+    """Raise RecursionError right at the limit, where the C code of ``get_multi`` crashes."""
+    _do_nothing()  # two calls deep
+
+
+def _do_nothing() -> None:
+    pass
