@@ -177,7 +177,9 @@ def get(port: int, path: str, method: str = "GET", patience: float = SILENCE) ->
 
 
 def get_json(port: int, path: str) -> Any:
-    return json.loads(get(port, path).payload)
+    response = get(port, path)
+    assert response.payload, f"no JSON in {response}"
+    return json.loads(response.payload)
 
 
 def exchange(port: int, path: str, method: str, version: str, *headers: str) -> Response:
