@@ -86,6 +86,21 @@ def test_aliases_have_pools_of_their_own(address: str) -> None:
         assert other == pools
 
 
+def test_pool_has_the_name_of_its_alias_if_an_agent_wraps_what_makes_the_cache(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from django.core.cache import CacheHandler
+
+    make = CacheHandler.create_connection
+
+    def traced(*args: Any) -> Any:
+        return make(*args)
+
+    monkeypatch.setattr(CacheHandler, "create_connection", traced)
+    with configured(default={"LOCATION": address}) as caches:
+        assert caches["default"].pool.name == "default"
+
+
 def test_cache_of_another_thread_is_used_in_all(address: str) -> None:
     same = {"LOCATION": address, "OPTIONS": {"size": 2}}
     with configured(default=same, same=same) as caches:
