@@ -203,6 +203,17 @@ def test_namespace_may_be_none(mc: Client) -> None:
     assert mc.get("key") == "value"
 
 
+def test_subclass_with_a_hash_of_its_own_stores_in_binary(real_memcached: Memcached) -> None:
+    class Hashed(Client):
+        def hash(self, key: str | bytes) -> int:
+            return 2**31
+
+    binary = Hashed([real_memcached.address], binary=True)
+    assert binary.add("key", "value")
+    assert binary.add("key", "other") is False
+    assert binary.add_multi({"key": "other"}) == ["key"]
+
+
 def test_behaviors_that_are_refused_are_not_kept(mc: Client) -> None:
     for bad in ({"retry_timeout": "soon"}, {"bogus": 1}, {"namespace": b"a b"}):
         with pytest.raises((TypeError, ValueError)):

@@ -708,6 +708,8 @@ def test_memcached_without_memory_is_a_failure_in_binary(fail_soft: bool) -> Non
             lambda: cache.append("key", value),
             lambda: cache.cas("key", value, cas),
             lambda: cache.set_multi({"other": value}) == [],
+            lambda: cache.set_multi({"other": value, "another": value}) == [],
+            lambda: cache.add_multi({"other": value, "another": value}) == [],
         ]
         for number, call in enumerate(calls):
             with contextlib.nullcontext() if fail_soft else pytest.raises(pylibmc.Error):

@@ -38,21 +38,32 @@ def storing(command: native.Command) -> native.Command:
     """*command*, with an error if memcached could not store a value, as without memory.
 
     libmemcached says then what it says if another value is in the way, but closes the connection.
+    For the next key of the same command, its server counts as failed.
     """
 
     def store(client: Any, *args: Any) -> Any:
-        result = command(client, *args)
+        try:
+            result = command(client, *args)
+        except pylibmc.ServerDown as error:
+            if len(client.addresses) > 1:
+                raise
+            raise _not_stored(command) from error  # an earlier key was not: see below
         if result is True or result == []:
             return result
         not_stored = result if isinstance(result, list) else args[:1]
         descriptors = sockets.numbers(client)
         for key in filter(None, not_stored):  # without one, nothing was sent
-            if descriptors and descriptors[client.hash(key)] == -1:
-                raise pylibmc.Error(f"{command.__name__} failed: memcached could not store it")
+            if descriptors and descriptors[native.hash(client, key)] == -1:
+                raise _not_stored(command)
         return result
 
     store.__name__ = command.__name__
     return store
+
+
+def _not_stored(command: native.Command) -> Exception:
+    text = f"{command.__name__} failed: memcached could not store it"
+    return pylibmc.Error(text)  # type: ignore[no-any-return]
 
 
 def flush_all(client: Any, time: int) -> bool:
