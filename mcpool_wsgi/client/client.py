@@ -56,7 +56,8 @@ What it does not promise:
     not reach.
 -   A signal can make a read of several servers a miss. Of one server, the read is sent again.
 -   With several servers and the binary protocol, ``incr`` of a value that is no number makes
-    libmemcached leave that server out, as if it had failed. The error is right.
+    libmemcached leave that server out, as if it had failed. So does a value for which that server
+    has no memory. The errors are right.
 -   A name that is looked up takes as long as the resolver does.
 -   If the sockets of libmemcached cannot be found, ``command_timeout`` limits nothing, and a
     forked child keeps the descriptors that it inherits. One warning is logged.
