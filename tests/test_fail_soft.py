@@ -637,6 +637,21 @@ def test_incr_multi_counts_all_that_are_there(address: str, fail_soft: bool) -> 
     assert mc.get_multi(["one", "two"]) == {"one": 12, "two": 13}
 
 
+def test_incr_multi_says_that_memcached_failed_even_if_a_key_was_missing_before() -> None:
+    """NotFound would mean that the other numbers are incremented."""
+
+    def script(conversation: hostile.Conversation) -> None:
+        conversation.request()
+        conversation.send(b"NOT_FOUND\r\n")
+        conversation.request()
+
+    with hostile.fake(script) as server:
+        mc = Client([server.address])
+        with pytest.raises(pylibmc.Error, match=server.address) as raised:
+            mc.incr_multi(["missing", "one", "two"])
+        assert not isinstance(raised.value, pylibmc.NotFound)
+
+
 @pytest.mark.parametrize("fail_soft", [False, True], ids=["raising", "fail_soft"])
 def test_miss_is_no_failure(address: str, fail_soft: bool) -> None:
     pool = ClientPool(Client([address], {"cas": True}, fail_soft=fail_soft), 1)

@@ -18,7 +18,7 @@ from ..errors import InvalidKey, PickleForbidden
 from . import binary, explanations, native
 from .arguments import LARGEST_TIME, checked_number
 from .connection import disconnect_all
-from .failures import MISS, CommandExpired
+from .failures import MISS, CommandExpired, is_unavailable
 from .key_commands import DEFAULT_LEVEL, ZERO, KeyCommands, check_compression
 from .keys import AnyKey, Key, encoded
 from .values import storable, writing_ints
@@ -133,6 +133,7 @@ class Commands(KeyCommands):
         """Add *delta* to the numbers under all of *keys*.
 
         :raises pylibmc.NotFound: one is not there. The others are incremented.
+        :raises pylibmc.Error: memcached failed. Some may be incremented.
         """
         # One by one, as pylibmc sends them: of several it does not say which failed.
         named = self._prefixed(keys, key_prefix)
@@ -242,7 +243,8 @@ def _single_key(key: Key) -> TypeError:
 def _call_for_each(things: Iterable[_Thing], function: Callable[[_Thing], Any]) -> list[Any]:
     """What *function* returns for each of *things*.
 
-    :raises pylibmc.Error: the first error, after all calls.
+    :raises pylibmc.Error: the first failure of memcached or, without one, the first error, after
+        all calls.
     """
     results = []
     first_error = None
@@ -250,7 +252,8 @@ def _call_for_each(things: Iterable[_Thing], function: Callable[[_Thing], Any]) 
         try:
             results.append(function(thing))
         except pylibmc.Error as error:
-            first_error = first_error or error
+            if first_error is None or (is_unavailable(error) and not is_unavailable(first_error)):
+                first_error = error
     try:
         if first_error is not None:
             raise first_error
