@@ -234,6 +234,11 @@ def test_url_has_options_of_the_client(address: str) -> None:
         client.set("key", {"not": "text"})
 
 
+def test_url_may_switch_off_what_is_refused(address: str) -> None:
+    mc = client_from_url(f"memcached://{address}/?buffer_requests=false&_noreply=off")
+    assert mc.set("key", "value")
+
+
 def test_client_from_a_url_works(address: str) -> None:
     client = client_from_url(f"memcached://{address}/?namespace=site:&fail_soft=yes")
     assert client.set("key", "value")
@@ -294,6 +299,9 @@ def test_other_urls_are_refused_and_not_shown(url: str) -> None:
         (f"namespace={300 * 'n'}", "^behavior namespace must be 1 to 127 bytes long, not 300"),
         ("namespace=%C3%BC", "^behavior namespace must be ASCII .*, not 'ü'$"),
         ("namespace=", "^behavior namespace must be 1 to 127 bytes long, not 0"),
+        ("buffer_requests=true", "^behavior buffer_requests must be 0, not True: "),
+        ("_noreply=on", "^behavior _noreply must be 0, not True: "),
+        ("num_replicas=1", "^behavior num_replicas must be 0, not 1: "),
         ("pickle_protocol=99", "^pickle_protocol must be 0 to [5-9], not '99'$"),
     ],
 )

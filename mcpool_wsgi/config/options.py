@@ -70,8 +70,8 @@ _switch = _matching("(?i)true|yes|on|1|false|no|off|0", "true or false", _is_yes
 _integer = _matching("[0-9]{1,9}", "an integer of up to nine digits", int)
 _NUMBER = "([0-9]{1,9}([.][0-9]{0,9})?|[.][0-9]{1,9})"
 
-_SWITCHES = ["auto_eject", "cas", "ketama", "ketama_weighted", "no_block", "tcp_keepalive"]
-_SWITCHES += ["tcp_nodelay", "verify_keys", "_sort_hosts"]
+_SWITCHES = ["auto_eject", "buffer_requests", "cas", "ketama", "ketama_weighted", "no_block"]
+_SWITCHES += ["tcp_keepalive", "tcp_nodelay", "verify_keys", "_noreply", "_sort_hosts"]
 BEHAVIORS: Parsers = {
     **dict.fromkeys(pylibmc.all_behaviors, _integer),
     **dict.fromkeys(_SWITCHES, _switch),
