@@ -12,12 +12,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pylibmc
 import pytest
 from forking import FORKS, succeeds
 from harness import Connections, eventually, in_thread, in_threads
+from hostile import Conversation, fake
 
 from mcpool_wsgi import (
     Client,
@@ -56,6 +58,36 @@ def test_a_reserved_connection_that_was_replaced_is_closed_at_its_release(
         assert mc.get("hi") == "ho"
         assert connections.count() == 1
     eventually(lambda: connections.count() == 0)
+
+
+def test_command_of_another_thread_ends_well_if_its_connection_is_replaced_and_released() -> None:
+    asked = threading.Event()
+
+    def script(conversation: Conversation) -> None:
+        conversation.request()
+        asked.set()
+        conversation.pause(0.2)
+        conversation.send(b"VALUE key 0 5\r\nvalue\r\nEND\r\n")
+
+    with fake(script) as server:
+        pool = ClientPool(Client([server.address]), 1)
+        with ThreadPoolExecutor() as threads:
+            with pool.reserve() as mc:
+                answer = threads.submit(mc.get, "key")  # by mistake: it may outlast the request
+                assert asked.wait(10)
+                pool.disconnect_all()
+            assert answer.result() == b"value"
+
+
+def test_class_of_a_user_gets_no_subclass_when_its_client_is_replaced(address: str) -> None:
+    class Mine(Client):
+        pass
+
+    pool = ClientPool(Mine([address]), 1)
+    with pool.reserve() as mc:
+        assert mc.set("hi", "ho")
+        pool.disconnect_all()
+    assert Mine.__subclasses__() == []
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
