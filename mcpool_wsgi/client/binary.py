@@ -12,7 +12,7 @@ from typing import Any
 
 import pylibmc
 
-from . import native, sockets
+from . import failures, native, sockets
 
 
 @functools.cache
@@ -45,7 +45,7 @@ def storing(command: native.Command) -> native.Command:
         try:
             result = command(client, *args)
         except pylibmc.ServerDown as error:
-            if len(client.addresses) > 1:
+            if len(client.addresses) > 1 or not failures.is_own(error):
                 raise
             raise _not_stored(command) from error  # an earlier key was not: see below
         if result is True or result == []:
