@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import time
 from collections.abc import Iterator
 from typing import Any, Callable
 
@@ -258,3 +259,17 @@ def test_stopping_twice_stops_no_other(mc: Client) -> None:
     stop()
     mc.get("key")
     assert len(seen) == 1
+
+
+def test_seconds_of_the_keys_of_one_command_are_no_more_than_its_own(mc: Client) -> None:
+    """They share its time limit."""
+    events: list[CommandEvent] = []
+    mc.observe(events.append)
+    keys = [f"key{number}" for number in range(200)]
+    began = time.monotonic()
+    with pytest.raises(pylibmc.NotFound):
+        mc.incr_multi(keys)
+    assert not mc.delete_multi(keys)
+    seconds = time.monotonic() - began
+    assert len(events) == 400
+    assert sum(event.seconds for event in events) <= seconds
