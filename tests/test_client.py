@@ -195,6 +195,8 @@ def test_namespace_may_be_text(mc: Client) -> None:
     assert mc.get("shop:user") == shop.clone().get("user") == "of the shop"
     blog.set_behaviors({"namespace": "shop:"})
     assert blog.get("user") == "of the shop"
+    with pytest.raises(ValueError, match="namespace cannot be None once there is one"):
+        blog.set_behaviors({"namespace": None})
 
 
 def test_namespace_may_be_none(mc: Client) -> None:

@@ -184,6 +184,25 @@ def test_more_keys_than_the_limit_allows_are_no_failure_of_the_server(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("command", ["incr_multi", "delete_multi"])
+def test_slow_server_is_not_sent_a_key_for_which_the_time_is_too_short(command: str) -> None:
+    def script(conversation: Conversation) -> None:
+        while request := conversation.request():
+            conversation.pause(0.02)
+            answers = {b"incr": b"2\r\n", b"delete": b"DELETED\r\n", b"get": b"END\r\n"}
+            conversation.send(answers[request.split()[0]])
+
+    with fake(script) as server:
+        pool = ClientPool(Client([server.address], command_timeout=0.3), 1)
+        for _ in range(5):
+            with pool.reserve() as mc:
+                with pytest.raises(pylibmc.Error, match="before its last key"):
+                    getattr(mc, command)([f"key{number}" for number in range(40)])
+                assert mc.get("key") is None
+        assert pool.stats().failures == 0
+
+
+@pytest.mark.slow
 def test_search_for_the_key_that_is_pickled_has_the_limit_of_one_command() -> None:
     keys = [f"key{number}" for number in range(15)]
 

@@ -344,6 +344,7 @@ def no_app(*args: Any) -> Any:
         (lambda mc: ClientPool(mc), ValueError, ["n_slots", "positive", "not 0", "threads"]),
         (lambda mc: ClientPool(mc, True), TypeError, ["n_slots", "int", "True"]),
         (lambda mc: ClientPool(None, 3), TypeError, ["mc is missing", "3 slots"]),
+        (lambda mc: any_pool(mc, None), TypeError, ["n_slots", "int", "None"]),
         (lambda mc: any_pool(None, "3"), TypeError, ["n_slots", "int", "'3'"]),
         (lambda mc: ClientPool(Client, 3), TypeError, ["mc must be a client", "<class"]),
         (lambda mc: any_middleware(no_app, ClientPool), TypeError, ["pool", "<class"]),

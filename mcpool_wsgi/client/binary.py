@@ -26,6 +26,8 @@ def counting(command: native.Command) -> native.Command:
         try:
             result: int = command(client, key, delta)
         except pylibmc.UnknownReadFailure as error:
+            if not failures.is_own(error):
+                raise
             raise pylibmc.ClientError(str(error)) from error
         return result
 

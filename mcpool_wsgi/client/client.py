@@ -205,8 +205,10 @@ class Client(Commands):
 
     def set_behaviors(self, behaviors: Mapping[str, Any]) -> None:
         """See :attr:`behaviors`."""
-        behaviors = normalized(behaviors, self.binary)
         here = self._here()
+        if here._chosen.get("namespace") and behaviors.get("namespace", b"") is None:
+            raise ValueError("behavior namespace cannot be None once there is one")
+        behaviors = normalized(behaviors, self.binary)
         chosen = {**here._chosen, **behaviors}
         rule = KeyRule(self.binary, chosen.get("namespace") or b"")
         with here._turn:

@@ -26,7 +26,7 @@ from .whole_answers import get_multi, get_multi_of_several
 
 _Thing = TypeVar("_Thing")
 
-SHORTEST_LIMIT = 0.01  # seconds
+SHORTEST_LIMIT = 0.001  # seconds
 _control_character = re.compile(rb"[\x00-\x1f\x7f]").search
 
 
@@ -212,14 +212,14 @@ class Commands(KeyCommands):
         """The time limit of one command, for its parts.
 
         :return: a function that returns how many seconds are left. It raises CommandExpired if
-            that is too short for a healthy server, which would then count as failed.
+            that is less than a tenth: a healthy server that is slow would count as failed.
         """
         limit = self._command_timeout
         end = monotonic() + limit
 
         def left() -> float:
             seconds = end - monotonic()
-            if seconds < min(SHORTEST_LIMIT, limit / 2):
+            if seconds < limit / 10:
                 raise CommandExpired(
                     f"{command} was ended after command_timeout, {limit:g} s, before its last key"
                 )

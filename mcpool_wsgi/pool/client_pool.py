@@ -60,7 +60,7 @@ class ClientPool(Pool):
         super().__init__(name)
         self.timeout: float = checked_seconds("timeout", timeout, zero=True)
         master = None if mc is None else master_of(mc)
-        size = 0 if mc is None and n_slots == 0 else checked_n_slots(n_slots)
+        size = 0 if mc is None and n_slots in (0, None) else checked_n_slots(n_slots)
         if mc is None and size:
             raise TypeError(f"mc is missing: {n_slots} slots need a client")
         self._renew(master, size, closed=False)
