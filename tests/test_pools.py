@@ -636,6 +636,35 @@ def test_interrupt_while_a_client_is_made_loses_no_slot_whoever_holds_the_traceb
         assert pool.stats().in_use == 1
 
 
+@pytest.mark.parametrize("action", ["release", "disconnect"])
+def test_interrupt_while_a_client_is_discarded_loses_no_slot_whoever_holds_the_traceback(
+    mc: Client, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    pool = ClientPool(mc, 1, timeout=0)
+    lent = pool.reserve()
+    lent.__enter__()
+    lent.set("key", 1)
+    # Freeing a client that is out of sync shuts its sockets down.
+    lent._client._out_of_sync = True
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patches, pytest.raises(KeyboardInterrupt) as held:
+        if action == "release":
+            pool.disconnect_all()
+            patches.setattr("mcpool_wsgi.client.sockets.shut_down", interrupt)
+            lent.release()
+        else:
+            lent.release()
+            patches.setattr("mcpool_wsgi.client.sockets.shut_down", interrupt)
+            pool.disconnect_all()
+    assert held.tb is not None
+    with pool.reserve() as again:
+        assert again.get("key") == 1
+    assert (pool.stats().in_use, pool.stats().idle) == (0, 1)
+
+
 def test_interrupt_of_a_release_leaves_no_waiter_asleep_beside_an_idle_slot(mc: Client) -> None:
     pool = ClientPool(mc, 1, timeout=60)
 

@@ -121,8 +121,12 @@ class Reservation(SlotHolder):
         queue = self._queue
         slot.since = 0.0  # until the next reservation has it completely, nobody holds it
         if not slot.generation.current:
-            discard(slot.client)
-            slot.client = None  # was replaced; the generation stays, and says that
+            try:
+                discard(slot.client)
+                slot.client = None  # was replaced; the generation stays, and says that
+            except BaseException:  # an interrupt, whose traceback would hold the slot
+                queue.release(slot)
+                raise
         try:
             queue.idle.append(slot)
             if queue.waiters:

@@ -240,10 +240,12 @@ class SlotQueue:
                 slot = self.idle.popleft()
             except IndexError:
                 return
-            if not slot.generation.current:
-                discard(slot.client)
-                slot.client = None  # the generation stays: it says that a client is replaced
-            self.release(slot)
+            try:
+                if not slot.generation.current:
+                    discard(slot.client)
+                    slot.client = None  # the generation stays: it says that a client is replaced
+            finally:  # an interrupt's traceback would hold the slot
+                self.release(slot)
 
     def close(self) -> None:
         """Close idle clients now and reserved ones at their release. Wake all waiters."""
