@@ -883,6 +883,22 @@ def test_second_release_of_a_foreign_client_leaves_the_next_request_alone(mc: Cl
     assert len(pool) == 1
 
 
+def test_second_release_of_a_foreign_client_leaves_what_the_app_has_put_there(mc: Client) -> None:
+    seen = []
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        environ["mc.client.release"]()
+        environ["mc.client"] = "the app's own"
+        environ["mc.client.release"]()
+        seen.append(environ["mc.client"])
+        return []
+
+    environ: dict[str, Any] = {}
+    request(MemcachedPoolMiddleware(app, BlogPool([mc.clone()])), environ).close()
+    assert seen == ["the app's own"]
+    assert environ == {}
+
+
 # -- Real signals
 
 

@@ -67,8 +67,9 @@ class EarlyRelease:
         self._reservation.release()
 
     def _take_client_out(self, environ: WSGIEnvironment) -> None:
+        if self.client is MISSING:  # what is there now, the app has put there
+            return
         # By the release, because a later request with this environ may have the same client.
-        self.client = MISSING
         latest = environ.get(f"{self._key}.release")
         if latest is self:
             environ.pop(self._key, None)
@@ -76,6 +77,7 @@ class EarlyRelease:
             if latest.release_before is self:
                 latest.client_before = MISSING
             latest = latest.release_before
+        self.client = MISSING  # last: a second call does what an interrupt has left
 
     def leave(self, environ: WSGIEnvironment, latest: Any) -> None:
         """Leave *environ* as it was. *latest* is the release of the latest request with it."""
