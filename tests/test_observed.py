@@ -209,6 +209,37 @@ def test_what_a_signal_handler_raises_in_a_listener_reaches_the_caller(
     assert pool.stats().in_use == 0
 
 
+@pytest.mark.parametrize("is_over", [False, True])
+def test_lazy_client_can_be_used_after_an_interrupt_in_a_listener(
+    pool: ClientPool, is_over: bool
+) -> None:
+    """As after an interrupt anywhere else in its first command, if its release has not come."""
+
+    def listener(outcome: str, seconds: float) -> None:
+        if outcome == "reserved":
+            stop()
+            if is_over:
+                lazy.release()
+            signal.raise_signal(signal.SIGUSR1)
+
+    def handler(*signal: Any) -> None:
+        raise TimeoutError("too late")
+
+    stop = pool.observe_reservations(listener)
+    before = signal.signal(signal.SIGUSR1, handler)
+    lazy = pool.reserve(lazy=True)
+    try:
+        with pytest.raises(TimeoutError, match="too late"):
+            lazy.get("key")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    if not is_over:
+        assert lazy.set("key", 1)
+        lazy.release()
+    assert lazy.is_released
+    assert (pool.stats().in_use, pool.stats().idle) == (0, 1)
+
+
 @pytest.mark.servers
 @pytest.mark.parametrize("fork", FORKS)
 def test_child_tells_its_own_listeners(pool: ClientPool, told: Told, fork: Any) -> None:

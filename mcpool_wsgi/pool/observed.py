@@ -62,7 +62,9 @@ class _Observed:
             self._reserved_at = monotonic()  # type: ignore[misc]  # observed() makes the slot
             self._tell("reserved", began)
         except BaseException:  # a signal handler's
-            self.__exit__()
+            # The release of a lazy client is still to come, unless it came while this waited.
+            if not isinstance(self, LazyClient) or getattr(self, "_is_over", False):
+                self.__exit__()
             raise
         return entered
 
