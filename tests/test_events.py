@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import signal
 import time
@@ -180,7 +181,27 @@ class Derived(Handler):
     pass
 
 
-@pytest.mark.parametrize("handler", [Handler().method, Derived(), Handler().function()])
+def once(*args: Any) -> None:
+    """A time limit that is over when it has come."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    raise TimeoutError("too late")
+
+
+def decorated(number: int, frame: Any) -> None:
+    raise TimeoutError("too late")
+
+
+HANDLERS = [
+    Handler().method,
+    Derived(),
+    Handler().function(),
+    functools.partial(Handler().method, 5),
+    functools.lru_cache(decorated),
+    once,
+]
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
 @pytest.mark.parametrize("fails", [False, True])
 def test_what_a_signal_handler_raises_in_a_listener_reaches_the_caller(
     pool: ClientPool, caplog: pytest.LogCaptureFixture, handler: Any, fails: bool

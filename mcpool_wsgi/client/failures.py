@@ -10,7 +10,7 @@ on it belongs to the next command.
 from __future__ import annotations
 
 import re
-import signal
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import pylibmc
@@ -139,18 +139,32 @@ def is_own(error: Exception) -> bool:
 
 
 def is_of_signal_handler(error: Exception) -> bool:
-    """Whether a signal handler of this process has raised *error*."""
-    handlers = filter(callable, map(signal.getsignal, signal.valid_signals()))
-    functions = [
-        function for handler in handlers for function in (handler, type(handler).__call__)
-    ]
-    codes = [getattr(function, "__code__", None) for function in functions]
+    """Whether a signal handler has raised *error*."""
     traceback = error.__traceback__
+    interrupted: FrameType | None = None
     while traceback is not None:
-        if traceback.tb_frame.f_code in codes:
+        frame = traceback.tb_frame
+        if interrupted is not None and _handles_signal(frame, interrupted):
             return True
+        interrupted = frame
         traceback = traceback.tb_next
     return False
+
+
+def _handles_signal(frame: FrameType, interrupted: FrameType) -> bool:
+    """Whether *frame* was called as Python calls signal handlers: with the signal's number and
+    the frame that is *interrupted*.
+    """
+    code = frame.f_code
+    arguments: list[Any] = []
+    # One more, because the name of *args follows those of the arguments.
+    for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount + 1]:
+        value = frame.f_locals.get(name)
+        arguments += value if type(value) is tuple else [value]
+    return any(
+        argument is interrupted and isinstance(number, int)
+        for number, argument in zip(arguments, arguments[1:])
+    )
 
 
 def _is_endless(error: Exception) -> bool:
