@@ -90,6 +90,28 @@ def test_class_of_a_user_gets_no_subclass_when_its_client_is_replaced(address: s
     assert Mine.__subclasses__() == []
 
 
+class Subclass(Client):
+    pass
+
+
+@pytest.mark.parametrize("kind", [Client, Subclass])
+@pytest.mark.parametrize("release_first", [False, True])
+def test_a_connection_is_closed_although_an_error_holds_its_client(
+    address: str, connections: Connections, kind: type[Client], release_first: bool
+) -> None:
+    """An app may keep an error, and its traceback has the frame of the command."""
+    pool = ClientPool(kind([address]), 1)
+    lent = pool.reserve()
+    with lent:
+        with pytest.raises(pylibmc.NotFound) as held:
+            lent.incr("missing")
+        if release_first:
+            lent.release()
+        pool.disconnect_all()
+    eventually(lambda: connections.count() == 0)
+    assert held.tb is not None
+
+
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
 def test_pool_is_neither_copied_nor_pickled(either_pool: Any, duplicate: Any) -> None:
     """A child of a fork would use its parent's connections through a copy."""

@@ -18,20 +18,30 @@ _discarded: dict[type, type] = {}
 
 
 def discard(client: object) -> None:
-    """Do now what the finaliser of *client* would do, and let it do nothing.
+    """Close the connection of *client*, and let its finaliser do nothing.
 
-    The finaliser stays as it is where it is still needed: if another thread has a command, or if
-    the client is another process's. It also stays in a class of the user's, which may want to
-    know of its subclasses.
+    Something may hold *client* for long, as the traceback of an error does.
+
+    It stays as it is if a command runs on it, of another thread for example, or if it is another
+    process's. The finaliser also stays in a class of the user's, which may want to know of its
+    subclasses.
     """
-    kind = type(client)
-    if not isinstance(client, Connection) or kind.__module__ != Client.__module__:
+    if not isinstance(client, Connection) or forks.is_foreign(client._process):
         return
-    if client.deadline is not NEVER or forks.is_foreign(client._process):
+    if not client._turn.acquire(False):  # another thread has a command
         return
-    if client._out_of_sync:
-        sockets.shut_down(client)
-    if kind not in _discarded:
-        # int() is C code, where no signal handler runs. The class has this module's name.
-        _discarded[kind] = type(kind.__name__, (kind,), {"__slots__": (), "__del__": int})
-    client.__class__ = _discarded[kind]
+    try:
+        if client.deadline is not NEVER:  # this thread has one, which a signal handler interrupted
+            return
+        if client._out_of_sync:
+            sockets.shut_down(client)
+        client._disconnect()
+        kind = type(client)
+        if kind.__module__ != Client.__module__:
+            return
+        if kind not in _discarded:
+            # int() is C code, where no signal handler runs. The class has this module's name.
+            _discarded[kind] = type(kind.__name__, (kind,), {"__slots__": (), "__del__": int})
+        client.__class__ = _discarded[kind]
+    finally:
+        client._turn.release()
