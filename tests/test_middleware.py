@@ -1024,8 +1024,9 @@ def test_other_errors_of_the_pool_are_not_exhaustion() -> None:
         request(MemcachedPoolMiddleware(count_and_greet, Broken()))
 
 
-def test_no_finaliser_runs_when_a_slot_gets_another_client(
-    mc: Client, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_idle", [False, True])
+def test_no_finaliser_of_a_client_runs_when_it_is_replaced_or_the_pool_closed(
+    mc: Client, monkeypatch: pytest.MonkeyPatch, is_idle: bool
 ) -> None:
     """An interrupt in a finaliser would be swallowed."""
     pool = ClientPool(mc, 1)
@@ -1046,6 +1047,13 @@ def test_no_finaliser_runs_when_a_slot_gets_another_client(
         pool.disconnect_all()
     request(MemcachedPoolMiddleware(app, pool)).close()
     request(MemcachedPoolMiddleware(responding([]), pool)).close()
+    pool._generations.begin(pool.master, "failure")
+    request(MemcachedPoolMiddleware(responding([]), pool)).close()
+    if is_idle:
+        pool.close()
+    else:
+        with pool.reserve():
+            pool.close()
     assert callers == []
 
 

@@ -96,8 +96,13 @@ class Subclass(Client):
 
 @pytest.mark.parametrize("kind", [Client, Subclass])
 @pytest.mark.parametrize("release_first", [False, True])
+@pytest.mark.parametrize("end", [ClientPool.disconnect_all, ClientPool.close])
 def test_a_connection_is_closed_although_an_error_holds_its_client(
-    address: str, connections: Connections, kind: type[Client], release_first: bool
+    address: str,
+    connections: Connections,
+    kind: type[Client],
+    release_first: bool,
+    end: Callable[[ClientPool], None],
 ) -> None:
     """An app may keep an error, and its traceback has the frame of the command."""
     pool = ClientPool(kind([address]), 1)
@@ -107,7 +112,7 @@ def test_a_connection_is_closed_although_an_error_holds_its_client(
             lent.incr("missing")
         if release_first:
             lent.release()
-        pool.disconnect_all()
+        end(pool)
     eventually(lambda: connections.count() == 0)
     assert held.tb is not None
 

@@ -251,12 +251,13 @@ class SlotQueue:
         """Close idle clients now and reserved ones at their release. Wake all waiters."""
         self.closed = True
         # A slot that another thread puts into the old stack at this moment is freed with it.
-        self.idle = _ClosedStack()
-        while True:
-            try:
+        idle, self.idle = self.idle, _ClosedStack()
+        with contextlib.suppress(IndexError):
+            while True:
                 self.waiters.popleft().assign(None)
-            except IndexError:
-                return
+        with contextlib.suppress(IndexError):
+            while True:
+                self.idle.append(idle.pop())
 
 
 class _ClosedStack(deque):  # type: ignore[type-arg]
