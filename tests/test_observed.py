@@ -199,13 +199,14 @@ def test_what_a_signal_handler_raises_in_a_listener_reaches_the_caller(
     stop = pool.observe_reservations(listener)
     before = signal.signal(signal.SIGUSR1, handler)
     try:
-        with pytest.raises(TimeoutError, match="too late"), pool.reserve():  # noqa: SIM117
+        with pytest.raises(TimeoutError, match="too late") as held, pool.reserve():  # noqa: SIM117
             with contextlib.suppress(PoolTimeout), pool.reserve():
                 pass
     finally:
         signal.signal(signal.SIGUSR1, before)
         stop()
     assert "a listener failed" not in caplog.text
+    assert held.tb is not None
     assert pool.stats().in_use == 0
 
 
@@ -218,22 +219,32 @@ def test_lazy_client_can_be_used_after_an_interrupt_in_a_listener(
     def listener(outcome: str, seconds: float) -> None:
         if outcome == "reserved":
             stop()
-            if is_over:
-                lazy.release()
             signal.raise_signal(signal.SIGUSR1)
 
     def handler(*signal: Any) -> None:
         raise TimeoutError("too late")
 
+    def end() -> None:
+        eventually(lambda: pool.stats().waiting == 1)
+        lazy.release()
+        holder.release()
+
+    holder = pool.reserve()
     stop = pool.observe_reservations(listener)
     before = signal.signal(signal.SIGUSR1, handler)
-    lazy = pool.reserve(lazy=True)
+    lazy = pool.reserve(lazy=True, timeout=10)
+    other = threading.Thread(target=end)
+    if is_over:  # the release comes while the first command waits
+        holder.__enter__()
+        other.start()
     try:
         with pytest.raises(TimeoutError, match="too late"):
             lazy.get("key")
     finally:
         signal.signal(signal.SIGUSR1, before)
-    if not is_over:
+    if is_over:
+        other.join()
+    else:
         assert lazy.set("key", 1)
         lazy.release()
     assert lazy.is_released
