@@ -677,15 +677,14 @@ def test_interrupt_while_a_client_is_discarded_loses_no_slot_whoever_holds_the_t
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patches, pytest.raises(KeyboardInterrupt) as held:
-        if action == "release":
-            pool.disconnect_all()
-            patches.setattr("mcpool_wsgi.client.sockets.shut_down", interrupt)
-            lent.release()
-        else:
-            lent.release()
-            patches.setattr("mcpool_wsgi.client.sockets.shut_down", interrupt)
-            pool.disconnect_all()
+    first, second = pool.disconnect_all, lent.release
+    if action == "disconnect":
+        first, second = second, first
+    first()
+    with monkeypatch.context() as patches:
+        patches.setattr("mcpool_wsgi.client.sockets.shut_down", interrupt)
+        with pytest.raises(KeyboardInterrupt) as held:
+            second()
     assert held.tb is not None
     with pool.reserve() as again:
         assert again.get("key") == 1
