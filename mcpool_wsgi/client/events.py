@@ -76,7 +76,7 @@ def tell(
 ) -> None:
     """Tell all *listeners* of a *command* that has ended with *result* or *error*."""
     keys = _keys(command, args)
-    outcome = _outcome(command, args, result, error, len(keys))
+    outcome = _outcome(command, result, error, len(keys))
     # Half the time of CommandEvent(...), and this is in the time of each command.
     event = tuple.__new__(CommandEvent, (command, seconds, *outcome, error, servers, keys))
     for listener in tuple(listeners):
@@ -95,7 +95,7 @@ def _keys(command: str, args: tuple[Any, ...]) -> list[Key]:
 
 
 def _outcome(
-    command: str, args: tuple[Any, ...], result: Any, error: Exception | None, keys: int
+    command: str, result: Any, error: Exception | None, keys: int
 ) -> tuple[str, int, int, int]:
     """The outcome, the number of keys, hits and misses."""
     if error is not None:
