@@ -2,8 +2,8 @@
 Behaviors
 =========
 
-The options of libmemcached for which :class:`~mcpool_wsgi.Client` has other defaults than
-pylibmc. What the caller names in ``behaviors`` comes first.
+The options of libmemcached: those for which :class:`~mcpool_wsgi.Client` has other defaults than
+pylibmc, and those that it refuses. What the caller names in ``behaviors`` comes first.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def normalized(behaviors: Mapping[str, Any], binary: bool) -> dict[str, Any]:
     """*behaviors* as pylibmc understands them, under their current names.
 
     :raises TypeError: a value has a wrong type.
-    :raises ValueError: a name is unknown, or a value is out of range.
+    :raises ValueError: a name is unknown, or a value is out of range or refused.
     """
     if not isinstance(behaviors, Mapping):
         raise TypeError(f"behaviors must be a dict, not {behaviors!r}")
