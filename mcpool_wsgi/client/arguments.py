@@ -65,7 +65,7 @@ def checked_seconds(name: str, seconds: Any, *, zero: bool = False) -> float:
 
     :param zero: whether it may be 0.
     :raises TypeError: it is no number.
-    :raises ValueError: it is negative, 0, or not finite.
+    :raises ValueError: it is negative, not finite, or 0 without *zero*.
     """
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {seconds!r}")
@@ -102,11 +102,12 @@ def checked_servers(servers: Iterable[str]) -> list[str]:
 
 
 def check_login(username: str | None, password: str | None, servers: Iterable[Any]) -> None:
-    """Check that libmemcached logs in at *servers*, which :func:`checked_servers` returned.
+    """Check that libmemcached can log in at *servers*, which :func:`checked_servers` returned.
 
     :raises TypeError: *username* or *password* is no str.
-    :raises ValueError: at one of them it would send no username and report no error; or
-        *username* or *password* has a character that cannot be sent.
+    :raises ValueError: one of *servers* is not reached over TCP. libmemcached would not log in
+        there, and would report no error. Or *username* or *password* has a character that cannot
+        be sent.
     """
     for name, text in (("username", username), ("password", password)):
         if not isinstance(text, (str, type(None))):

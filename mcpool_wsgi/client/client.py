@@ -44,9 +44,10 @@ wrong types, numbers out of range      raises
 a value that pickle refuses            raises
 =====================================  ==================================================
 
-A miss is ``None`` or the default for ``get``, ``(None, None)`` for ``gets``, ``{}`` for
-``get_multi``, ``[]`` for ``get_stats``, and all keys for ``set_multi``. The pool counts and
-logs what was forgiven.
+A miss is ``None`` or the default for ``get``, ``(None, None)`` for ``gets``, and all keys for
+``set_multi`` and ``add_multi``. ``get_multi`` and ``get_stats`` return what has been read, which
+may be ``{}`` or ``[]``. ``incr_multi`` returns ``None``, as always. All others return ``False``.
+The pool counts and logs what was forgiven.
 
 What it does not promise:
 
@@ -58,6 +59,8 @@ What it does not promise:
 -   With several servers and the binary protocol, ``incr`` of a value that is no number makes
     libmemcached leave that server out, as if it had failed. So does a value for which that server
     has no memory. The errors are right.
+-   With the binary protocol and libmemcached 1.0.16, ``touch`` of a key that is there takes as
+    long as ``_poll_timeout``. If ``command_timeout`` is shorter, it fails.
 -   A name that is looked up takes as long as the resolver does.
 -   If the sockets of libmemcached cannot be found, ``command_timeout`` limits nothing, and a
     forked child keeps the descriptors that it inherits. One warning is logged.

@@ -133,7 +133,8 @@ class Commands(KeyCommands):
         """Add *delta* to the numbers under all of *keys*.
 
         :raises pylibmc.NotFound: one is not there. The others are incremented.
-        :raises pylibmc.Error: memcached failed. Some may be incremented.
+        :raises pylibmc.Error: memcached failed, or less than a tenth of ``command_timeout`` was
+            left before the last key. Some may be incremented.
         """
         # One by one, as pylibmc sends them: of several it does not say which failed.
         named = self._prefixed(keys, key_prefix)
@@ -147,7 +148,11 @@ class Commands(KeyCommands):
                 raise
 
     def delete_multi(self, keys: Iterable[Key], key_prefix: Key | None = None) -> bool:
-        """Remove all of *keys*. Return whether all were there."""
+        """Remove all of *keys*. Return whether all were there.
+
+        :raises pylibmc.Error: memcached failed, or less than a tenth of ``command_timeout`` was
+            left before the last key. Some may be removed.
+        """
         if isinstance(keys, Mapping):
             raise TypeError("keys must be a sequence, not a mapping")
         named = self._prefixed(keys, key_prefix)
@@ -170,7 +175,11 @@ class Commands(KeyCommands):
     # -- No key
 
     def flush_all(self, time: int = 0) -> bool:
-        """Forget everything on all servers, in *time* seconds."""
+        """Forget everything on all servers. Return whether all of them do so.
+
+        :param time: in so many seconds; more than 30 days is a Unix time.
+        :raises pylibmc.Error: the first error, after all servers were asked.
+        """
         time = checked_number("time", time, LARGEST_TIME)
         if len(self.addresses) > 1:
             return all(self._ask_each_server("flush_all", time))
@@ -180,6 +189,7 @@ class Commands(KeyCommands):
     def get_stats(self, *args: Any) -> list[tuple[bytes, dict[str, bytes]]]:
         """``[(server, {name: value}), ...]``
 
+        :raises pylibmc.Error: the first error, after all servers were asked.
         :raises InvalidKey: an argument has a byte that the text protocol gives a meaning.
         """
         for arg in args:
@@ -212,7 +222,8 @@ class Commands(KeyCommands):
         """The time limit of one command, for its parts.
 
         :return: a function that returns how many seconds are left. It raises CommandExpired if
-            that is less than a tenth: a healthy server that is slow would count as failed.
+            that is less than a tenth of the limit. With so little time, a server that is only slow
+            would count as failed.
         """
         limit = self._command_timeout
         end = monotonic() + limit

@@ -266,4 +266,4 @@ class Connection(Availability):
         except AttributeError:  # interrupted while it was made
             return
         if not keep_if_foreign(self, process) and self._out_of_sync:
-            sockets.shut_down(self)  # to free it closes the connection: see _resynchronize()
+            sockets.shut_down(self)  # to free it closes the connection: see _disconnect()

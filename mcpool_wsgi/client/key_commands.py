@@ -156,6 +156,8 @@ class KeyCommands(Connection):
     def cas(self, key: Key, val: Any, cas: int, time: int = 0) -> bool:
         """Store *val* if nobody has stored another since :meth:`gets` gave *cas*.
 
+        :param time: as that of :meth:`set`.
+        :return: whether it was stored.
         :raises ValueError: the behavior ``cas`` is off.
         """
         raw = self._rule.encoded(key)
@@ -237,7 +239,10 @@ class KeyCommands(Connection):
         return result
 
     def touch(self, key: Key, seconds: int) -> bool:
-        """Let *key* expire in so many *seconds* from now. Return whether there is such a key."""
+        """Let *key* expire later or earlier than it would. Return whether there is such a key.
+
+        :param seconds: as *time* of :meth:`set`: 0 is never, and more than 30 days is a Unix time.
+        """
         raw = self._rule.encoded(key)
         seconds = checked_number("seconds", seconds, LARGEST_TIME, key=key)
         return bool(self._command(native.touch, (self, raw, seconds)))

@@ -6,8 +6,8 @@ The errors that pylibmc does not raise. If the server of a ``get`` times out, cl
 connection or answers ``SERVER_ERROR``, pylibmc returns what it returns for a key that is not
 there. libmemcached remembers the cause, and exports a function that tells it.
 
-Only a read that found nothing asks for it, so a hit costs nothing. Where the function cannot be
-used (see :mod:`mcpool_wsgi.client.libmemcached`), such a read stays a miss.
+Only a read that lacks a key and a login ask for it, so a hit costs nothing. If the function cannot
+be used (see :mod:`mcpool_wsgi.client.libmemcached`), such a read stays a miss.
 """
 
 from __future__ import annotations

@@ -3,11 +3,14 @@ Sockets
 =======
 
 The sockets that a pylibmc client has open. pylibmc has no function for that. This package
-needs them for two things:
+needs them for these things:
 
 -   libmemcached does not limit the time of a whole command. :func:`abort` ends a command that
     runs in another thread. It shuts the sockets of the client down
     (:mod:`mcpool_wsgi.client.watchdog`).
+-   libmemcached reads what is left of an answer before it closes a connection. :func:`shut_down`
+    comes first, so that this ends at once.
+-   :func:`numbers` tells whether libmemcached has closed a connection or has opened another.
 -   A forked child inherits the sockets of its parent. :func:`close_inherited` closes them in
     the child. The parent does not notice.
 

@@ -100,6 +100,7 @@ class MemcachedPoolMiddleware:
         reservation says so by :exc:`queue.Empty` (as this package's and pylibmc's pools do)
         or :exc:`IndexError` (as a list does).
     :raises TypeError: one of them is not what it must be.
+    :raises ValueError: *slow_after* is not positive or not finite.
     """
 
     def __init__(
