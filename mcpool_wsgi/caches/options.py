@@ -100,7 +100,10 @@ def client_of(pool: Any) -> PooledClient:
 
 
 def within_limits(time: int) -> int:
-    """The *time* of a value, which memcached takes for seconds or for a Unix time."""
+    """*time*, as near to it as memcached can: below 0 is expired, and after 2038 is 2038.
+
+    :param time: of a value: seconds, or a Unix time.
+    """
     return EXPIRED if time < 0 else min(time, LATEST)
 
 
