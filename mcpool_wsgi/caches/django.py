@@ -109,7 +109,7 @@ class PooledCache(_Base):
 
 
 def _alias() -> str | None:
-    """The alias for which Django makes a cache now. It says so nowhere else."""
+    """The alias for which Django makes a cache now. Only the stack tells it."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         # By its variables: an agent may have replaced the function.

@@ -19,8 +19,8 @@ A pool under Flask-Caching:
         },
     )
 
-``CACHE_DEFAULT_TIMEOUT``, ``CACHE_KEY_PREFIX`` and ``CACHE_MEMCACHED_USERNAME`` and
-``_PASSWORD`` are as in Flask-Caching. ``CACHE_OPTIONS`` has the options of
+``CACHE_DEFAULT_TIMEOUT``, ``CACHE_KEY_PREFIX``, ``CACHE_MEMCACHED_USERNAME`` and
+``CACHE_MEMCACHED_PASSWORD`` are as in Flask-Caching. ``CACHE_OPTIONS`` has the options of
 :mod:`mcpool_wsgi.caches.options`.
 
 To have the cache and the middleware on one pool, give the cache's pool to the middleware:

@@ -89,7 +89,7 @@ def normalized(behaviors: Mapping[str, Any], binary: bool) -> dict[str, Any]:
             raise ValueError(f"unknown behavior names: {name}")
         _check(name, value)
     if namespace is not None:
-        # Of all but bytes, the C code reads other memory.
+        # The C code takes only bytes. From other types it reads memory that is not theirs.
         normal["namespace"] = _checked_namespace(namespace, binary)
     return normal
 
@@ -115,7 +115,7 @@ def _checked_namespace(namespace: Any, binary: bool) -> bytes:
 
 def _check(name: str, value: Any) -> None:
     choices = _NAMED.get(name)
-    # Of the three, ketama_hash may be a number, too: pylibmc shows it as one.
+    # Only ketama_hash may be a number, too: pylibmc shows it as one.
     if choices is not None and not (name == "ketama_hash" and isinstance(value, int)):
         if not isinstance(value, str) or value not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")

@@ -37,10 +37,10 @@ def counting(command: native.Command) -> native.Command:
 
 @functools.cache
 def storing(command: native.Command) -> native.Command:
-    """*command*, with an error if memcached could not store a value, as without memory.
+    """*command*, with an error if memcached could not store a value, because it has no memory.
 
-    libmemcached says then what it says if another value is in the way, but closes the connection.
-    For the next key of the same command, its server counts as failed.
+    libmemcached then returns what it returns if another value is in the way, and closes the
+    connection. For the next key of the same command, the server counts as failed.
     """
 
     def store(client: Any, *args: Any) -> Any:
@@ -49,7 +49,7 @@ def storing(command: native.Command) -> native.Command:
         except pylibmc.ServerDown as error:
             if len(client.addresses) > 1 or not failures.is_own(error):
                 raise
-            raise _not_stored(command) from error  # an earlier key was not: see below
+            raise _not_stored(command) from error  # an earlier key was not stored
         if result is True or result == []:
             return result
         not_stored = result if isinstance(result, list) else args[:1]

@@ -55,7 +55,7 @@ What it does not promise:
 -   A value that inflates to a gigabyte takes a gigabyte.
 -   ``gets`` reads the end of its answer with Python's lock held, where ``command_timeout`` does
     not reach.
--   A signal can make a read of several servers a miss. Of one server, the read is sent again.
+-   A signal can make a read of several servers a miss. With one server, the read is sent again.
 -   With several servers and the binary protocol, ``incr`` of a value that is no number makes
     libmemcached leave that server out, as if it had failed. So does a value for which that server
     has no memory. The errors are right.

@@ -158,7 +158,8 @@ class Commands(KeyCommands):
         named = self._prefixed(keys, key_prefix)
         left = self._shared_limit("delete_multi")
         try:
-            deleted = [self._command(native.delete, (self, raw), left()) for raw in named]  # each
+            # A list, because all() would stop at the first key that is missing.
+            deleted = [self._command(native.delete, (self, raw), left()) for raw in named]
         except CommandExpired:
             if not self._fail_soft:
                 raise

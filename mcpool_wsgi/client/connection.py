@@ -163,13 +163,14 @@ class Connection(Availability):
         try:
             return self._command(command, args, limit)
         finally:
-            # What this one has left on the connection, the interrupted one does not know of.
+            # The interrupted command does not know what this one has left on the connection.
             if self._out_of_sync:
                 self.deadline = monotonic() + self._command_timeout
                 self._wake_watchdog()
                 self._disconnect()
-            # One in the past is left of a command whose end was interrupted. One that has passed
-            # meanwhile is near, so that the watchdog ends the interrupted command.
+            # A deadline that had passed before is left of a command whose end was interrupted.
+            # One that has passed meanwhile is moved a little into the future, so that the watchdog
+            # ends the interrupted command.
             self.deadline = max(deadline, monotonic() + GRACE) if deadline > began else NEVER
             self._wake_watchdog()
             self.expired = expired
@@ -207,9 +208,8 @@ class Connection(Availability):
 
     def _disconnect(self) -> None:
         self._missed_on = None
-        # libmemcached reads what is left of an answer before it closes a connection, and with some
-        # answers it never comes to an end. Of several servers it would leave out those that are
-        # shut down.
+        # libmemcached reads what is left of an answer before it closes a connection, and some
+        # answers never end. With several servers, it would leave out those that are shut down.
         if len(self.addresses) == 1:
             sockets.shut_down(self)
         native.disconnect_all(self)

@@ -20,11 +20,11 @@ _discarded: dict[type, type] = {}
 def discard(client: object) -> None:
     """Close the connection of *client*, and let its finaliser do nothing.
 
-    Something may hold *client* for long, as the traceback of an error does.
+    The connection is closed now, because something may hold *client* for long, the traceback of
+    an error for example.
 
-    It stays as it is if a command runs on it, of another thread for example, or if it is another
-    process's. The finaliser also stays in a class of the user's, which may want to know of its
-    subclasses.
+    Nothing is done if a command runs on *client*, or if another process has opened it. A class of
+    the user keeps its finaliser, because it may notice that it gets a subclass.
     """
     if not isinstance(client, Connection) or forks.is_foreign(client._process):
         return
@@ -40,7 +40,8 @@ def discard(client: object) -> None:
         if kind.__module__ != Client.__module__:
             return
         if kind not in _discarded:
-            # int() is C code, where no signal handler runs. The class has this module's name.
+            # int is C code, where no signal handler runs. The new class has another __module__, so
+            # a second call stops above.
             _discarded[kind] = type(kind.__name__, (kind,), {"__slots__": (), "__del__": int})
         client.__class__ = _discarded[kind]
     finally:

@@ -64,7 +64,7 @@ def of_value(error: Exception, client: Any, key: Key, value: Any) -> Exception:
 def of_values(
     error: Exception, client: Any, values: Mapping[bytes, Any], named: Mapping[bytes, Key]
 ) -> Exception:
-    """The same for the one of *values* that the *error* is about."""
+    """As :func:`of_value`, for the one of *values* that *error* is about."""
     if isinstance(error, pylibmc.TooBig):
         largest = max(values, key=lambda raw: _size(client, values[raw]))
         return of_value(error, client, named[largest], values[largest])

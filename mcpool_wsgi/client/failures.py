@@ -63,14 +63,14 @@ _CLOSED = (
     pylibmc.ServerDead,
     pylibmc.ServerDown,
 )
-#: What a client raises of a server that has gone. Of touch it is WriteError.
+#: What a client raises if a server has gone. For touch that is WriteError.
 OF_A_GONE_SERVER = (
     pylibmc.ServerDead,
     pylibmc.ConnectionError,
     pylibmc.SomeErrors,
     pylibmc.WriteError,
 )
-#: The commands that change nothing.
+#: The commands that read values.
 READS = ("get", "gets", "get_multi")
 #: The caller asked for something wrong.
 _CALLERS = (
@@ -107,7 +107,7 @@ def is_outage(error: Exception) -> bool:
     """Whether *error* means that the server cannot be reached, or did not answer in time."""
     if isinstance(error, (LoginFailed, *_CLOSED, pylibmc.WriteError)) or is_timeout(error):
         return True
-    # Of incr and decr pylibmc does not even give the cause.
+    # For incr and decr, pylibmc does not tell the cause.
     return type(error) is pylibmc.Error and str(error).endswith("keys failed")
 
 

@@ -97,7 +97,7 @@ def _may_run_again(client: Any, error: Exception, command: Callable[..., Any]) -
     """Whether *command* changes nothing, or was not sent, and has failed in a short time."""
     if client.deadline - monotonic() < client._command_timeout / 2:
         return False
-    # Of several keys, add_multi may have added some, and would not add them again.
+    # add_multi may have added some of its keys, and would not add them again.
     if command.__name__ == "add_multi" or not failures.is_own(error):
         return False
     if isinstance(error, (pylibmc.ConnectionError, pylibmc.SomeErrors)):

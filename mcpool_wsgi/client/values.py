@@ -4,10 +4,10 @@ Values
 
 What the C code can store, and how it is written.
 
-The C code writes ``bytes``, ``str``, ``bool`` and what is pickled well. An ``int`` it writes with
-the C function of ``str()``, and it crashes if that fails: for a number of too many digits, at the
-recursion limit, and if a signal handler raises, because that function runs signal handlers. So
-ints are written here.
+The C code writes ``bytes``, ``str``, ``bool`` and pickled values correctly. It writes an ``int``
+with the C function of ``str()``, and crashes if that fails: for a number of too many digits, at
+the recursion limit, and if a signal handler raises, because that function runs signal handlers.
+So ints are written here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from . import native
 
 #: From this length in bytes on, zlib's lengths in the C code overflow.
 TOO_LONG_TO_COMPRESS = 2**32
-#: Types that the C code writes well, whatever the value is.
+#: Types that the C code writes correctly, whatever the value is.
 PLAIN = frozenset({str, bytes, bool, type(None), float, dict, list, tuple})
 
 PICKLE, INTEGER, LONG, TEXT = 1, 2, 4, 16  # flags of pylibmc; INTEGER is for bool, LONG for int
@@ -42,7 +42,7 @@ class LargeInt:
 def storable(value: Any) -> Any:
     """*value* in a form that can be written, and is equal to it when it is read.
 
-    Of a subclass of int, the C code would write what no reader understands.
+    For an instance of a subclass of int, the C code would write what no reader understands.
     """
     if type(value) is bool or not isinstance(value, int):
         return value

@@ -2,7 +2,7 @@
 Whole answers
 =============
 
-``get_multi``, with a look at whether its answer is whole. The C code returns what it has read, and
+``get_multi``, and a check that its answer is whole. The C code returns what it has read, and
 does not say whether a key is missing in memcached or in the answer.
 """
 
@@ -52,7 +52,7 @@ def get_multi_of_several(client: Any, keys: list[Key]) -> dict[Key, Any]:
     """The answers of several servers.
 
     If a server is late, or a signal comes, the C code returns without its answer and says
-    nothing. Of a binary connection a later command would read that answer as its own. So
+    nothing. On a binary connection, a later command would read that answer as its own. So
     if a key is missing, a ``get`` of one key follows: it first reads what is still to come.
     """
     found = get_multi(client, keys)

@@ -2,8 +2,8 @@
 Chunks
 ======
 
-A response that asks a function to run the app's code: one that says which request it is, or one
-that measures its commands.
+A response whose code is run by a function. The function tells which request runs, or measures its
+commands.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def chunks_run_by(run: Runner, environ: dict[str, Any], response: Any) -> Any:
 
 
 class Chunks:
-    """A response, each chunk of which *run* asks for."""
+    """A response. *run* asks it for each chunk."""
 
     def __init__(self, run: Runner, response: Any) -> None:
         self._run = run
@@ -50,7 +50,7 @@ class Chunks:
 
     @property
     def gi_frame(self) -> Any:
-        """Of a generator, which refuses to be closed while it runs in another thread."""
+        """Response asks for it if a generator refuses to be closed."""
         return getattr(self._response, "gi_frame", None)
 
 

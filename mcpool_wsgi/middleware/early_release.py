@@ -2,7 +2,7 @@
 Early release
 =============
 
-How the environ becomes what it was before a request, if removing two keys is not enough.
+Restores the environ at the end of a request, if it is not enough to remove two keys.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class EarlyRelease:
         self.release_before: Any = environ.get(f"{key}.release", MISSING)
 
     def follow(self, place: Place | Response) -> None:
-        """Find the environ by *place* from now on. It holds this: a reference is a circle."""
+        """Find the environ by *place* from now on. The reference is weak: *place* holds this."""
         self._find_place: Callable[[], Place | Response | None] = weakref.ref(place)
 
     def __call__(self) -> None:
@@ -90,9 +90,14 @@ class EarlyRelease:
 
     @staticmethod
     def skip(latest: Any, ended: Any, client_before: Any, release_before: Any) -> None:
-        """A request has *ended* before a later one with its environ.
+        """Let a later request restore what was there before the one that has ended.
 
-        What was there before it is what was there before the later one.
+        Both have the same environ.
+
+        :param latest: the release of the latest request with this environ.
+        :param ended: the release of the request that has ended.
+        :param client_before: the client that was there before that request.
+        :param release_before: the release that was there before it.
         """
         while type(latest) is EarlyRelease:
             if latest.release_before is ended:

@@ -41,7 +41,7 @@ class LazyExhaustion:
     def _unstarted(
         self, environ: WSGIEnvironment, noting: NotingStart, client: LazyClient, response: Any
     ) -> Unstarted:
-        """*response* for an app whose code has not run yet, as that of a generator."""
+        """*response*, if its code may not have run yet, as that of a generator."""
         kind = SizedUnstarted if hasattr(response, "__len__") else Unstarted
         return kind(
             response,
@@ -107,7 +107,7 @@ class Unstarted:
 
     @property
     def gi_frame(self) -> Any:
-        """Of a generator, which refuses to be closed while it runs in another thread."""
+        """Response asks for it if a generator refuses to be closed."""
         return getattr(self._response, "gi_frame", None)
 
 

@@ -216,7 +216,7 @@ class MemcachedPoolMiddleware:
         reservation: Any,
         release: Any,
     ) -> None:
-        """Call *close* while *environ* holds the client of the request that it belongs to."""
+        """Call the *close* of a response. Meanwhile, *environ* has the client of its request."""
         if environ.get(self._release_key) is release:
             close()
             return

@@ -175,7 +175,7 @@ class LazyClient(LentClient):
 
 
 class _Extras:
-    """What a subclass of :class:`~mcpool_wsgi.Client` has of its own, for its lent clients."""
+    """Gives lent clients what a subclass of :class:`~mcpool_wsgi.Client` has of its own."""
 
     __slots__ = ()
 

@@ -21,9 +21,11 @@ outcome          seconds
 ===============  ================================================================
 
 A listener is called in the thread of the reservation. What it raises is logged. What a signal
-handler raises meanwhile reaches the caller. The classes of
-this module are used only while somebody observes the pool, so a pool without listeners pays
-nothing. Reservations that were made before are not told.
+handler raises meanwhile reaches the caller. Listeners hear nothing of a reservation that was made
+before they were added.
+
+The classes of this module are used only while somebody observes the pool. So a pool without
+listeners pays nothing.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ requests, and on servers that interleave the responses of one thread. A context 
 greenlets and threads apart.
 
 The middleware says it only if the pool has a PooledClient. If the first one is made while
-requests are running, these are looked for once. One of them has a command if its environ is in a
-frame of the running code, as ``environ``: in that of the middleware, of the app or of the server.
+requests are running, these are looked for once. A command belongs to one of them if its environ is
+in a frame of the running code, as ``environ``: the middleware's, the app's or the server's.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     #: The client of the running request, and those of the requests around it.
     Clients = tuple["LentClient", Any]
-    #: Of a request that began before anybody asked: the id of its environ, and a weak reference
-    #: to its client, so that the client is freed as if it were not here.
+    #: A request that began before anybody asked: the id of its environ, and a weak reference to
+    #: its client, which keeps nothing alive.
     EarlyRequest = tuple[int, Callable[[], "LentClient | None"]]
 
 _clients: ContextVar[Clients | None] = ContextVar("mcpool_wsgi.clients", default=None)

@@ -123,7 +123,7 @@ class Reservation(SlotHolder):
         if not slot.generation.current:
             try:
                 discard(slot.client)
-                slot.client = None  # was replaced; the generation stays, and says that
+                slot.client = None  # the generation stays: it says that a client is replaced
             except BaseException:  # an interrupt, whose traceback would hold the slot
                 queue.release(slot)
                 raise

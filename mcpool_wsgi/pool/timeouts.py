@@ -41,8 +41,10 @@ class Timeouts:
         waited: float,
         is_first: bool,
     ) -> PoolTimeout:
-        """The error of a reservation that has *waited*, of *timeout* seconds.
+        """The error of a reservation that got no client in time.
 
+        :param timeout: seconds that it may wait.
+        :param waited: seconds that it has waited.
         :param in_use: returns the slots that are reserved, of *size* slots.
         :param is_first: whether to log it.
         """
