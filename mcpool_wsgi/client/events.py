@@ -14,6 +14,9 @@ looks whether somebody does.
     ...
     stop()
 
+``incr_multi`` and ``delete_multi`` are one event for each key, an ``incr`` or a ``delete``. With
+several servers, ``flush_all`` and ``get_stats`` are one event for each server.
+
 A listener is called in the thread of the command, after it. What it raises is logged, and the
 command goes on. What a signal handler raises meanwhile reaches the caller.
 """

@@ -50,8 +50,7 @@ holds: CPython can hang in the child if another thread waited for the interprete
 
 **What the watchdog cannot end:** the look-up of a server's name, and what pylibmc does while
 it holds the interpreter lock. That is the end of ``gets``, which waits for ``END`` after the
-value, and the reading of behaviors, which may connect. The limits of libmemcached still hold
-there (``connect_timeout``, ``_poll_timeout``).
+value. The limit of libmemcached for each wait still holds there (``_poll_timeout``).
 
 If no thread can be started, commands have no such limit, and one warning is logged.
 """

@@ -13,7 +13,8 @@ Traces and metrics of a pool, with the names of OpenTelemetry's semantic convent
 
 Each command is a span, and a child of the current span. The current span is that of the request
 if ``opentelemetry-instrumentation-wsgi`` or the one for a framework is in use. ``incr_multi`` and
-``delete_multi`` send one command for each key, so each of their keys is a span.
+``delete_multi`` send one command for each key, so each of their keys is a span. With several
+servers, ``flush_all`` and ``get_stats`` are a span for each server.
 
 =============================  ================================================================
 attribute                      value

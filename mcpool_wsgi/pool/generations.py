@@ -7,8 +7,8 @@ What the clients of a pool are made from, and when they are made anew.
 The clients of one :class:`~mcpool_wsgi.pool.slots.Generation` are clones of one master. If
 the connection of one fails, memcached has probably been restarted, and the other
 connections are dead as well. So a new generation begins: each slot gets a fresh clone when
-it is next reserved. That happens at most once per retry interval, because a fresh clone does
-not know that a server is down. Its first command waits for the whole time limit again.
+it is next reserved. That happens at most once per ``renewal_interval``, because a fresh clone
+does not know that a server is down. Its first command waits for the whole time limit again.
 """
 
 from __future__ import annotations
