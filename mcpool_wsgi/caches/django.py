@@ -90,7 +90,6 @@ class PooledCache(_Base):
                 f"CACHES[{alias!r}]: OPTIONS must be a dict, not {options!r}"
             )
         super().__init__(server, {**params, "OPTIONS": options or {}})
-        self._class = PooledClient
         self._cache: PooledClient = _client(alias, server, self._options)
 
     @property

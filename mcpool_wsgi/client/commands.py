@@ -7,15 +7,17 @@ The commands that have many keys, or none, with pylibmc's names and parameters.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Any, Callable, TypeVar
 
 import pylibmc
 
 from ..errors import InvalidKey, PickleForbidden
-from . import binary, explanations, native
+from . import binary_protocol, explanations, native
 from .arguments import LARGEST_TIME, checked_number
 from .connection import disconnect_all
 from .failures import MISS, CommandExpired, is_unavailable
@@ -118,7 +120,7 @@ class Commands(KeyCommands):
             for raw, val in values.items():
                 check_compression(named[raw], val, min_compress_len, compress_level)
         if self.binary:
-            command = binary.storing(command)
+            command = binary_protocol.storing(command)
         try:
             failed = self._command(
                 command, (self, values, time, b"", min_compress_len, compress_level)
@@ -141,11 +143,8 @@ class Commands(KeyCommands):
         if b"" in named:
             raise explanations.empty_key(named[b""])
         left = self._shared_limit("incr_multi")
-        try:
+        with self._forgiven_expiry():
             _call_for_each(named, lambda raw: self._count(native.incr, raw, delta, left()))
-        except CommandExpired:
-            if not self._fail_soft:
-                raise
 
     def delete_multi(self, keys: Iterable[Key], key_prefix: Key | None = None) -> bool:
         """Remove all of *keys*. Return whether all were there.
@@ -157,14 +156,11 @@ class Commands(KeyCommands):
             raise TypeError("keys must be a sequence, not a mapping")
         named = self._prefixed(keys, key_prefix)
         left = self._shared_limit("delete_multi")
-        try:
+        with self._forgiven_expiry():
             # A list, because all() would stop at the first key that is missing.
             deleted = [self._command(native.delete, (self, raw), left()) for raw in named]
-        except CommandExpired:
-            if not self._fail_soft:
-                raise
-            return False
-        return all(deleted)
+            return all(deleted)
+        return False
 
     def _prefixed(self, keys: Iterable[AnyKey], key_prefix: Key | None) -> dict[bytes, AnyKey]:
         """The keys as they go over the wire, each with the caller's name for it."""
@@ -184,7 +180,7 @@ class Commands(KeyCommands):
         time = checked_number("time", time, LARGEST_TIME)
         if len(self.addresses) > 1:
             return all(self._ask_each_server("flush_all", time))
-        command = binary.flush_all if self.binary else native.flush_all
+        command = binary_protocol.flush_all if self.binary else native.flush_all
         return bool(self._command(command, (self, time)))
 
     def get_stats(self, *args: Any) -> list[tuple[bytes, dict[str, bytes]]]:
@@ -233,11 +229,15 @@ class Commands(KeyCommands):
             seconds = end - monotonic()
             if seconds < limit / 10:
                 raise CommandExpired(
-                    f"{command} was ended after command_timeout, {limit:g} s, before its last key"
+                    f"{command} was ended before its last key: command_timeout, {limit:g} s, is"
+                    " nearly over"
                 )
             return seconds
 
         return left
+
+    def _forgiven_expiry(self) -> AbstractContextManager[None]:
+        return contextlib.suppress(CommandExpired) if self._fail_soft else contextlib.nullcontext()
 
     def _for_one_server(self, address: str, command_timeout: float) -> Commands:
         """A new client with the options of this one."""

@@ -21,7 +21,7 @@ from typing import Any, Callable, TypeVar
 import pylibmc
 
 from ..errors import PickleForbidden, shown
-from . import binary, explanations, native
+from . import binary_protocol, explanations, native
 from .arguments import (
     LARGEST_CAS,
     LARGEST_DELTA,
@@ -167,7 +167,7 @@ class KeyCommands(Connection):
         val = storable(val)
         command = writing_ints(native.cas) if type(val) is int else native.cas
         if self.binary:
-            command = binary.storing(command)
+            command = binary_protocol.storing(command)
         try:
             stored: bool = self._command(command, (self, raw, val, cas, time))
         except pylibmc.BadKeyProvided:
@@ -196,7 +196,7 @@ class KeyCommands(Connection):
         if min_compress_len is not ZERO or compress_level is not DEFAULT_LEVEL:
             check_compression(key, val, min_compress_len, compress_level)
         if self.binary:
-            command = binary.storing(command)
+            command = binary_protocol.storing(command)
         try:
             stored: bool = self._command(
                 command, (self, raw, val, time, min_compress_len, compress_level)
@@ -227,7 +227,7 @@ class KeyCommands(Connection):
         raw = self._rule.encoded(key)
         delta = checked_number("delta", delta, LARGEST_DELTA, key=key)
         if self.binary:
-            command = binary.counting(command)
+            command = binary_protocol.counting(command)
         try:
             result: int = self._command(command, (self, raw, delta), limit)
         except pylibmc.BadKeyProvided:
@@ -256,7 +256,7 @@ class KeyCommands(Connection):
             raise KeyError(f"failed setting {key!r}")
 
     def hash(self, key: Key) -> int:
-        """The number by which libmemcached chooses a server for *key*."""
+        """The position of the server that libmemcached chooses for *key*, from 0."""
         return int(super().hash(encoded(key)))
 
     def _check_cas(self, command: str) -> None:

@@ -13,7 +13,6 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, NoReturn, Protocol
 
-from ..client import discard
 from ..errors import ClientReleased
 from ..forks import enter_child, same_process
 from .slot_queue import SlotQueue
@@ -122,8 +121,7 @@ class Reservation(SlotHolder):
         slot.since = 0.0  # until the next reservation has it completely, nobody holds it
         if not slot.generation.current:
             try:
-                discard(slot.client)
-                slot.client = None  # the generation stays: it says that a client is replaced
+                slot.drop_old_client()
             except BaseException:  # an interrupt, whose traceback would hold the slot
                 queue.release(slot)
                 raise

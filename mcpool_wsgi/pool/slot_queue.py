@@ -241,9 +241,7 @@ class SlotQueue:
             except IndexError:
                 return
             try:
-                if not slot.generation.current:
-                    discard(slot.client)
-                    slot.client = None  # the generation stays: it says that a client is replaced
+                slot.drop_old_client()
             finally:  # an interrupt's traceback would hold the slot
                 self.release(slot)
 

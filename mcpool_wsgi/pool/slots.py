@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Any, Callable, Protocol
 
 from .. import forks
+from ..client import discard
 
 
 class Generation:
@@ -86,6 +87,12 @@ class Slot:
         self.replaced: bool = False
         self._ended = ended
         self._find_owner = find_owner
+
+    def drop_old_client(self) -> None:
+        """Close the client if it is not of the current generation."""
+        if not self.generation.current:
+            discard(self.client)
+            self.client = None  # the generation stays: it says that a client is replaced
 
     def __del__(self, keep_if_foreign: Callable[..., bool] = forks.keep_if_foreign) -> None:
         """Replace a lost slot: an interrupt came, or a reservation was dropped."""

@@ -1,6 +1,6 @@
 """
-Discard
-=======
+Discarding
+==========
 
 How a pool frees a client that nobody uses any more. In a finaliser, Python swallows what a signal
 handler raises. So the work of the finaliser is done before, where an interrupt reaches the caller.
