@@ -210,13 +210,13 @@ class Client(Commands):
     def set_behaviors(self, behaviors: Mapping[str, Any]) -> None:
         """See :attr:`behaviors`."""
         here = self._here()
+        new = normalized(behaviors, self.binary)
         if here._chosen.get("namespace") and behaviors.get("namespace", b"") is None:
             raise ValueError("behavior namespace cannot be None once there is one")
-        behaviors = normalized(behaviors, self.binary)
-        chosen = {**here._chosen, **behaviors}
+        chosen = {**here._chosen, **new}
         rule = KeyRule(self.binary, chosen.get("namespace") or b"")
         with here._turn:
-            super(Client, here).set_behaviors(behaviors)
+            super(Client, here).set_behaviors(new)
             here._rule, here._chosen = rule, chosen  # once it has been taken
             here._missed_on = None  # libmemcached may have closed the connection
         self._rule, self._chosen = rule, chosen  # in a child the two are not the same
