@@ -353,6 +353,7 @@ def no_app(*args: Any) -> Any:
             TypeError,
             ["behaviors must be a dict, not 3"],
         ),
+        (lambda mc: mc.set_behaviors(3), TypeError, ["behaviors must be a dict, not 3"]),
         (
             lambda mc: any_client(["a"], binary="no"),
             TypeError,
