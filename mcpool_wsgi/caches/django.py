@@ -90,6 +90,7 @@ class PooledCache(_Base):
                 f"CACHES[{alias!r}]: OPTIONS must be a dict, not {options!r}"
             )
         super().__init__(server, {**params, "OPTIONS": options or {}})
+        self._class = PooledClient  # what Django calls the class of the client
         self._cache: PooledClient = _client(alias, server, self._options)
 
     @property
