@@ -33,7 +33,7 @@ def discard(client: object) -> None:
     try:
         if client.deadline is not NEVER:  # this thread has one, which a signal handler interrupted
             return
-        if client._out_of_sync:
+        if client._out_of_sync:  # with several servers, _disconnect() shuts nothing down
             sockets.shut_down(client)
         client._disconnect()
         kind = type(client)
