@@ -25,6 +25,7 @@ from typing import Any
 
 from werkzeug.utils import import_string
 
+from ..client import LARGEST_TIME
 from ..pool import checked_n_slots
 from ..pooled import PooledClient
 
@@ -33,8 +34,6 @@ DEFAULT_SIZE = 12
 
 #: memcached takes more than 30 days for a Unix time. This one has passed.
 EXPIRED = 30 * 24 * 60 * 60 + 1
-#: The latest Unix time that memcached knows.
-LATEST = 2**31 - 1
 
 OPTIONS = (
     *("size", "timeout", "fail_soft", "allow_pickle", "serializer", "behaviors", "binary"),
@@ -104,7 +103,7 @@ def within_limits(time: int) -> int:
 
     :param time: of a value: seconds, or a Unix time.
     """
-    return EXPIRED if time < 0 else min(time, LATEST)
+    return EXPIRED if time < 0 else min(time, LARGEST_TIME)
 
 
 def _server_list(servers: str | Iterable[str]) -> list[Any]:

@@ -3,6 +3,7 @@ One connection to memcached: the commands, the keys, the door that all commands 
 error means, and the defaults.
 """
 
+from .arguments import LARGEST_TIME as LARGEST_TIME
 from .arguments import NOWHERE as NOWHERE
 from .arguments import checked_seconds as checked_seconds
 from .behaviors import DEFAULT_BEHAVIORS as DEFAULT_BEHAVIORS

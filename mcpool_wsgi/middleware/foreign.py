@@ -18,10 +18,9 @@ class ForeignReservation:
     :param reservation: the context manager that the pool gave.
     """
 
-    __slots__ = ("__weakref__", "_end", "_finalizer", "_reservation")
+    __slots__ = ("__weakref__", "_end", "_finalizer")
 
     def __init__(self, reservation: AbstractContextManager[Any]) -> None:
-        self._reservation = reservation
         self._end = _End(reservation)
         # Without release() it ends when the environ is freed. Made before the reservation is
         # entered, because an interrupt between the two would lose the client.
@@ -30,7 +29,7 @@ class ForeignReservation:
 
     def __enter__(self) -> Any:
         try:
-            self._end.client = self._reservation.__enter__()
+            self._end.client = self._end.reservation.__enter__()
         except BaseException:
             if not hasattr(self._end, "client"):
                 self._finalizer.detach()
@@ -48,16 +47,16 @@ class ForeignReservation:
 class _End:
     """Ends *reservation*, if it was entered. Only the first call does something."""
 
-    __slots__ = ("_reservation", "client")
+    __slots__ = ("client", "reservation")
 
     client: Any
 
     def __init__(self, reservation: AbstractContextManager[Any]) -> None:
-        self._reservation = reservation
+        self.reservation: AbstractContextManager[Any] = reservation
 
     def __call__(self) -> None:
         try:
             del self.client  # succeeds once
         except AttributeError:
             return
-        self._reservation.__exit__(None, None, None)
+        self.reservation.__exit__(None, None, None)
