@@ -87,6 +87,9 @@ if _pylibmc.__version__ != pylibmc.__version__:
     CONTROL_FAILURES["doctests.txt:5 _pylibmc.__version__ == pylibmc.__version__"] = (
         "A wheel of pylibmc2 has two version numbers."
     )
+#: What may fail with pylibmc itself, too: memcached counts whole seconds, so a value for one
+#: second may be gone at once.
+OF_ONE_SECOND = ['doctests.txt:103 c.get("hi")', 'doctests.txt:113 c.get("hi2")']
 
 
 def source_distribution(directory: Path, name: str) -> Path:
@@ -155,6 +158,7 @@ def outcomes(
 
 def check(failed: dict[str, str], expected: dict[str, str]) -> None:
     """Check that the tests that *failed* are the *expected* ones."""
+    failed = {test: failed[test] for test in failed if test not in OF_ONE_SECOND}
     assert {test: failed[test] for test in failed if test not in expected} == {}, "unexpected"
     assert {test: expected[test] for test in expected if test not in failed} == {}, "they pass"
 
