@@ -496,6 +496,7 @@ OUT_OF_RANGE: dict[str, tuple[Callable[[Any], object], int, bool]] = {
     "incr_multi 2**32": (lambda mc: mc.incr_multi(["the-key"], delta=2**32), 2**32, False),
     "incr_multi 2**64": (lambda mc: mc.incr_multi(["the-key"], delta=2**64), 2**64, False),
     "cas -1": (lambda mc: mc.cas("the-key", 1, -1), -1, True),
+    "cas 0": (lambda mc: mc.cas("the-key", 1, 0), 0, True),
     "cas 2**64": (lambda mc: mc.cas("the-key", 1, 2**64), 2**64, True),
     "cas, time -1": (lambda mc: mc.cas("the-key", 1, 1, -1), -1, True),
     "cas, time 2**32": (lambda mc: mc.cas("the-key", 1, 1, 2**32), 2**32, True),
@@ -551,6 +552,16 @@ def test_number_out_of_range_changes_nothing(mc: Client, what: str) -> None:
     with pytest.raises((ValueError, OverflowError)):
         OUT_OF_RANGE[what][0](mc)
     assert mc.get("the-key") == 5
+
+
+@pytest.mark.parametrize("zero", [0, False])
+def test_value_of_cas_cannot_become_a_command(address: str, zero: int) -> None:
+    """libmemcached sends no cas that is 0. memcached then reads the value as commands."""
+    mc = Client([address], {"cas": True})
+    mc.set("key", "before")
+    with pytest.raises(ValueError, match="cas must be 1 to"):
+        mc.cas("key", b"\r\nset evil 0 0 4\r\nevil", zero)
+    assert mc.get_multi(["key", "evil"]) == {"key": "before"}
 
 
 @pytest.mark.parametrize("number", [None, 1.5, math.nan, "1", b"1", [], Nothing])

@@ -158,10 +158,12 @@ class KeyCommands(Connection):
 
         :param time: as that of :meth:`set`.
         :return: whether it was stored.
-        :raises ValueError: the behavior ``cas`` is off.
+        :raises ValueError: the behavior ``cas`` is off, or *cas* is 0, which :meth:`gets` gives if
+            memcached runs with ``-C``.
         """
         raw = self._rule.encoded(key)
-        cas = checked_number("cas", cas, LARGEST_CAS, key=key)
+        # libmemcached would send no cas, and memcached would read the value as commands.
+        cas = checked_number("cas", cas, LARGEST_CAS, key=key, least=1)
         time = checked_number("time", time, LARGEST_TIME, key=key)
         self._check_cas("cas")
         val = storable(val)
