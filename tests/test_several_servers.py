@@ -10,10 +10,11 @@ from typing import Any, Callable
 
 import pylibmc
 import pytest
+from forking import in_child, succeeds
 from harness import eventually, in_threads
 from mortal import Mortal
 
-from mcpool_wsgi import Client, ClientPool, ThreadMappedPool
+from mcpool_wsgi import Client, ClientPool, PooledClient, ThreadMappedPool
 from mcpool_wsgi.client import SEVERAL_SERVERS_BEHAVIORS
 
 pytestmark = pytest.mark.servers
@@ -261,3 +262,44 @@ def test_subclass_may_have_commands_and_parameters_of_its_own(nodes: list[Mortal
     mc = Own()
     assert len(mc.get_stats()) == len(nodes)
     assert mc.flush_all()
+
+
+PLACEMENTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "weighted": {"ketama_weighted": True},
+    "weighted, without ketama": {"ketama": False, "ketama_weighted": True},
+    "weighted, with a hash": {"ketama_weighted": True, "hash": "fnv1a_32"},
+    "consistent weighted": {"distribution": "consistent weighted"},
+    "weighted, then ketama spy": {
+        "ketama_weighted": True,
+        "distribution": "consistent ketama spy",
+    },
+    "modula": {"ketama": False},
+}
+
+
+@pytest.mark.parametrize("weights", [("", "", ""), (":1", ":1", ":1"), (":1", ":2", ":8")])
+@pytest.mark.parametrize("behaviors", PLACEMENTS.values(), ids=list(PLACEMENTS))
+def test_a_pool_and_a_child_look_for_a_key_where_its_master_does(
+    behaviors: dict[str, Any], weights: tuple[str, ...]
+) -> None:
+    """libmemcached forgets in a clone that servers of one weight are weighted."""
+    servers = [f"10.0.1.{number}:11211{weight}" for number, weight in enumerate(weights)]
+    master = Client(servers, behaviors)
+
+    def positions(mc: Any) -> list[int]:
+        return [mc.hash(key) for key in KEYS]
+
+    expected = positions(master)
+    pool = ClientPool(master, 1)
+    with pool.reserve() as mc:
+        assert positions(mc) == expected
+        mc.behaviors["cas"] = True
+        assert positions(mc) == expected
+    assert positions(PooledClient(pool)) == expected
+    assert positions(master.clone().clone()) == expected
+
+    def work() -> None:
+        assert positions(master) == expected
+
+    succeeds(in_child(work))

@@ -101,6 +101,13 @@ def checked_servers(servers: Iterable[str]) -> list[str]:
     return [_checked_server(server) for server in checked]
 
 
+def have_weights(servers: Iterable[Any]) -> bool:
+    """Whether one of *servers*, which :func:`checked_servers` returned, has a weight above 1."""
+    return any(
+        isinstance(server, str) and translate_server_spec(server)[3] > 1 for server in servers
+    )
+
+
 def check_login(username: str | None, password: str | None, servers: Iterable[Any]) -> None:
     """Check that libmemcached can log in at *servers*, which :func:`checked_servers` returned.
 

@@ -63,6 +63,7 @@ _NAMED = {
     "ketama_hash": pylibmc.hashers,
     "distribution": pylibmc.distributions,
 }
+_WEIGHTED = "consistent weighted"
 _KNOWN = {*pylibmc.all_behaviors, "namespace"}
 
 
@@ -70,6 +71,18 @@ def completed(behaviors: Mapping[str, Any], servers: int) -> dict[str, Any]:
     """*behaviors* for this number of *servers*, with the defaults for what they leave out."""
     several = SEVERAL_SERVERS_BEHAVIORS if servers > 1 else {}
     return {**DEFAULT_BEHAVIORS, **several, **behaviors}
+
+
+def forgotten_in_a_clone(behaviors: Mapping[str, Any]) -> dict[str, Any]:
+    """What libmemcached forgets of *behaviors* in a clone.
+
+    It takes servers for weighted there only if one of them has a weight above 1.
+    """
+    if not behaviors.get("ketama_weighted") and behaviors.get("distribution") != _WEIGHTED:
+        return {}
+    # Both, in the order of the C code: the last one decides.
+    names = ("ketama_weighted", "distribution")
+    return {name: behaviors[name] for name in names if name in behaviors}
 
 
 def normalized(behaviors: Mapping[str, Any], binary: bool) -> dict[str, Any]:

@@ -76,8 +76,8 @@ from typing import Any, Callable, TypeVar
 import pylibmc.client
 from pylibmc.consts import BehaviorDict
 
-from .arguments import check_login, checked_seconds, checked_servers, checked_switch
-from .behaviors import completed, normalized
+from .arguments import check_login, checked_seconds, checked_servers, checked_switch, have_weights
+from .behaviors import completed, forgotten_in_a_clone, normalized
 from .commands import Commands
 from .keys import KeyRule
 from .without_pickle import Serializer, reads_pickle, without_pickle
@@ -152,6 +152,9 @@ class Client(Commands):
         clone = super()._clone()
         clone._chosen = self._chosen
         clone._serializer = self._serializer
+        forgotten = forgotten_in_a_clone(self._chosen)
+        if forgotten and len(self.addresses) > 1 and not have_weights(self.addresses):
+            super(Client, clone).set_behaviors(forgotten)
         return clone
 
     def with_servers(
