@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mortal import Mortal
 
-from mcpool_wsgi import Client, ClientPool, InvalidKey
+from mcpool_wsgi import Client, ClientPool, InvalidKey, PooledClient
 from mcpool_wsgi.client import DEFAULT_BEHAVIORS
 from mcpool_wsgi.devserver import Memcached
 
@@ -103,6 +103,20 @@ def test_bad_key_is_refused_before_the_wire(
     with pytest.raises(InvalidKey):
         ONE_KEY[operation](cas_mc, key)
     assert connections.count() == 0
+
+
+@pytest.mark.parametrize("again", ["a", b"a"])
+@pytest.mark.parametrize("kind", ["Client", "PooledClient"])
+def test_key_that_is_given_twice_counts_twice(address: str, again: Any, kind: str) -> None:
+    ours = Client([address])
+    mc: Any = ours if kind == "Client" else PooledClient(ClientPool(ours, 1))
+    for each in (mc, pylibmc.Client([address])):
+        for key_prefix in ("", "p"):
+            each.set_multi({"a": 1, "b": 1}, key_prefix=key_prefix)
+            each.incr_multi(["a", "b", again], key_prefix=key_prefix, delta=2)
+            assert each.get_multi(["a", "b"], key_prefix=key_prefix) == {"a": 5, "b": 3}
+            assert each.delete_multi(["a", again], key_prefix=key_prefix) is False  # not there
+            assert each.get_multi(["a", "b"], key_prefix=key_prefix) == {"b": 3}
 
 
 @pytest.mark.parametrize("key", BAD_KEYS, ids=ascii)

@@ -132,33 +132,33 @@ class Commands(KeyCommands):
     def incr_multi(
         self, keys: Iterable[Key], key_prefix: Key | None = None, delta: int = 1
     ) -> None:
-        """Add *delta* to the numbers under all of *keys*.
+        """Add *delta* to the numbers under all of *keys*, to one that is given twice also twice.
 
         :raises pylibmc.NotFound: one is not there. The others are incremented.
         :raises pylibmc.Error: memcached failed, or less than a tenth of ``command_timeout`` was
             left before the last key. Some may be incremented.
         """
         # One by one, as pylibmc sends them: of several it does not say which failed.
-        named = self._prefixed(keys, key_prefix)
-        if b"" in named:
-            raise explanations.empty_key(named[b""])
+        raws = self._raw_keys(keys, key_prefix)
+        if b"" in raws:
+            raise explanations.empty_key("")
         left = self._shared_limit("incr_multi")
         with self._forgiven_expiry():
-            _call_for_each(named, lambda raw: self._count(native.incr, raw, delta, left()))
+            _call_for_each(raws, lambda raw: self._count(native.incr, raw, delta, left()))
 
     def delete_multi(self, keys: Iterable[Key], key_prefix: Key | None = None) -> bool:
-        """Remove all of *keys*. Return whether all were there.
+        """Remove all of *keys*. Return whether all were there, one that is given twice also twice.
 
         :raises pylibmc.Error: memcached failed, or less than a tenth of ``command_timeout`` was
             left before the last key. Some may be removed.
         """
         if isinstance(keys, Mapping):
             raise TypeError("keys must be a sequence, not a mapping")
-        named = self._prefixed(keys, key_prefix)
+        raws = self._raw_keys(keys, key_prefix)
         left = self._shared_limit("delete_multi")
         with self._forgiven_expiry():
             # A list, because all() would stop at the first key that is missing.
-            deleted = [self._command(native.delete, (self, raw), left()) for raw in named]
+            deleted = [self._command(native.delete, (self, raw), left()) for raw in raws]
             return all(deleted)
         return False
 
@@ -168,6 +168,13 @@ class Commands(KeyCommands):
             raise _single_key(keys)
         prefix = b"" if key_prefix is None else encoded(key_prefix)
         return {self._rule.encoded(key, prefix): key for key in keys}
+
+    def _raw_keys(self, keys: Iterable[Key], key_prefix: Key | None) -> list[bytes]:
+        """The keys as they go over the wire. One that is given twice is there twice."""
+        if isinstance(keys, (str, bytes)):
+            raise _single_key(keys)
+        prefix = b"" if key_prefix is None else encoded(key_prefix)
+        return [self._rule.encoded(key, prefix) for key in keys]
 
     # -- No key
 
