@@ -12,12 +12,14 @@ from typing import Any, Callable
 
 import pylibmc
 import pytest
+from forking import in_child, succeeds
 from harness import Connections, eventually
 from hostile import Conversation, Proxy, fake
 from interrupts import interrupted_everywhere, tracing
 from mortal import Mortal
 
 from mcpool_wsgi import Client, ClientPool, PickleForbidden
+from mcpool_wsgi.devserver import Memcached
 
 LIMIT = 0.5  # seconds
 SLACK = 0.5  # seconds that a busy machine may take to notice
@@ -297,3 +299,24 @@ def test_each_of_several_equal_clients_has_its_limit() -> None:
         for client in clients:
             with within_the_limit(), pytest.raises(pylibmc.Error, match="command_timeout"):
                 client.get("key")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("servers", [1, 2])
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("command", ["get_stats", "flush_all"])
+def test_binary_client_that_does_not_block(
+    real_memcached: Memcached, command: str, later: bool, servers: int
+) -> None:
+    """libmemcached looks for the end of the statistics for ever. No shutdown ends that."""
+
+    def work() -> None:
+        behaviors = {"no_block": True}
+        mc = Client([real_memcached.address] * servers, {} if later else behaviors, binary=True)
+        mc.behaviors.update(behaviors)
+        assert mc.set("key", "value")
+        assert COMMANDS[command](mc)
+        assert mc.get("key") == (None if command == "flush_all" else "value")
+        assert mc.behaviors["no_block"] == 1
+
+    succeeds(in_child(work))

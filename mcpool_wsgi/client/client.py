@@ -164,11 +164,15 @@ class Client(Commands):
         return self._like_this(type(self), servers, command_timeout)
 
     def _like_this(
-        self, kind: Callable[..., _Kind], servers: Iterable[str], command_timeout: float | None
+        self,
+        kind: Callable[..., _Kind],
+        servers: Iterable[str],
+        command_timeout: float | None,
+        **behaviors: Any,
     ) -> _Kind:
         return kind(
             servers,
-            self._chosen,
+            {**self._chosen, **behaviors},
             self.binary,
             *self._credentials,
             fail_soft=self._fail_soft,
@@ -180,7 +184,7 @@ class Client(Commands):
     def _for_one_server(self, address: str, command_timeout: float) -> Client:
         here = self._here()
         # Not of a subclass, which may have an __init__ of its own, and commands of its own.
-        client = here._like_this(Client, [address], command_timeout)
+        client = here._like_this(Client, [address], command_timeout, no_block=False)
         client._on_failure = here._on_failure
         client._listeners = here._listeners
         client.on_connection_failure = here.on_connection_failure
@@ -199,6 +203,10 @@ class Client(Commands):
     @property
     def _has_cas(self) -> bool:
         return bool(self._chosen.get("cas"))
+
+    @property
+    def _has_no_block(self) -> bool:
+        return bool(self._chosen.get("no_block"))
 
     def get_behaviors(self) -> dict[str, Any]:
         """See :attr:`behaviors`."""

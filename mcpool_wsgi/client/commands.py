@@ -185,7 +185,7 @@ class Commands(KeyCommands):
         :raises pylibmc.Error: the first error, after all servers were asked.
         """
         time = checked_number("time", time, LARGEST_TIME)
-        if len(self.addresses) > 1:
+        if self._asks_on_new_connections:
             return all(self._ask_each_server("flush_all", time))
         command = binary_protocol.flush_all if self.binary else native.flush_all
         return bool(self._command(command, (self, time)))
@@ -199,12 +199,21 @@ class Commands(KeyCommands):
         for arg in args:
             if _control_character(encoded(arg)):
                 raise InvalidKey(arg, "has a byte in it that ends a command")
-        if len(self.addresses) > 1:
+        if self._asks_on_new_connections:
             return [found for (found,) in filter(None, self._ask_each_server("get_stats", *args))]
         found: list[tuple[bytes, dict[str, bytes]]] = self._command(
             native.get_stats, (self, *args)
         )
         return found
+
+    @property
+    def _asks_on_new_connections(self) -> bool:
+        """Whether commands without a key need :meth:`_ask_each_server`.
+
+        On a binary connection with the behavior ``no_block``, libmemcached looks for the end of
+        the statistics for ever. Nothing ends that, not even a shutdown of the socket.
+        """
+        return len(self.addresses) > 1 or (self.binary and self._has_no_block)
 
     def _ask_each_server(self, command: str, *args: Any) -> list[Any]:
         """The answers to *command* from all servers, each on a new connection.
@@ -247,7 +256,12 @@ class Commands(KeyCommands):
         return contextlib.suppress(CommandExpired) if self._fail_soft else contextlib.nullcontext()
 
     def _for_one_server(self, address: str, command_timeout: float) -> Commands:
-        """A new client with the options of this one."""
+        """A new client with the options of this one, but without ``no_block``."""
+        raise NotImplementedError
+
+    @property
+    def _has_no_block(self) -> bool:
+        """Whether the behavior ``no_block`` is on."""
         raise NotImplementedError
 
     def disconnect_all(self) -> None:
