@@ -53,6 +53,9 @@ What it does not promise:
 
 -   A server that breaks the protocol can crash the C code.
 -   A value that inflates to a gigabyte takes a gigabyte.
+-   A value that is marked as compressed and inflates to nothing crashes the C code, which frees it
+    twice. No client stores one, but another program may. So may a user whose bytes ``prepend``
+    puts before a compressed value.
 -   ``gets`` reads the end of its answer with Python's lock held, where ``command_timeout`` does
     not reach.
 -   A signal can make a read of several servers a miss. With one server, the read is sent again.
