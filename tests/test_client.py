@@ -340,6 +340,20 @@ def test_binary_protocol_has_the_length_rule_only(real_memcached: Memcached) -> 
         mc.get("x" * 251)
 
 
+LONG = "b" * 100
+
+
+@pytest.mark.parametrize(("extend", "extended"), [("append", "a" + LONG), ("prepend", LONG + "a")])
+def test_what_is_added_to_a_value_is_not_compressed(
+    mc: Client, extend: str, extended: str
+) -> None:
+    assert mc.set("text", "a")
+    assert getattr(mc, extend)("text", LONG, min_compress_len=10, compress_level=9)
+    assert mc.get("text") == extended
+    with pytest.raises(ValueError, match="min_compress_len must be"):
+        getattr(mc, extend)("text", "b", min_compress_len=-1)
+
+
 def test_all_else_is_as_with_pylibmc(mc: Client, cas_mc: Client) -> None:
     assert mc.set("key", {"any": ["value", 1, None]}, 100)
     assert mc.get("key") == mc["key"] == {"any": ["value", 1, None]}

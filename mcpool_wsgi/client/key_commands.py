@@ -139,8 +139,12 @@ class KeyCommands(Connection):
         min_compress_len: int = 0,
         compress_level: int = -1,
     ) -> bool:
-        """Put *val* behind the value stored under *key*."""
-        return self._store(native.append, key, val, time, min_compress_len, compress_level)
+        """Put *val* behind the value stored under *key*.
+
+        It is not compressed, whatever *min_compress_len* is: nobody could read the two together.
+        If the value was stored compressed, a read does not show what is put behind it.
+        """
+        return self._extend(native.append, key, val, time, min_compress_len, compress_level)
 
     def prepend(
         self,
@@ -150,8 +154,12 @@ class KeyCommands(Connection):
         min_compress_len: int = 0,
         compress_level: int = -1,
     ) -> bool:
-        """Put *val* before the value stored under *key*."""
-        return self._store(native.prepend, key, val, time, min_compress_len, compress_level)
+        """Put *val* before the value stored under *key*.
+
+        It is not compressed, as with :meth:`append`. If the value was stored compressed, it
+        cannot be read any more.
+        """
+        return self._extend(native.prepend, key, val, time, min_compress_len, compress_level)
 
     def cas(self, key: Key, val: Any, cas: int, time: int = 0) -> bool:
         """Store *val* if nobody has stored another since :meth:`gets` gave *cas*.
@@ -206,6 +214,18 @@ class KeyCommands(Connection):
         except explanations.VALUE_ERRORS as error:
             raise explanations.of_value(error, self, key, val) from error.__cause__
         return stored
+
+    def _extend(
+        self,
+        command: Callable[..., bool],
+        key: Key,
+        val: Any,
+        time: int,
+        min_compress_len: int,
+        compress_level: int,
+    ) -> bool:
+        check_compress_numbers(key, min_compress_len, compress_level)
+        return self._store(command, key, val, time, ZERO, DEFAULT_LEVEL)
 
     def incr(self, key: Key, delta: int = 1) -> int:
         """Add *delta* to the number under *key* and return the sum.
@@ -275,10 +295,14 @@ _gets.__name__ = native.gets.__name__
 
 
 def check_compression(key: Key, val: Any, min_compress_len: int, compress_level: int) -> None:
-    checked_number("min_compress_len", min_compress_len, LARGEST_LENGTH, key=key)
-    checked_number("compress_level", compress_level, 9, least=-1, key=key)
+    check_compress_numbers(key, min_compress_len, compress_level)
     if isinstance(val, (str, bytes)) and len(val) >= TOO_LONG_TO_COMPRESS:
         raise ValueError(
             f"the value of memcached key {shown(key)} has {len(val)} bytes, and fewer than"
             f" {TOO_LONG_TO_COMPRESS} can be compressed"
         )
+
+
+def check_compress_numbers(key: Key, min_compress_len: int, compress_level: int) -> None:
+    checked_number("min_compress_len", min_compress_len, LARGEST_LENGTH, key=key)
+    checked_number("compress_level", compress_level, 9, least=-1, key=key)
