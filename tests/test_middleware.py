@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 import wsgiref.validate
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -1395,6 +1396,24 @@ def test_lazy_request_whose_iter_is_no_generator_is_answered_by_on_exhausted(mc:
     with pool.reserve():
         app.get("/", status=503)
     assert app.get("/").text == "None"
+
+
+def test_lazy_response_that_rewinds_in_its_iter_is_sent_once(mc: Client) -> None:
+    class Blob:
+        def __iter__(self) -> Iterator[bytes]:
+            self.left = [b"one", b"two"]
+            return self
+
+        def __next__(self) -> bytes:
+            if not self.left:
+                raise StopIteration
+            return self.left.pop(0)
+
+    # It has not called start_response before it returns.
+    middleware = MemcachedPoolMiddleware(lambda *_: Blob(), ClientPool(mc, 1), lazy=True)
+    response = request(middleware)
+    assert list(response) == [b"one", b"two"]
+    response.close()
 
 
 def test_two_threads_may_close_at_the_same_moment(mc: Client) -> None:

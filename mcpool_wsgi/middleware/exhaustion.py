@@ -86,7 +86,7 @@ class Unstarted:
     def __iter__(self) -> Iterator[bytes]:
         try:
             chunks = iter(self._response)  # which may run code of the app, too
-            first = next(chunks)
+            chunk = next(chunks)
         except StopIteration:
             return
         except PoolTimeout as error:
@@ -95,8 +95,14 @@ class Unstarted:
             self._other = self._answer()
             chunks = iter(self._other)
         else:
-            yield first
-        for chunk in chunks:  # noqa: UP028  `yield from` would close them, as the server does
+            yield chunk
+        # Not `yield from`, which would close them, as the server does. And not `for`, which would
+        # ask for an iterator again, and one that rewinds then would begin anew.
+        while True:
+            try:
+                chunk = next(chunks)
+            except StopIteration:
+                return
             yield chunk
 
     def close(self) -> None:
