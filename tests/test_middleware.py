@@ -533,6 +533,28 @@ def test_nobody_else_gets_the_client_of_a_generator_that_runs(mc: Client) -> Non
     assert pool.stats().in_use == 0
 
 
+def test_generator_that_runs_behind_middlewares_in_a_row_is_closed_later(mc: Client) -> None:
+    """The outer one must not take it for closed, because then nobody closes the inner one."""
+    pool = ClientPool(mc, 2)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        with pytest.raises(ValueError, match="already executing"):
+            responses[0].close()
+        assert environ["mc.client"].set("key", "value")
+        assert environ["mc.sessions"].get("key") == "value"
+        yield b"chunk"
+
+    inner = MemcachedPoolMiddleware(app, pool)
+    outer = MemcachedPoolMiddleware(inner, pool, environ_key="mc.sessions")
+    environ: dict[str, Any] = {}
+    responses = [request(outer, environ)]
+    assert list(responses[0]) == [b"chunk"]
+    assert pool.stats().in_use == 2
+    responses[0].close()
+    assert pool.stats().in_use == 0
+    assert environ == {}
+
+
 @pytest.mark.parametrize("error", [ValueError("no number"), RuntimeError("app"), SystemExit()])
 def test_generator_that_raises_when_it_is_closed_releases_its_client(
     pool: ClientPool, error: BaseException

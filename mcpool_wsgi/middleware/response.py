@@ -76,6 +76,11 @@ class Response:
             if is_closed:
                 self.end()
 
+    @property
+    def gi_frame(self) -> Any:
+        """The Response of another middleware asks for it if a generator refuses to be closed."""
+        return getattr(getattr(self, "_response", None), "gi_frame", None)
+
     def end(self) -> None:
         """End the request. More than once does no harm."""
         self._middleware.end(self.environ, self._reservation, self._release)
