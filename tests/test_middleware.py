@@ -1097,6 +1097,39 @@ def test_interrupted_request_is_in_no_circle(
         gc.enable()
 
 
+@pytest.mark.parametrize("is_over", [False, True])
+def test_file_of_a_subrequest_is_in_no_circle(mc: Client, is_over: bool) -> None:
+    """The copy of an environ has the wrapper of the outer request, which raises or ends."""
+    pool = ClientPool(mc, 2)
+    inner = MemcachedPoolMiddleware(wrapping_a_file, pool)
+    copies: list[dict[str, Any]] = []
+    files: list[weakref.ref[Any]] = []
+
+    def subrequest(environ: dict[str, Any]) -> None:
+        response = request(inner, environ)
+        assert list(response) == [b"chunk"]
+        files.append(weakref.ref(response))
+        response.close()
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        copies.append(dict(environ))
+        if not is_over:
+            subrequest(copies.pop())
+            raise RuntimeError("app")
+        return []
+
+    middleware = MemcachedPoolMiddleware(app, pool)
+    gc.disable()
+    try:
+        with contextlib.suppress(RuntimeError):
+            request(middleware, {"wsgi.file_wrapper": FileWrapper}).close()
+        if is_over:
+            subrequest(copies.pop())
+        assert [find() for find in files] == [None]
+    finally:
+        gc.enable()
+
+
 # -- Other people's pools
 
 

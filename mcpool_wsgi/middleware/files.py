@@ -30,8 +30,9 @@ def call_with_files(
         response = app(environ, start_response)
     finally:
         environ["wsgi.file_wrapper"] = server_wrapper
-    file, wrapped = wrapper.file, wrapper.wrapped
-    wrapper.file = wrapper.wrapped = None  # the app may keep the wrapper
+        file, wrapped = wrapper.file, wrapper.wrapped
+        wrapper.is_over = True
+        wrapper.file = wrapper.wrapped = None  # the app may keep the wrapper
     if file is None or response is not wrapped:
         return response, None
     is_closed = is_closed_by_the_server(response, file, server_wrapper)
@@ -41,7 +42,8 @@ def call_with_files(
 def is_closed_by_the_server(response: Any, file: Any, wrapper: Any) -> bool:
     """Whether the server closes *file*, from which *wrapper* has made the *response*."""
     if type(wrapper) is FileWrapper:  # of a middleware around this one
-        return is_closed_by_the_server(response, wrapper.file, wrapper.server_wrapper)
+        inner_file = file if wrapper.is_over else wrapper.file
+        return is_closed_by_the_server(response, inner_file, wrapper.server_wrapper)
     # bjoern's wrapper does not close its file when the client goes away. It is read instead.
     return (
         response is file
@@ -53,14 +55,17 @@ def is_closed_by_the_server(response: Any, file: Any, wrapper: Any) -> bool:
 class FileWrapper:
     """What stands in the environ for the server's ``wsgi.file_wrapper`` while the app runs."""
 
-    __slots__ = ("file", "server_wrapper", "wrapped")
+    __slots__ = ("file", "is_over", "server_wrapper", "wrapped")
 
     def __init__(self, server_wrapper: Callable[..., Any]) -> None:
         self.server_wrapper: Callable[..., Any] = server_wrapper
         self.file: Any = None
         self.wrapped: Any = MISSING
+        self.is_over: bool = False  # the app has returned, but a copy of its environ has this
 
     def __call__(self, file: Any, *args: Any) -> Any:
+        if self.is_over:
+            return self.server_wrapper(file, *args)
         self.file = File(file)
         self.wrapped = self.server_wrapper(self.file, *args)
         return self.wrapped
