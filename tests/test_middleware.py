@@ -701,6 +701,44 @@ def test_app_may_take_the_function_that_releases_out_of_the_environ(pool: Client
     assert environ == {}
 
 
+def take_release(environ: dict[str, Any]) -> None:
+    environ.pop("mc.client.release")()
+
+
+def take_both(environ: dict[str, Any]) -> None:
+    del environ["mc.client"]
+    environ.pop("mc.client.release")()
+
+
+def wrap_release(environ: dict[str, Any]) -> None:
+    release = environ["mc.client.release"]
+    environ["mc.client.release"] = lambda: release()
+
+
+@pytest.mark.parametrize("change", [take_release, take_both, wrap_release])
+@pytest.mark.parametrize("before", [{}, {"mc.client": "somebody's", "mc.client.release": "too"}])
+@pytest.mark.parametrize("foreign", [False, True])
+def test_environ_is_as_it_was_whatever_the_app_does_with_the_function_that_releases(
+    mc: Client, change: Callable[..., Any], before: dict[str, Any], foreign: bool
+) -> None:
+    """If a client of somebody else stayed, the app would use a client that it has released."""
+    pool: Any = BlogPool([mc.clone()]) if foreign else ClientPool(mc, 1)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        change(environ)
+        if foreign and change is take_release:
+            assert "mc.client" not in environ
+        return []
+
+    environ = dict(before)
+    response = request(MemcachedPoolMiddleware(app, pool), environ)
+    response.close()
+    assert environ == before
+    environ["mc.client"] = "the next request's"
+    response.close()
+    assert environ["mc.client"] == "the next request's"
+
+
 # -- One environ, several times
 
 
@@ -758,6 +796,20 @@ def test_requests_with_one_environ_end_in_any_order(mc: Client, order: list[int]
         assert environ["mc.client"] is expected
     assert environ == {"mc.client": "somebody's", "mc.client.release": "too"}
     assert pool.stats().in_use == 0
+
+
+@pytest.mark.parametrize("before", [{}, {"mc.client": "somebody's", "mc.client.release": "too"}])
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 0, 2], [0, 2, 1]])
+def test_requests_with_one_environ_behind_middlewares_in_a_row_end_in_any_order(
+    mc: Client, before: dict[str, Any], order: list[int]
+) -> None:
+    pool = ClientPool(mc, 6, timeout=0)
+    middleware = MemcachedPoolMiddleware(MemcachedPoolMiddleware(responding([]), pool), pool)
+    environ = dict(before)
+    responses = [request(middleware, environ) for _ in order]
+    for number in order:
+        responses[number].close()
+    assert environ == before
 
 
 @pytest.mark.parametrize("depth", [2, 3, 4])

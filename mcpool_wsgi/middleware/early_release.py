@@ -71,7 +71,7 @@ class EarlyRelease:
             return
         # By the release, because a later request with this environ may have the same client.
         latest = environ.get(f"{self._key}.release")
-        if latest is self:
+        if latest is self or environ.get(self._key) is self.client:
             environ.pop(self._key, None)
         while type(latest) is EarlyRelease:
             if latest.release_before is self:
@@ -81,12 +81,18 @@ class EarlyRelease:
 
     def leave(self, environ: WSGIEnvironment, latest: Any) -> None:
         """Leave *environ* as it was. *latest* is the release of the latest request with it."""
-        self.is_over = True
-        if latest is not self:
+        if latest is self or (not self.is_over and self._is_replaced(environ, latest)):
+            client, release = still_running(self.client_before, self.release_before)
+            restore(environ, self._key, client)
+            restore(environ, f"{self._key}.release", release)
+        else:
             EarlyRelease.skip(latest, self, self.client_before, self.release_before)
-            return
-        restore(environ, self._key, self.client_before)
-        restore(environ, f"{self._key}.release", self.release_before)
+        self.is_over = True
+
+    def _is_replaced(self, environ: WSGIEnvironment, latest: Any) -> bool:
+        """Whether *latest* is not of a later request, but what the app has put in its place."""
+        client = environ.get(self._key, MISSING)
+        return latest is None if client is MISSING else client is self.client
 
     @staticmethod
     def skip(latest: Any, ended: Any, client_before: Any, release_before: Any) -> None:
@@ -104,6 +110,13 @@ class EarlyRelease:
                 latest.client_before = client_before
                 latest.release_before = release_before
             latest = latest.release_before
+
+
+def still_running(client: Any, release: Any) -> tuple[Any, Any]:
+    """The client and the release, or those before them if their request is over."""
+    while type(release) is EarlyRelease and release.is_over:
+        client, release = release.client_before, release.release_before
+    return client, release
 
 
 def restore(environ: WSGIEnvironment, key: str, before: Any) -> None:

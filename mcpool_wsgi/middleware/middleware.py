@@ -48,7 +48,7 @@ from typing import TYPE_CHECKING, Any, Callable, Protocol
 from werkzeug.exceptions import ServiceUnavailable
 
 from ..pool import LentClient, Pool, Reservation
-from .early_release import MISSING, EarlyRelease, Place, restore
+from .early_release import MISSING, EarlyRelease, Place, restore, still_running
 from .exhaustion import LazyExhaustion
 from .files import call_with_files
 from .foreign import ForeignReservation
@@ -203,7 +203,7 @@ class MemcachedPoolMiddleware:
         latest = environ.get(self._release_key)
         if type(release) is EarlyRelease:
             release.leave(environ, latest)
-        elif latest is release or (latest is None and environ.get(self._key) is reservation):
+        elif latest is release or environ.get(self._key) is reservation:
             environ.pop(self._release_key, None)  # another thread may close it, too
             environ.pop(self._key, None)
         else:
@@ -217,7 +217,7 @@ class MemcachedPoolMiddleware:
         release: Any,
     ) -> None:
         """Call the *close* of a response. Meanwhile, *environ* has the client of its request."""
-        if environ.get(self._release_key) is release:
+        if environ.get(self._release_key, release) is release:  # or the app has taken it out
             close()
             return
         # A later request has its own there.
@@ -230,9 +230,7 @@ class MemcachedPoolMiddleware:
             close()
         finally:
             # The app may have passed on the response of the later request, which is over then.
-            while type(later_release) is EarlyRelease and later_release.is_over:
-                later_client = later_release.client_before
-                later_release = later_release.release_before
+            later_client, later_release = still_running(later_client, later_release)
             restore(environ, self._key, later_client)
             restore(environ, self._release_key, later_release)
 
