@@ -72,6 +72,17 @@ def test_request_without_commands_has_no_header(mc: Client) -> None:
     assert answer(app, ClientPool(mc, 1)).headers.getall("Server-Timing") == ["db;dur=5"]
 
 
+def test_app_may_name_the_parameter_of_start_response(mc: Client) -> None:
+    """PEP 3333 forbids it, but every server takes it."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        get_client(environ).get("missing")
+        start_response("200 OK", [("Content-Type", "text/plain")], exc_info=None)
+        return [b""]
+
+    assert answer(app, ClientPool(mc, 1)).headers.getall("Server-Timing")
+
+
 def test_requests_of_other_threads_are_not_counted(mc: Client) -> None:
     pool = ClientPool(mc, 4)
 

@@ -82,10 +82,14 @@ class ServerTiming:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         timing = _Timing()
 
-        def timing_start_response(status: str, headers: list[tuple[str, str]], *args: Any) -> Any:
+        def timing_start_response(
+            status: str, headers: list[tuple[str, str]], exc_info: Any = None
+        ) -> Any:
             if timing.commands:
                 headers = [*headers, timing.header()]
-            return start_response(status, headers, *args)
+            if exc_info is None:
+                return start_response(status, headers)
+            return start_response(status, headers, exc_info)
 
         run = functools.partial(self._run, timing)
         response: Any = run(self._app, environ, timing_start_response)
