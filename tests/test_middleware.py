@@ -555,6 +555,29 @@ def test_generator_that_runs_behind_middlewares_in_a_row_is_closed_later(mc: Cli
     assert environ == {}
 
 
+def test_generator_that_ends_while_middlewares_in_a_row_close_it_is_closed_later(
+    pool: ClientPool,
+) -> None:
+    """The inner one has seen that it runs. The outer one asks when it has ended."""
+
+    class Response(Closable):
+        frame: object = "runs"
+
+        @property
+        def gi_frame(self) -> object:
+            frame, self.frame = self.frame, None
+            return frame
+
+    app_response = Response(ValueError("generator already executing"))
+    inner = MemcachedPoolMiddleware(responding(app_response), pool)
+    response = request(MemcachedPoolMiddleware(inner, pool, environ_key="mc.sessions"))
+    with pytest.raises(ValueError, match="already executing"):
+        response.close()
+    app_response.error = None
+    response.close()
+    assert (app_response.closed, pool.stats().in_use) == (2, 0)
+
+
 @pytest.mark.parametrize("error", [ValueError("no number"), RuntimeError("app"), SystemExit()])
 def test_generator_that_raises_when_it_is_closed_releases_its_client(
     pool: ClientPool, error: BaseException

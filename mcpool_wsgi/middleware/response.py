@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Callable, Protocol
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
+CLOSED: tuple[bytes, ...] = ()  # in the place of a response
+
 
 class Middleware(Protocol):
     """What a response needs of the middleware."""
@@ -50,10 +52,10 @@ class Response:
         self.environ: WSGIEnvironment = environ
         self._reservation = reservation
         self._release = release
-        self._response = response  # absent while a thread closes it, () from then on
+        self._response = response  # absent while a thread closes it, CLOSED from then on
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(getattr(self, "_response", ()))
+        return iter(getattr(self, "_response", CLOSED))
 
     def close(self) -> None:
         """Close the app's response, then release the client."""
@@ -72,14 +74,18 @@ class Response:
             is_closed = getattr(response, "gi_frame", None) is None
             raise
         finally:
-            self._response = () if is_closed else response
+            self._response = CLOSED if is_closed else response
             if is_closed:
                 self.end()
 
     @property
     def gi_frame(self) -> Any:
-        """The Response of another middleware asks for it if a generator refuses to be closed."""
-        return getattr(getattr(self, "_response", None), "gi_frame", None)
+        """Not None if it stays open. The Response of another middleware asks for it.
+
+        A generator may have ended since it refused to be closed, so nobody asks it once more.
+        """
+        response = getattr(self, "_response", CLOSED)
+        return None if response is CLOSED else response
 
     def end(self) -> None:
         """End the request. More than once does no harm."""
@@ -92,7 +98,7 @@ class SizedResponse(Response):
     __slots__ = ()
 
     def __len__(self) -> int:
-        return len(getattr(self, "_response", ()))
+        return len(getattr(self, "_response", CLOSED))
 
 
 class ListResponse(SizedResponse):
@@ -102,7 +108,7 @@ class ListResponse(SizedResponse):
 
     def close(self) -> None:
         """Release the client."""
-        self._response = ()
+        self._response = CLOSED
         self.end()
 
 
