@@ -18,6 +18,7 @@ import pylibmc
 import pytest
 from forking import FORKS, succeeds
 from harness import Connections, eventually, in_thread, in_threads
+from interrupts import INTERRUPTS, interrupted_everywhere, tracing
 
 from mcpool_wsgi import (
     Client,
@@ -503,6 +504,48 @@ def test_after_an_early_release_it_borrows_again(pool: ClientPool, cache: Pooled
 
     assert serve(MemcachedPoolMiddleware(app, pool)) == [b"value"]
     assert pool.stats().reservations == 3
+
+
+@tracing
+@pytest.mark.parametrize("error", INTERRUPTS)
+@pytest.mark.parametrize("options", [{}, {"lazy": True}, {"server_timing": True}])
+def test_interrupted_request_leaves_no_client_in_the_context(
+    pool: ClientPool, cache: PooledClient, error: type[BaseException], options: dict[str, Any]
+) -> None:
+    """The context of a thread lives as long as the thread, and would keep the slot as long."""
+    responses: list[Any] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        yield str(cache.get("key")).encode()
+
+    wrapped = MemcachedPoolMiddleware(app, pool, **options)
+
+    def serve_a_part() -> None:
+        responses.append(wrapped({}, lambda *_: lambda data: None))
+        next(iter(responses[0]))
+
+    def check() -> None:
+        responses.clear()  # the server drops the response
+        assert request_client(pool) is None
+        assert pool.stats().in_use == 0
+
+    assert interrupted_everywhere(error, serve_a_part, check) > 50
+    check()
+
+
+def test_pool_that_is_filled_with_other_clients_later_serves_requests() -> None:
+    """Nobody can be told of such a client."""
+
+    class SlottedClient:
+        __slots__ = ()
+
+        def clone(self) -> SlottedClient:
+            return SlottedClient()
+
+    pool = ClientPool()
+    PooledClient(pool)
+    pool.fill(SlottedClient(), 1)
+    assert serve(MemcachedPoolMiddleware(lambda *_: [b"chunk"], pool)) == [b"chunk"]
 
 
 def test_file_stays_a_file(pool: ClientPool, cache: PooledClient) -> None:

@@ -172,7 +172,8 @@ class MemcachedPoolMiddleware:
                 release = EarlyRelease(place, self._key, reservation, client)
             environ[self._key] = client
             environ[self._release_key] = release
-            app = self._app_in_request if self._tells_requests else self._app
+            tells = self._tells_requests and client is reservation
+            app = self._app_in_request if tells else self._app
             file = None
             if "wsgi.file_wrapper" in environ:
                 response, file = call_with_files(app, environ, start_response)

@@ -73,11 +73,12 @@ class ServerTiming:
             timing.note(event)
 
     def _run(self, timing: _Timing, function: Callable[..., Any], *args: Any) -> Any:
-        token = self._timing.set(timing)
+        before = self._timing.get()
         try:
+            self._timing.set(timing)
             return function(*args)
         finally:
-            self._timing.reset(token)
+            self._timing.set(before)  # an interrupt may come before one has the token of set()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         timing = _Timing()

@@ -28,8 +28,9 @@ from .holders import requests_of
 if TYPE_CHECKING:
     from .lent_client import LentClient
 
-    #: The client of the running request, and those of the requests around it.
-    Clients = tuple["LentClient", Any]
+    #: The client of the running request, and those of the requests around it. The references are
+    #: weak: what an interrupt leaves in the context keeps no slot.
+    Clients = tuple[Callable[[], "LentClient | None"], Any]
     #: A request that began before anybody asked: the id of its environ, and a weak reference to
     #: its client, which keeps nothing alive.
     EarlyRequest = tuple[int, Callable[[], "LentClient | None"]]
@@ -39,19 +40,21 @@ _clients: ContextVar[Clients | None] = ContextVar("mcpool_wsgi.clients", default
 
 def in_request(client: LentClient, function: Callable[..., Any], *args: Any) -> Any:
     """Call *function* for the request that has *client*."""
-    token = _clients.set((client, _clients.get()))
+    before = _clients.get()
     try:
+        _clients.set((weakref.ref(client), before))
         return function(*args)
     finally:
-        _clients.reset(token)
+        _clients.set(before)  # an interrupt may come before one has the token of set()
 
 
 def request_client(pool: Any) -> LentClient | None:
     """The client of *pool* that the running request has, if it has one that is not released."""
     clients = _clients.get()
     while clients is not None:
-        client, clients = clients
-        if client._pool is pool and not client.is_released:
+        find, clients = clients
+        client = find()
+        if client is not None and client._pool is pool and not client.is_released:
             return client
     return _early_client(pool.early_requests) if pool.early_requests else None
 
