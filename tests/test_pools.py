@@ -843,3 +843,20 @@ def test_pool_has_clients_of_one_kind(mc: Client) -> None:
     with pytest.raises(TypeError, match="one kind"):
         pool.fill(pylibmc.Client(mc.addresses), 1)
     assert pool.stats().slots == 1
+
+
+def test_slot_that_is_released_after_its_replacement_is_not_counted(mc: Client) -> None:
+    """Garbage in a circle is finalised in any order."""
+
+    class Circle:
+        def __init__(self, client: Any) -> None:
+            self.client = client
+            self.circle = self
+
+        def __del__(self) -> None:
+            self.client.release()
+
+    pool = ClientPool(mc, 2)
+    Circle(pool.reserve().__enter__())
+    gc.collect()
+    assert (pool.stats().in_use, pool.stats().size) == (0, 0)

@@ -251,7 +251,8 @@ class Pool:
 
     def _stats(self, slots: int | None) -> PoolStats:
         queues = self._queues()
-        idle_slots = [slot for queue in queues for slot in queue.idle.copy()]
+        # A slot that was replaced may be idle once more (see Slot).
+        idle_slots = [slot for queue in queues for slot in queue.idle.copy() if not slot.replaced]
         all_slots = [slot for queue in queues for slot in queue.slots()]
         idle = sum(slot.client is not None for slot in idle_slots)
         in_use = len(all_slots) - len(idle_slots)
