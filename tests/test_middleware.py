@@ -1263,9 +1263,10 @@ def test_length_is_the_apps_or_none(pool: ClientPool) -> None:
         assert len(response) == length
         assert list(response) == list(response) == list(inner)
         response.close()
-    response = request(MemcachedPoolMiddleware(generating(b"a"), pool))
-    assert not hasattr(response, "__len__")
-    response.close()
+    for app in generating(b"a"), responding(Closable()):
+        response = request(MemcachedPoolMiddleware(app, pool))
+        assert not hasattr(response, "__len__")
+        response.close()
 
 
 def test_chunks_come_one_by_one(pool: ClientPool) -> None:
