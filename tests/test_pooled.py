@@ -431,21 +431,23 @@ def test_interleaved_streams_use_their_own_clients(mc: Client) -> None:
 
 def test_nested_requests_use_their_own_clients(mc: Client, address: str) -> None:
     """A subrequest in a stream, behind another pool and then behind the same one again."""
-    outer_pool, inner_pool = ClientPool(mc, 1, timeout=0), ClientPool(mc, 2, timeout=0)
+    prefixed = Client([address], {"namespace": "outer:"})
+    outer_pool, inner_pool = ClientPool(prefixed, 1, timeout=0), ClientPool(mc, 2, timeout=0)
     outer, inner = PooledClient(outer_pool), PooledClient(inner_pool)
 
     def inner_app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        inner.set("inner", "1")
-        yield outer.get("outer").encode()
+        inner.set("key", "1")
+        yield outer.get("key", "nothing").encode()
 
     inner_wrapped = MemcachedPoolMiddleware(inner_app, inner_pool, environ_key="inner")
 
     def outer_app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        outer.set("outer", "2")
+        outer.set("key", "2")
         yield from serve(inner_wrapped, environ)
-        yield outer.get("inner").encode()
+        yield outer.get("key", "nothing").encode()
 
-    assert serve(MemcachedPoolMiddleware(outer_app, outer_pool)) == [b"2", b"1"]
+    assert serve(MemcachedPoolMiddleware(outer_app, outer_pool)) == [b"2", b"2"]
+    assert mc.get("key") == "1"
     assert inner_pool.stats().reservations == outer_pool.stats().reservations == 1
 
 
