@@ -209,6 +209,27 @@ def test_parents_connections_outlive_the_child(
     assert (done.returncode, done.stdout, done.stderr) == (0, "alive\n", "")
 
 
+@pytest.mark.parametrize("client", ["Client", "pylibmc.Client"])
+def test_parents_connections_outlive_the_child_that_cannot_close_them(
+    address: str, client: str
+) -> None:
+    """With another libmemcached its sockets are not found. Then a child must free no client."""
+    other = (
+        "from mcpool_wsgi.client import libmemcached; libmemcached.FD_OFFSET = 24;"
+        " assert not libmemcached.is_available()"
+    )
+    leave = "del pool, mc, lent, reservation, hold, master; import gc; gc.collect(); os._exit(0)"
+    pool = "ClientPool(master, 4)"
+    script = SCRIPT.format(address=address, client=client, pool=pool, leave=leave)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", f"{other}\n{script}"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
+
+
 LATE = """
 import os, sys
 from mcpool_wsgi import *
