@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import os
 import pickle
 import queue
 import subprocess
@@ -18,7 +19,7 @@ from typing import Any
 import pylibmc
 import pytest
 from forking import FORKS, succeeds
-from harness import Connections, eventually, in_thread, in_threads
+from harness import DEADLINE, Connections, eventually, in_thread, in_threads
 from hostile import Conversation, fake
 
 from mcpool_wsgi import (
@@ -772,11 +773,23 @@ def test_lazy_client_is_reserved_at_its_first_command(mc: Client, either_pool: A
 
 
 def test_lazy_client_in_several_threads_takes_one_slot(mc: Client) -> None:
-    pool = ClientPool(mc, 8)
-    for _ in range(50):
-        with pool.reserve(lazy=True) as lent:
-            in_threads([lambda: lent.get("key")] * 4)
-            assert pool.stats().in_use == 1
+    pool = ClientPool(mc, 1, timeout=60)
+    lent = pool.reserve(lazy=True)
+    threads = [threading.Thread(target=lent.get, args=("key",), daemon=True) for _ in range(4)]
+
+    def is_in_the_pool(thread: threading.Thread) -> bool:
+        code = sys._current_frames()[thread.ident or 0].f_code
+        return os.path.basename(os.path.dirname(code.co_filename)) == "pool"
+
+    with pool.reserve():
+        for thread in threads:
+            thread.start()
+        eventually(lambda: pool.stats().waiting and all(map(is_in_the_pool, threads)))
+    for thread in threads:
+        thread.join(DEADLINE)
+        assert not thread.is_alive()
+    assert pool.stats().waits == pool.stats().in_use == 1
+    lent.release()
     assert pool.stats().in_use == 0
 
 
