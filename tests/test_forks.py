@@ -563,6 +563,21 @@ def test_first_call_in_a_child_is_any(fork: Any, first: str, address: str) -> No
 
 
 @pytest.mark.parametrize("fork", FORKS)
+def test_child_finds_no_clients_of_its_parent(fork: Any, address: str) -> None:
+    def finds_no_holder() -> None:
+        assert pool.holders() == []
+
+    def finds_no_idle_client() -> None:
+        assert pool.relinquish() is None
+
+    for pool in pools(address)[:2]:
+        with pool.reserve() as mc:
+            mc.get("key")
+            succeeds(fork(finds_no_holder))
+        succeeds(fork(finds_no_idle_client))
+
+
+@pytest.mark.parametrize("fork", FORKS)
 def test_child_works_although_the_parent_keeps_a_client_that_could_not_be_made(
     fork: Any, mc: Client
 ) -> None:

@@ -162,6 +162,23 @@ def test_child_has_outages_of_its_own(mortal: Mortal, fork: object) -> None:
     eventually(lambda: works(cache))
 
 
+@pytest.mark.parametrize("fork", FORKS)
+def test_child_does_not_end_the_outage_of_its_parent(
+    mortal: Mortal, caplog: pytest.LogCaptureFixture, fork: Any
+) -> None:
+    caplog.set_level(logging.INFO, "mcpool_wsgi")
+    cache = PooledClient(ClientPool(Client([mortal.address]), 1))
+    mortal.kill()
+    assert not works(cache)
+    mortal.start()
+
+    def work() -> None:
+        assert works(cache)
+        assert len(lines(caplog)) == 1  # the parent's
+
+    succeeds(fork(work))
+
+
 def test_key_is_not_in_the_line(caplog: pytest.LogCaptureFixture) -> None:
     """It may be personal data, and in the binary protocol it may have a line break."""
     with hostile.refusing() as address:
