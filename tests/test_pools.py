@@ -135,6 +135,22 @@ def test_pool_is_filled_later(mc: Client) -> None:
     assert pool.stats().slots == 4
 
 
+def test_pool_that_is_filled_later_lends_what_it_is_filled_with(mc: Client) -> None:
+    class Own(Client):
+        def greeting(self) -> str:
+            return "hello"
+
+    pool = ClientPool()
+    pool.fill(Own(mc.addresses), 1)
+    for lazy in (False, True):
+        with pool.reserve(lazy=lazy) as lent:
+            assert lent.greeting() == "hello"  # type: ignore[attr-defined]
+    pool = ClientPool()
+    pool.fill(pylibmc.Client(mc.addresses), 1)
+    with pool.reserve() as plain:
+        assert type(plain) is pylibmc.Client
+
+
 def test_pool_is_filled_with_more(mc: Client) -> None:
     pool = ClientPool(mc, 1)
     with pool.reserve():
