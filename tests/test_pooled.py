@@ -8,6 +8,7 @@ import functools
 import io
 import pickle
 import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable
@@ -496,6 +497,19 @@ def test_what_outlives_its_request_borrows_again(pool: ClientPool, cache: Pooled
     serve(MemcachedPoolMiddleware(app, pool))
     in_thread(lambda: left[0].run(cache.get, "key"))
     assert pool.stats().reservations == 2
+
+
+def test_client_of_a_request_that_has_ended_is_freed(
+    pool: ClientPool, cache: PooledClient
+) -> None:
+    clients = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        clients.append(weakref.ref(get_client(environ)))
+        yield cache.get("key", "nothing").encode()
+
+    assert serve(MemcachedPoolMiddleware(app, pool)) == [b"nothing"]
+    assert clients[0]() is None
 
 
 def test_after_an_early_release_it_borrows_again(pool: ClientPool, cache: PooledClient) -> None:
