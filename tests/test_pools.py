@@ -27,6 +27,7 @@ from mcpool_wsgi import (
     ClientPool,
     ClientReleased,
     PoolClosed,
+    PooledClient,
     PoolTimeout,
     ThreadMappedPool,
 )
@@ -356,6 +357,18 @@ def test_client_of_a_dropped_reservation_is_its_holders_alone(mc: Client) -> Non
     del held
     assert pool.stats().in_use == 0
     use(pool)
+
+
+def test_waiter_gets_the_slot_of_a_reservation_that_is_dropped(mc: Client) -> None:
+    pool = ClientPool(mc, 1, timeout=60)
+    dropped = pool.reserve()
+    dropped.__enter__()
+    waiter = threading.Thread(target=PooledClient(pool).get, args=("key",), daemon=True)
+    waiter.start()
+    eventually(lambda: pool.stats().waiting == 1)
+    del dropped
+    waiter.join(DEADLINE)
+    assert not waiter.is_alive()
 
 
 @pytest.mark.slow
