@@ -187,7 +187,7 @@ def test_listener_that_raises_harms_nobody(
 
 @pytest.mark.parametrize("told_at", ["reserved", "released", "timed out"])
 def test_what_a_signal_handler_raises_in_a_listener_reaches_the_caller(
-    pool: ClientPool, caplog: pytest.LogCaptureFixture, told_at: str
+    pool: ClientPool, told: Told, caplog: pytest.LogCaptureFixture, told_at: str
 ) -> None:
     def listener(outcome: str, seconds: float) -> None:
         if outcome == told_at:
@@ -208,6 +208,8 @@ def test_what_a_signal_handler_raises_in_a_listener_reaches_the_caller(
     assert "a listener failed" not in caplog.text
     assert held.tb is not None
     assert pool.stats().in_use == 0
+    # Another listener heard of the end of whatever had begun.
+    assert outcomes(told).count("reserved") == outcomes(told).count("released")
 
 
 @pytest.mark.parametrize("is_over", [False, True])
