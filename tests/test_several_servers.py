@@ -207,6 +207,24 @@ def test_set_servers_closes_idle_connections_to_the_old_ones(nodes: list[Mortal]
     assert pool.stats().size == 0
 
 
+def test_client_of_the_old_servers_that_fails_does_not_bring_them_back(
+    nodes: list[Mortal],
+) -> None:
+    pool = ClientPool(Client([nodes[0].address]), 2)
+    with pool.reserve() as old:
+        old.get("key")
+        pool.set_servers([nodes[1].address])
+        nodes[0].kill()
+        began = monotonic()
+        eventually(lambda: monotonic() - began > pool.master.renewal_interval)
+        with pytest.raises(pylibmc.Error):
+            old.get("key")
+        assert pool.stats().failures == 1
+    assert pool.master.addresses == [nodes[1].address]
+    with pool.reserve() as mc:
+        assert mc.set("key", "value")
+
+
 def _connections(mc: Client) -> int:
     ((_, stats),) = mc.get_stats()
     return int(stats["curr_connections"])
