@@ -17,7 +17,14 @@ import pytest
 from harness import Connections, eventually, in_thread
 from interrupts import interrupted_everywhere, tracing
 
-from mcpool_wsgi import Client, ClientPool, ClientReleased, PoolTimeout, ThreadMappedPool
+from mcpool_wsgi import (
+    Client,
+    ClientPool,
+    ClientReleased,
+    LentClient,
+    PoolTimeout,
+    ThreadMappedPool,
+)
 
 SLOTS = 2
 LAZY = pytest.mark.parametrize("lazy", [False, True], ids=["eager", "lazy"])
@@ -365,6 +372,41 @@ def test_setting_made_while_the_request_ends_reaches_nobody(
                 break
         assert at > 10
         assert pool.stats().size <= 1
+
+
+@pytest.mark.slow
+@LAZY
+def test_setting_made_while_the_release_runs_loses_no_slot(address: str, lazy: bool) -> None:
+    """Both threads are stopped before each of their lines. Then the setting ends first."""
+
+    def stopped(stop: Stop, do: Callable[[Any], None]) -> threading.Thread:
+        thread = threading.Thread(target=set_late, args=(mc, stop, do), daemon=True)
+        thread.start()
+        assert stop.reached.wait(30)
+        return thread
+
+    with ClientPool(Client([address]), 1) as pool:
+        for at_setting in itertools.count(1):
+            for at_release in itertools.count(1):
+                mc = pool.reserve(lazy=lazy)
+                mc.__enter__()
+                mc.get("key")
+                setting, release = Stop(at_setting), Stop(at_release)
+                threads = [
+                    (stopped(setting, call_set_behaviors), setting),
+                    (stopped(release, LentClient.release), release),
+                ]
+                for thread, stop in threads:
+                    stop.go_on.set()
+                    thread.join(30)
+                    assert not thread.is_alive()
+                assert pool.stats().in_use == 0, (at_setting, at_release)
+                if release._left > 0:
+                    break
+            if setting._left > 0:
+                break
+        assert at_setting > 10
+        assert at_release > 5
 
 
 @tracing
