@@ -247,7 +247,7 @@ def test_interrupted_wait_loses_nothing(error: type[BaseException]) -> None:
 @tracing
 @pytest.mark.parametrize("error", [SystemExit, greenlet.GreenletExit])
 def test_interrupted_assign_loses_nothing(error: type[BaseException]) -> None:
-    pool = ClientPool(FakeClient(), 1, timeout=0.05)
+    pool = ClientPool(FakeClient(), 1, timeout=0.25)
 
     def assign() -> None:
         reservation = pool.reserve()
