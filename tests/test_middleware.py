@@ -1683,9 +1683,10 @@ def test_late_close_releases_its_own_client_only(mc: Client) -> None:
     assert environ == {}
 
 
-def test_closing_again_ends_what_an_interrupt_left(pool: ClientPool) -> None:
-    environ: dict[str, Any] = {}
-    middleware = MemcachedPoolMiddleware(responding([]), pool)
+@pytest.mark.parametrize("app", [responding([]), responding(Closable()), wrapping_a_file])
+def test_closing_again_ends_what_an_interrupt_left(pool: ClientPool, app: Any) -> None:
+    environ: dict[str, Any] = {"wsgi.file_wrapper": FileWrapper}
+    middleware = MemcachedPoolMiddleware(app, pool)
     response = request(middleware, environ)
     end, middleware.end = middleware.end, interrupted  # type: ignore[method-assign, assignment]
     with pytest.raises(Interrupted):
@@ -1694,7 +1695,7 @@ def test_closing_again_ends_what_an_interrupt_left(pool: ClientPool) -> None:
     assert pool.stats().in_use == 1
     response.close()
     assert pool.stats().in_use == 0
-    assert environ == {}
+    assert environ == {"wsgi.file_wrapper": FileWrapper}
 
 
 def interrupted(*args: Any) -> None:
