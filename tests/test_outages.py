@@ -116,6 +116,9 @@ def test_outage_that_begins_again_at_once_is_the_same_one(
         eventually(lambda: works(cache))
         assert len(lines(caplog)) == 2, number
     eventually(lambda: works(cache) and len(lines(caplog)) == 3)
+    # Each line counts what has failed since the line before it.
+    counts = [int(line.split()[-3]) for _, line in lines(caplog)[1:]]
+    assert sum(counts) == cache.pool.stats().failures
 
 
 def test_one_of_several_servers(mortal: Mortal, caplog: pytest.LogCaptureFixture) -> None:

@@ -31,6 +31,7 @@ from mcpool_wsgi import (
     PoolTimeout,
     ThreadMappedPool,
 )
+from mcpool_wsgi.pool import statistics
 
 
 @pytest.fixture(params=[ClientPool, ThreadMappedPool])
@@ -416,6 +417,24 @@ def test_wait_ends_at_its_timeout(mc: Client) -> None:
     assert (stats.waits, stats.timeouts, stats.waiting) == (2, 2, 0)
     assert stats.seconds_waited >= stats.longest_wait >= 0.05
     use(pool)
+
+
+@pytest.mark.parametrize("steps", [[60.0, 60.0], [120.0], [3600.0]])
+def test_longest_recent_wait_is_forgotten_within_two_minutes(
+    mc: Client, monkeypatch: pytest.MonkeyPatch, steps: list[float]
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(statistics, "monotonic", lambda: now)
+    pool = ClientPool(mc, 1, timeout=0.01)
+    with pool.reserve(), contextlib.suppress(PoolTimeout), pool.reserve():
+        pass
+    longest = pool.stats().longest_wait
+    assert longest > 0
+    for step in steps:
+        assert pool.stats().longest_recent_wait == longest
+        now += step
+    assert pool.stats().longest_recent_wait == 0
+    assert pool.stats().longest_wait == longest
 
 
 def test_waiters_are_served_in_the_order_they_came(mc: Client) -> None:
