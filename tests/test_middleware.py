@@ -22,7 +22,7 @@ from wsgiref.util import FileWrapper
 import pylibmc
 import pytest
 from greenlet import GreenletExit
-from harness import DEADLINE, in_thread, in_threads
+from harness import DEADLINE, eventually, in_thread, in_threads
 from interrupts import interrupted_everywhere, tracing
 from webtest import TestApp
 from webtest.lint import middleware as lint
@@ -508,6 +508,21 @@ def test_file_inside_another_response_leaves_the_client_alone(pool: ClientPool) 
     response.close()
     assert used == [True]
     assert (pool.stats().in_use, pool.stats().idle) == (0, 1)
+
+
+def test_file_that_the_app_does_not_respond_with_leaves_the_client_to_the_response(
+    pool: ClientPool,
+) -> None:
+    other = Closable()
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        environ["wsgi.file_wrapper"](io.BytesIO(b"chunk"))
+        return other
+
+    response = request(MemcachedPoolMiddleware(app, pool), {"wsgi.file_wrapper": FileWrapper})
+    assert pool.stats().in_use == 1
+    response.close()
+    assert (pool.stats().in_use, other.closed) == (0, 1)
 
 
 def test_nobody_else_gets_the_client_of_a_generator_that_runs(mc: Client) -> None:
@@ -1373,6 +1388,41 @@ def test_interrupt_after_a_class_based_foreign_reservation_was_entered_loses_not
     with pytest.raises(KeyboardInterrupt):
         request(MemcachedPoolMiddleware(responding([]), pool))
     assert pool.idle == ["client"]
+
+
+@pytest.mark.slow
+@tracing
+def test_no_interrupt_of_a_request_with_a_foreign_client_is_swallowed() -> None:
+    """No finaliser of the reservation runs any code."""
+    pool = ClassBased("client")
+    middleware = MemcachedPoolMiddleware(responding([]), pool)
+
+    def start_again() -> None:
+        pool.idle[:] = ["client"]  # an interrupt may lose the client of such a pool
+
+    def serve() -> None:
+        request(middleware).close()
+
+    assert interrupted_everywhere(SystemExit, serve, start_again) > 50
+
+
+@pytest.mark.parametrize("multithread", [{}, {"wsgi.multithread": True}])
+def test_request_waits_for_a_client(mc: Client, multithread: dict[str, Any]) -> None:
+    pool = ClientPool(mc, 1, timeout=60)
+    app = MemcachedPoolMiddleware(count_and_greet, pool)
+    bodies: list[bytes] = []
+
+    def serve() -> None:
+        response = request(app, {"REQUEST_METHOD": "GET", **multithread})
+        bodies.extend(response)
+        response.close()
+
+    with pool.reserve():
+        waiter = threading.Thread(target=serve, daemon=True)
+        waiter.start()
+        eventually(lambda: pool.stats().waiting == 1)
+    waiter.join(DEADLINE)
+    assert bodies == [b"visit 1"]
 
 
 def test_no_wait_where_it_would_stop_the_only_thread(mc: Client) -> None:
