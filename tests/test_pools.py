@@ -162,6 +162,15 @@ def test_pool_is_filled_with_more(mc: Client) -> None:
     assert pool.stats().slots == 3
 
 
+def test_fill_makes_all_clients_from_the_new_one(either_pool: Any, address: str) -> None:
+    with either_pool.reserve() as mc:
+        mc.set("key", "value")
+    either_pool.fill(Client([address], {"namespace": "other:"}), 1)
+    with either_pool.reserve() as mc:
+        assert mc.get("key") is None
+    assert either_pool.stats().clients_renewed == {"fill": 1}
+
+
 def test_filling_wakes_who_waits(mc: Client) -> None:
     pool = ClientPool(mc, 1)
     with pool.reserve():
@@ -776,6 +785,31 @@ def test_lost_slot_is_replaced_once_by_whoever_notices_it(mc: Client) -> None:
         in_threads([lambda: queue.replace_slot(number)] * 4)  # noqa: B023
         with pool.reserve(), pool.reserve(), pytest.raises(PoolTimeout):
             pool.reserve().__enter__()
+
+
+def test_lost_slot_is_replaced_before_anybody_waits_for_it(mc: Client) -> None:
+    pool = ClientPool(mc, 1, timeout=60)
+    lost = pool.reserve()
+    lost.__enter__()
+    lost._slot._find_owner = lambda: None  # as above
+    del lost
+    waiter = threading.Thread(target=PooledClient(pool).get, args=("key",), daemon=True)
+    waiter.start()
+    waiter.join(DEADLINE)
+    assert not waiter.is_alive()
+
+
+def test_slot_that_is_lost_during_a_wait_is_replaced_before_the_time_out(mc: Client) -> None:
+    pool = ClientPool(mc, 1, timeout=1)
+    lost = pool.reserve()
+    lost.__enter__()
+    lost._slot._find_owner = lambda: None  # as above
+    waiter = threading.Thread(target=PooledClient(pool).get, args=("key",), daemon=True)
+    waiter.start()
+    eventually(lambda: pool.stats().waiting == 1)
+    del lost
+    waiter.join(DEADLINE)
+    assert (pool.stats().reservations, pool.stats().timeouts) == (2, 0)
 
 
 def test_lent_client_is_neither_copied_nor_pickled(mc: Client) -> None:
