@@ -30,6 +30,7 @@ from mcpool_wsgi import (
     PoolTimeout,
     ThreadMappedPool,
     get_client,
+    pooled,
 )
 from mcpool_wsgi.pool import request_client
 
@@ -562,6 +563,25 @@ def test_pool_that_is_filled_with_other_clients_later_serves_requests() -> None:
     PooledClient(pool)
     pool.fill(SlottedClient(), 1)
     assert serve(MemcachedPoolMiddleware(lambda *_: [b"chunk"], pool)) == [b"chunk"]
+
+
+def test_release_between_the_look_and_the_command_makes_it_borrow(
+    pool: ClientPool, cache: PooledClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by another thread of the request."""
+
+    def look_and_release(pool: Any) -> Any:
+        client = request_client(pool)
+        assert client is not None
+        client.release()
+        return client
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        monkeypatch.setattr(pooled, "request_client", look_and_release)
+        return [cache.get("key", "nothing").encode()]
+
+    assert serve(MemcachedPoolMiddleware(app, pool)) == [b"nothing"]
+    assert pool.stats().reservations == 2
 
 
 def test_file_stays_a_file(pool: ClientPool, cache: PooledClient) -> None:
