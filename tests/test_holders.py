@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 from harness import eventually
@@ -178,7 +178,12 @@ def test_first_timeout_logs_the_holders(mc: Client, caplog: pytest.LogCaptureFix
     ]
 
 
-def test_slot_that_is_just_being_reserved_has_no_holder_yet(address: str) -> None:
+@pytest.mark.parametrize(
+    "renew", [lambda pool: pool.disconnect_all(), lambda pool: pool.fill(pool.master, 1)]
+)
+def test_slot_that_is_just_being_reserved_has_no_holder_yet(
+    address: str, renew: Callable[[ClientPool], None]
+) -> None:
     """The time of the reservation before it would be a wrong one."""
     seen: list[Any] = []
 
@@ -192,7 +197,7 @@ def test_slot_that_is_just_being_reserved_has_no_holder_yet(address: str) -> Non
     pools.append(pool)
     with pool.reserve():
         pass
-    pool.disconnect_all()
+    renew(pool)
     with pool.reserve():  # makes a new client for the old slot
         pass
     assert seen == []
