@@ -335,6 +335,22 @@ def set_notice(mc: Any) -> None:
     mc.on_connection_failure = print
 
 
+class Own(Client):
+    def clone(self) -> Own:
+        return Own(self.addresses)
+
+
+@pytest.mark.parametrize("kind", [Client, Own])
+def test_commands_after_a_setting_are_observed(address: str, kind: type[Client]) -> None:
+    pool = ClientPool(kind([address]), 1)
+    seen: list[str] = []
+    pool.observe(lambda event: seen.append(event.command))
+    with pool.reserve() as mc:
+        mc.set_behaviors({"namespace": "x:"})
+        mc.get("key")
+    assert seen == ["get"]
+
+
 @pytest.mark.slow
 @LAZY
 @pytest.mark.parametrize("setter", [call_set_behaviors, set_items, set_notice])
