@@ -113,16 +113,27 @@ def test_child_has_a_thread_of_its_own(mc: Client, caplog: pytest.LogCaptureFixt
     succeeds(in_child(work))
 
 
-def test_thread_ends_with_the_pool(mc: Client) -> None:
-    def threads() -> int:
-        return sum(thread.name == "mcpool-slow" for thread in threading.enumerate())
+def threads() -> int:
+    return sum(thread.name == "mcpool-slow" for thread in threading.enumerate())
 
+
+def test_thread_ends_with_the_pool(mc: Client) -> None:
     eventually(lambda: threads() == 0)
     app = MemcachedPoolMiddleware(lambda *_: [b""], ClientPool(mc, 1), slow_after=0.05)
     app({}, lambda *_: print).close()  # type: ignore[attr-defined]
     assert threads() == 1
     del app
     eventually(lambda: threads() == 0)
+
+
+def test_thread_ends_when_another_one_was_started(mc: Client) -> None:
+    eventually(lambda: threads() == 0)
+    pool = ClientPool(mc, 1)
+    slow = SlowHolders(pool, 0.05)
+    for _ in range(3):
+        slow._process = None  # as an interrupt of the request before has left it
+        slow.watching(pool.reserve)()
+    eventually(lambda: threads() == 1)
 
 
 @tracing
