@@ -16,7 +16,7 @@ from typing import Any, Callable
 import pylibmc
 import pytest
 from forking import FORKS, in_child, in_child_by_c, succeeds
-from harness import Connections, eventually, in_thread, in_threads
+from harness import Connections, eventually, in_threads
 
 from mcpool_wsgi import Client, ClientPool, ThreadMappedPool, forks
 
@@ -363,15 +363,20 @@ def test_lock_held_at_the_moment_of_the_fork_does_not_hang_the_child(
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with pool._statistics._lock:
+        with pool._statistics._lock, pool._outages._lock, pool._generations._lock:
             held.set()
             done.wait(30)
+
+    def work() -> None:
+        read(pool, "child", 100)
+        with pool.reserve() as lent:
+            lent._client._on_failure(pylibmc.ConnectionError("as if a command had failed"))
 
     holder = threading.Thread(target=hold)
     holder.start()
     held.wait(10)
     try:
-        succeeds(fork(lambda: in_thread(lambda: read(pool, "child", 100))))
+        succeeds(fork(work))
     finally:
         done.set()
         holder.join(10)
