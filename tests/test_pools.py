@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import inspect
 import os
 import pickle
 import queue
@@ -151,6 +152,19 @@ def test_pool_that_is_filled_later_lends_what_it_is_filled_with(mc: Client) -> N
     pool.fill(pylibmc.Client(mc.addresses), 1)
     with pool.reserve() as plain:
         assert type(plain) is pylibmc.Client
+
+
+def test_method_of_a_subclass_is_over_after_the_release(mc: Client) -> None:
+    class Own(Client):
+        def greeting(self) -> str:
+            return "hello"
+
+    with ClientPool(Own(mc.addresses), 1).reserve() as lent:
+        greeting = lent.greeting  # type: ignore[attr-defined]
+        assert greeting() == "hello"
+    for kept in (greeting, inspect.unwrap(greeting)):
+        with pytest.raises(ClientReleased):
+            kept()
 
 
 def test_pool_is_filled_with_more(mc: Client) -> None:
