@@ -119,8 +119,9 @@ def threads() -> int:
 
 def test_thread_ends_with_the_pool(mc: Client) -> None:
     eventually(lambda: threads() == 0)
-    app = MemcachedPoolMiddleware(lambda *_: [b""], ClientPool(mc, 1), slow_after=0.05)
-    app({}, lambda *_: print).close()  # type: ignore[attr-defined]
+    app = MemcachedPoolMiddleware(lambda *_: [b""], ClientPool(mc, 1), slow_after=1)
+    for _ in range(3):
+        app({}, lambda *_: print).close()  # type: ignore[attr-defined]
     assert threads() == 1
     del app
     eventually(lambda: threads() == 0)
