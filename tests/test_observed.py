@@ -185,21 +185,26 @@ def test_listener_that_raises_harms_nobody(
         pool.observe_reservations(5)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("error", [TimeoutError, KeyboardInterrupt])
 @pytest.mark.parametrize("told_at", ["reserved", "released", "timed out"])
 def test_what_a_signal_handler_raises_in_a_listener_reaches_the_caller(
-    pool: ClientPool, told: Told, caplog: pytest.LogCaptureFixture, told_at: str
+    pool: ClientPool,
+    told: Told,
+    caplog: pytest.LogCaptureFixture,
+    told_at: str,
+    error: type[BaseException],
 ) -> None:
     def listener(outcome: str, seconds: float) -> None:
         if outcome == told_at:
             signal.raise_signal(signal.SIGUSR1)
 
     def handler(*signal: Any) -> None:
-        raise TimeoutError("too late")
+        raise error("too late")
 
     stop = pool.observe_reservations(listener)
     before = signal.signal(signal.SIGUSR1, handler)
     try:
-        with pytest.raises(TimeoutError, match="too late") as held, pool.reserve():  # noqa: SIM117
+        with pytest.raises(error, match="too late") as held, pool.reserve():  # noqa: SIM117
             with contextlib.suppress(PoolTimeout), pool.reserve():
                 pass
     finally:
