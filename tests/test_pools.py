@@ -442,6 +442,12 @@ def test_wait_ends_at_its_timeout(mc: Client) -> None:
     use(pool)
 
 
+def test_reservation_may_have_no_time_to_wait(mc: Client) -> None:
+    pool = ClientPool(mc, 1, timeout=60)
+    with pool.reserve(timeout=0), pytest.raises(PoolTimeout):
+        pool.reserve(timeout=0).__enter__()
+
+
 @pytest.mark.parametrize("steps", [[60.0, 60.0], [120.0], [3600.0]])
 def test_longest_recent_wait_is_forgotten_within_two_minutes(
     mc: Client, monkeypatch: pytest.MonkeyPatch, steps: list[float]
