@@ -22,6 +22,7 @@ from harness import Connections, eventually
 from hostile import Conversation, Proxy
 
 from mcpool_wsgi import Client
+from mcpool_wsgi.client import silent_errors
 from mcpool_wsgi.devserver import Memcached, memcached
 
 pytestmark = pytest.mark.servers
@@ -259,6 +260,28 @@ def test_get_multi_that_a_signal_cut_short(
                 proxy.go_on()
             answers_rightly(mc, KEYS, first)
             recovers(mc, KEYS)
+
+    succeeds(in_child(work))
+
+
+@pytest.mark.parametrize("first", RIGHT)
+def test_get_multi_that_a_signal_cut_short_and_nothing_tells_of_it(
+    nodes: list[Memcached], monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """Without the cause, the answers that are still to come are read, and nothing is lost."""
+    monkeypatch.setattr(silent_errors, "calibrated", lambda: None)
+
+    def work() -> None:
+        with proxies(nodes) as between:
+            mc = connected(between, nodes, binary=True)
+            for proxy in between:
+                proxy.delay = 0.1
+            interrupt_after(0.03)
+            with contextlib.suppress(pylibmc.Error):
+                assert mc.get_multi(KEYS).items() <= {key: value(key) for key in KEYS}.items()
+            for proxy in between:
+                proxy.go_on()
+            answers_rightly(mc, KEYS, first)
 
     succeeds(in_child(work))
 
