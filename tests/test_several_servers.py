@@ -171,6 +171,19 @@ def test_error_of_another_client_does_not_run_a_command_again(nodes: list[Mortal
     assert len(written) == 1
 
 
+@pytest.mark.parametrize("command", ["flush_all", "get_stats"])
+def test_failure_of_a_command_for_all_servers_is_reported(
+    nodes: list[Mortal], command: str
+) -> None:
+    mc = Client(addresses(nodes))
+    failures: list[bool] = []
+    mc.on_connection_failure = lambda: failures.append(True)
+    nodes[1].kill()
+    with pytest.raises(pylibmc.Error):
+        getattr(mc, command)()
+    assert failures == [True]
+
+
 # -- Servers that change at run time
 
 
