@@ -89,9 +89,12 @@ def test_partial_answer_of_several_servers_is_kept_with_fail_soft(address: str) 
     with hostile.fake(hostile.silent) as silent:
         servers = [address, silent.address]
         mc = Client(servers, BEHAVIORS, fail_soft=True)
+        failures: list[bool] = []
+        mc.on_connection_failure = lambda: failures.append(True)
         Client([address]).set_multi(dict.fromkeys(keys, "value"))
         found = mc.get_multi(keys)
         assert 0 < len(found) < len(keys)
+        assert failures == [True]
         with pytest.raises(pylibmc.Error):
             Client(servers, BEHAVIORS).get_multi(keys)
 
@@ -165,6 +168,33 @@ def test_miss_at_one_server_says_nothing_of_another(read: str) -> None:
         key = min(asked["full"])
         with pytest.raises(pylibmc.Error):
             mc.get_multi([key]) if read == "get_multi" else getattr(mc, read)(key)
+
+
+@pytest.mark.parametrize(
+    "answer", [b"CLIENT_ERROR bad\r\n", b"SERVER_ERROR busy\r\n", b"NONSENSE\r\n"], ids=ascii
+)
+def test_error_in_the_last_part_of_a_get_multi_is_nobody_elses_answer(answer: bytes) -> None:
+    """It ends with a get at several servers, which may fail as every other."""
+    connections: list[hostile.Conversation] = []
+
+    def script(conversation: hostile.Conversation) -> None:
+        connections.append(conversation)
+        for number in range(3):
+            conversation.request()
+            if number == 2 and conversation is connections[0]:
+                conversation.send(answer + hostile.value("key", b"of another") + b"END\r\n")
+            else:
+                conversation.send(b"END\r\n")
+        conversation.wait()
+
+    with hostile.fake(script) as one, hostile.fake(script) as other:
+        mc = Client([one.address, other.address], BEHAVIORS)
+        failures: list[bool] = []
+        mc.on_connection_failure = lambda: failures.append(True)
+        assert mc.get_multi(["key"]) == {}
+        assert mc.get("key") is None
+        assert len(connections) == 2
+    assert failures == [True]
 
 
 def test_values_that_ask_the_client_while_they_are_read(address: str) -> None:

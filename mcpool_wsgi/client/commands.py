@@ -24,7 +24,7 @@ from .failures import MISS, CommandExpired, is_unavailable
 from .key_commands import DEFAULT_LEVEL, ZERO, KeyCommands, check_compression
 from .keys import AnyKey, Key, encoded
 from .values import storable, writing_ints
-from .whole_answers import get_multi, get_multi_of_several
+from .whole_answers import get_multi
 
 _Thing = TypeVar("_Thing")
 
@@ -46,11 +46,10 @@ class Commands(KeyCommands):
         if isinstance(keys, (str, bytes)):
             raise _single_key(keys)
         wanted = list(keys)
-        command = get_multi_of_several if len(self.addresses) > 1 else get_multi
         try:
             if key_prefix is None and self._rule.are_plain(wanted):
                 try:
-                    answer: dict[AnyKey, Any] = self._command(command, (self, wanted))
+                    answer: dict[AnyKey, Any] = self._command(get_multi, (self, wanted))
                 except PickleForbidden:
                     raise
                 except pylibmc.BadKeyProvided:
@@ -62,7 +61,7 @@ class Commands(KeyCommands):
                     return answer
             named = self._prefixed(wanted, key_prefix)
             named.pop(b"", None)  # nothing is stored there
-            found = self._command(command, (self, list(named)))
+            found = self._command(get_multi, (self, list(named)))
             return {named[raw]: value for raw, value in found.items()}
         except PickleForbidden:
             left = self._shared_limit("get_multi")

@@ -13,9 +13,10 @@ from typing import Any
 import pylibmc
 
 from . import native
-from .failures import is_own
+from .failures import Interrupted, is_own
 from .keys import Key, encoded
 from .run_again import is_answered
+from .silent_errors import silent_error
 
 
 def get_multi(client: Any, keys: list[Key]) -> dict[Key, Any]:
@@ -38,37 +39,38 @@ def get_multi(client: Any, keys: list[Key]) -> dict[Key, Any]:
         if len(found) == len(keys) or not any(keys):  # without a key, nothing is sent
             return found
         try:
-            if is_answered(client, "get_multi", times):
-                return found
+            is_whole = is_answered(client, "get_multi", times)
         except pylibmc.Error as error:
             if not (found and client._fail_soft and is_own(error)):
                 raise
             client._disconnect()
             client._note_failure(error)
             return found
+        if is_whole:
+            if len(client.addresses) > 1:
+                _read_rest(client, [key for key in keys if key and key not in found])
+            return found
 
 
-def get_multi_of_several(client: Any, keys: list[Key]) -> dict[Key, Any]:
-    """The answers of several servers.
+def _read_rest(client: Any, missing: list[Key]) -> None:
+    """Read what several servers are still to send, with a ``get`` of one of the *missing* keys.
 
     If a server is late, or a signal comes, the C code returns without its answer and says
-    nothing. On a binary connection, a later command would read that answer as its own. So
-    if a key is missing, a ``get`` of one key follows: it first reads what is still to come.
+    nothing. On a binary connection, a later command would read that answer as its own. A
+    ``get`` first reads what is still to come.
     """
-    found = get_multi(client, keys)
-    if len(found) < len(keys):
-        try:
-            for key in [key for key in keys if key and key not in found][:1]:
-                native.get(client, encoded(key))
-        except (pylibmc.Error, RuntimeError) as error:
-            if not is_own(error):
-                raise
-            client._disconnect()
+    try:
+        for key in missing[:1]:
+            native.get(client, encoded(key))
+            error = silent_error(client, "get")
+            if error is not None:
+                raise error
+    except (pylibmc.Error, RuntimeError) as error:
+        if not is_own(error):
+            raise
+        client._disconnect()
+        if not isinstance(error, Interrupted):
             client._note_failure(error)
-    return found
-
-
-get_multi_of_several.__name__ = native.get_multi.__name__
 
 
 def _check_depth() -> None:
