@@ -215,6 +215,7 @@ def test_namespace_may_be_text(mc: Client) -> None:
 
 def test_namespace_may_be_none(mc: Client) -> None:
     nowhere = Client(mc.addresses, {"namespace": None})
+    nowhere.set_behaviors({"namespace": None})
     nowhere.set("key", "value")
     assert mc.get("key") == "value"
 

@@ -65,21 +65,24 @@ def test_a_reserved_connection_that_was_replaced_is_closed_at_its_release(
 
 
 def test_command_of_another_thread_ends_well_if_its_connection_is_replaced_and_released() -> None:
-    asked = threading.Event()
+    """The release does not wait for it."""
+    asked, released = threading.Event(), threading.Event()
 
     def script(conversation: Conversation) -> None:
         conversation.request()
         asked.set()
-        conversation.pause(0.2)
+        released.wait(10)
         conversation.send(b"VALUE key 0 5\r\nvalue\r\nEND\r\n")
 
     with fake(script) as server:
-        pool = ClientPool(Client([server.address]), 1)
+        master = Client([server.address], {"_poll_timeout": 5000}, command_timeout=10)
+        pool = ClientPool(master, 1)
         with ThreadPoolExecutor() as threads:
             with pool.reserve() as mc:
                 answer = threads.submit(mc.get, "key")  # by mistake: it may outlast the request
                 assert asked.wait(10)
                 pool.disconnect_all()
+            released.set()
             assert answer.result() == b"value"
 
 
