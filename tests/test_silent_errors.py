@@ -44,6 +44,17 @@ def test_read_that_was_not_answered_is_an_error(silence: str, read: str, binary:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("binary", [False, True])
+def test_flush_all_that_was_not_answered_is_an_error(binary: bool) -> None:
+    with hostile.fake(hostile.silent) as server:
+        mc = Client([server.address], BEHAVIORS, binary)
+        with pytest.raises(pylibmc.Error, match=server.address):
+            mc.flush_all()
+        soft = Client([server.address], BEHAVIORS, binary, fail_soft=True)
+        assert soft.flush_all() is False
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("read", READS)
 def test_with_fail_soft_it_is_a_miss_that_is_counted(read: str) -> None:
     failures: list[bool] = []
