@@ -73,12 +73,12 @@ class Availability(_Base):
         if monotonic() < self._rests_until:
             raise failures.ServerResting(self._rests_because)
 
-    def _let_rest(self, error: Exception) -> bool:
-        """Let the servers rest if none of them works after *error*. Return whether they rest."""
+    def _let_rest(self, error: Exception) -> None:
+        """Let the servers rest if none of them works after *error*."""
         # libmemcached lets a server that failed rest, in whole seconds, and some commands make the
         # rest begin anew. So this does it.
         if isinstance(error, failures.ServerResting):
-            return True
+            return
         if len(self.addresses) > 1:
             self._fails_until = monotonic() + self.renewal_interval
         is_refused = isinstance(error, failures.LoginFailed)
@@ -87,11 +87,10 @@ class Availability(_Base):
         elif is_refused:
             rest = LOGIN_INTERVAL  # the servers have the same users: each would be tried
         else:
-            return False
+            return
         self._rests_until = monotonic() + rest
         what = str(error) if is_refused else f"{self._shown_addresses} failed"
         self._rests_because = f"{what}, less than {rest:g} s ago"
-        return True
 
     def _note_failure(self, error: Exception) -> None:
         """Tell those who want to know of *error*, and name the servers in it."""

@@ -227,9 +227,7 @@ class Connection(Availability):
         self.expired = False
         if not failures.is_unavailable(error):
             return False
-        self._missed_on = None  # libmemcached may have closed the connection
-        if self._let_rest(error):
-            self._out_of_sync = True
+        self._let_rest(error)
         self._note_failure(error)
         return self._fail_soft
 

@@ -55,8 +55,7 @@ _IN_SYNC = (
     pylibmc.TooBig,
     pylibmc.CacheMiss,
 )
-#: There is no connection. libmemcached could not make one, or closed it. It now fails at
-#: once until retry_timeout has passed; disconnect_all() would make it forget that.
+#: There is no connection. libmemcached could not make one, or closed it.
 _CLOSED = (
     pylibmc.ConnectionError,
     pylibmc.HostLookupError,
@@ -118,11 +117,9 @@ def leaves_sync(error: Exception, servers: int) -> bool:
         answers of the others may still be on their way.
     """
     if isinstance(error, pylibmc.Error):
-        return (
-            (isinstance(error, _IN_SYNC) and (servers == 1 or is_own(error)))
-            or (servers == 1 and isinstance(error, _CLOSED))
-            or str(error).startswith(_UNREADABLE)
-        )
+        return (isinstance(error, _IN_SYNC) and (servers == 1 or is_own(error))) or str(
+            error
+        ).startswith(_UNREADABLE)
     # It comes from pickle, before or after the exchange, or from a signal handler. With several
     # servers a signal ends the exchange before the last answer.
     return servers == 1 and not _is_endless(error)
