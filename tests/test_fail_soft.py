@@ -626,6 +626,29 @@ def test_pickle_that_is_forbidden_raises(address: str, fail_soft: bool) -> None:
             wrong(mc)
 
 
+#: What another program may have stored: flags that pylibmc does not know, and no zlib.
+UNREADABLE = {"unknown memcached key flags": 3, "Failed to decompress value": 8}
+
+
+@pytest.mark.parametrize("fail_soft", [False, True], ids=["raising", "fail_soft"])
+@pytest.mark.parametrize("allow_pickle", [False, True])
+@pytest.mark.parametrize("text", UNREADABLE)
+def test_value_of_another_program_that_cannot_be_read_is_no_failure_of_memcached(
+    text: str, allow_pickle: bool, fail_soft: bool
+) -> None:
+    """And the connection is in sync."""
+    answer = hostile.value("key", b"value", UNREADABLE[text]) + b"END\r\n"
+    with hostile.fake(hostile.answers(answer)) as server:
+        mc = Client([server.address], fail_soft=fail_soft, allow_pickle=allow_pickle)
+        failures: list[None] = []
+        mc.on_connection_failure = lambda: failures.append(None)
+        for _ in range(2):
+            with pytest.raises(pylibmc.Error, match=text):
+                mc.get("key")
+        assert server.accepted == 1
+    assert not failures
+
+
 @pytest.mark.parametrize("fail_soft", [False, True], ids=["raising", "fail_soft"])
 def test_incr_multi_counts_all_that_are_there(address: str, fail_soft: bool) -> None:
     mc = Client([address], fail_soft=fail_soft)
