@@ -109,6 +109,20 @@ def test_interrupt_leaves_no_deadline(works: bool, request: pytest.FixtureReques
     assert interrupted_everywhere(KeyboardInterrupt, action, check) > 50
 
 
+def test_deadline_that_an_interrupt_has_left_ends_with_the_next_command(
+    mc: Client, connections: Connections
+) -> None:
+    """An interrupt may come right before the deadline is taken back."""
+    assert mc.set("key", "value")
+    mc.deadline = time.monotonic() - 1
+    assert mc.get("key") == "value"
+    assert mc.deadline == math.inf
+    assert mc.get("key") == "value"
+    opened = connections.opened()
+    assert mc.get("key") == "value"
+    assert connections.opened() == opened
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sleep", [0, LIMIT + 0.1], ids=["slow answer", "slow handler"])
 def test_signal_handler_uses_the_client_past_the_deadline(sleep: float) -> None:
