@@ -12,7 +12,7 @@ from typing import Any, Callable
 import pylibmc
 import pytest
 from harness import Connections
-from hostile import Conversation, fake
+from hostile import Conversation, answers, fake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mortal import Mortal
@@ -474,6 +474,15 @@ def test_harmless_error_costs_nothing(
         IN_STEP[error](cas_mc)
     assert (cas_mc.get("k1"), cas_mc.get("k2")) == (1, 2)
     assert connections.opened() == before
+
+
+def test_harmless_error_of_one_of_several_servers_costs_nothing() -> None:
+    with fake(answers(b"NOT_FOUND\r\n")) as server, fake(answers(b"NOT_FOUND\r\n")) as other:
+        mc = Client([server.address, other.address])
+        for _ in range(3):
+            with pytest.raises(pylibmc.NotFound):
+                mc.incr("missing")
+        assert server.accepted + other.accepted == 1
 
 
 def test_error_that_leaves_doubt_costs_a_connection(mc: Client, connections: Connections) -> None:
