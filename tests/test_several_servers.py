@@ -184,6 +184,17 @@ def test_failure_of_a_command_for_all_servers_is_reported(
     assert failures == [True]
 
 
+@pytest.mark.parametrize("command", ["flush_all", "get_stats"])
+def test_first_failure_of_a_command_for_all_servers_is_the_one_that_is_raised(
+    nodes: list[Mortal], command: str
+) -> None:
+    mc = Client(addresses(nodes))
+    for node in nodes[1:]:
+        node.kill()
+    with pytest.raises(pylibmc.Error, match=nodes[1].address):
+        getattr(mc, command)()
+
+
 # -- Servers that change at run time
 
 
