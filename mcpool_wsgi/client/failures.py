@@ -125,9 +125,9 @@ def leaves_sync(error: Exception, servers: int) -> bool:
     return servers == 1 and not _is_endless(error)
 
 
-def is_own(error: Exception) -> bool:
+def is_own(error: BaseException | None) -> bool:
     """Whether the command itself has raised *error*, and not a signal handler that ended it."""
-    traceback = error.__traceback__
+    traceback = None if error is None else error.__traceback__
     while traceback is not None:
         if not traceback.tb_frame.f_globals.get("__name__", "").startswith(__package__):
             return False

@@ -133,8 +133,9 @@ class Watchdog:
             return
         try:
             alarm.release()
-        except RuntimeError as error:
-            if not is_own(error):  # a signal handler's. Else it has been woken already.
+        except RuntimeError:
+            # It has no name here: an interrupt before the name is gone would leave a circle.
+            if not is_own(sys.exc_info()[1]):  # a signal handler's. Else it is awake already.
                 raise
 
     def _start(self) -> None:
