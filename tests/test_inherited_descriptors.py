@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -18,6 +19,7 @@ import pylibmc
 import pytest
 from forking import FORKS, in_child, in_child_by_c, succeeds
 from harness import Connections, eventually
+from interrupts import no_collection
 
 from mcpool_wsgi import Client, ClientPool, ThreadMappedPool
 from mcpool_wsgi.client import sockets
@@ -250,6 +252,30 @@ def test_child_closes_sockets_of_all_when_it_uses_one(fork: Fork, address: str) 
 
         ends_well(fork(work))
         assert identities(address) - before == mine
+
+
+@EVERY_FORK
+def test_child_closes_sockets_of_garbage_that_it_collects_first(fork: Fork, address: str) -> None:
+    pool = ClientPool(Client([address]), 1)
+    mc: Any = pool.reserve().__enter__()
+    mc.set("key", "parent's")
+    mc.circle = mc  # only the garbage collector frees it
+    inherited = {identity(descriptor) for descriptor in sockets.open_sockets(mc._client)}
+    assert len(inherited) == 1
+
+    def work() -> None:
+        nonlocal mc
+        mc = None
+        gc.collect()  # nothing has noticed the fork before, where no hooks run
+        assert not identities(address) & inherited
+
+    with no_collection():
+        ends_well(fork(work))
+    assert mc.get("key") == "parent's"
+    assert inherited <= identities(address)
+    pool.close()
+    mc.release()
+    del mc.__dict__["circle"]
 
 
 @pytest.mark.parametrize("fork", FORKS)

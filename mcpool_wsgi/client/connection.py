@@ -20,6 +20,7 @@ The one door that all commands of a :class:`~mcpool_wsgi.Client` pass.
 
 from __future__ import annotations
 
+import sys
 import threading
 from time import monotonic
 from typing import Any, Callable, TypeVar
@@ -31,7 +32,7 @@ from .availability import Availability
 from .events import Listener, observe, tell
 from .failures import MISS
 from .login import explained, log_in
-from .opened_here import opened_here
+from .opened_here import close_inherited, opened_here
 from .run_again import confirmed, run_elsewhere
 from .watchdog import NEVER, watchdog
 
@@ -258,10 +259,19 @@ class Connection(Availability):
             child_client = self._child_client = self.clone()
         return child_client
 
-    def __del__(self, keep_if_foreign: Callable[..., bool] = forks.keep_if_foreign) -> None:
+    def __del__(
+        self,
+        keep_if_foreign: Callable[..., bool] = forks.keep_if_foreign,
+        is_finalizing: Callable[[], bool] = sys.is_finalizing,
+    ) -> None:
         try:
             process = self._process
         except AttributeError:  # interrupted while it was made
             return
-        if not keep_if_foreign(self, process) and self._out_of_sync:
+        if keep_if_foreign(self, process):
+            # If this is the first to notice the fork, the garbage collector has cleared the weak
+            # reference by which the child would find it.
+            if not is_finalizing():
+                close_inherited(self)
+        elif self._out_of_sync:
             sockets.shut_down(self)  # to free it closes the connection: see _disconnect()

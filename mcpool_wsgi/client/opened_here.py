@@ -34,9 +34,15 @@ class OpenedHere:
         inherited, self._clients = self._clients, forks.Living()
         for reference in inherited.references():
             client = reference()
-            # Without addresses, its __init__ has raised, and something keeps it.
-            if client is not None and hasattr(client, "addresses"):
-                sockets.close_inherited(client, _peers(client.addresses))
+            if client is not None:
+                close_inherited(client)
+
+
+def close_inherited(client: Any) -> None:
+    """Close the sockets of *client*, of the parent, in a child. A second call does nothing."""
+    # Without addresses, its __init__ has raised, and something keeps it.
+    if hasattr(client, "addresses"):
+        sockets.close_inherited(client, _peers(client.addresses))
 
 
 def _peers(addresses: Iterable[Any]) -> set[object]:
