@@ -278,6 +278,34 @@ def test_child_closes_sockets_of_garbage_that_it_collects_first(fork: Fork, addr
     del mc.__dict__["circle"]
 
 
+@EVERY_FORK
+@pytest.mark.parametrize("circle", [False, True])
+def test_child_closes_what_it_has_opened_in_place_of_a_dropped_client(
+    circle: bool, fork: Fork, address: str
+) -> None:
+    pool = ClientPool(Client([address]), 1)
+    mc: Any = pool.reserve().__enter__()
+    mc.set("key", "parent's")
+    if circle:
+        mc.circle = mc  # only the garbage collector frees it
+
+    def work() -> None:
+        nonlocal mc
+        pool.stats()  # closes what the child inherits
+        before = identities(address)
+        assert mc.get("key") == "parent's"
+        assert len(identities(address) - before) == 1
+        mc = None
+        gc.collect()
+        assert identities(address) == before
+
+    with no_collection():
+        ends_well(fork(work))
+    mc.__dict__.clear()
+    mc.release()
+    pool.close()
+
+
 @pytest.mark.parametrize("fork", FORKS)
 def test_clients_in_a_thread_of_the_parent(fork: Fork, address: str) -> None:
     pool = ThreadMappedPool(Client([address]))

@@ -269,6 +269,7 @@ class Connection(Availability):
         except AttributeError:  # interrupted while it was made
             return
         if keep_if_foreign(self, process):
+            self._child_client = None  # its connection would stay open as well
             # If this is the first to notice the fork, the garbage collector has cleared the weak
             # reference by which the child would find it.
             if not is_finalizing():

@@ -102,7 +102,10 @@ class Slot:
             return
         self.replaced = True
         self.generation = NO_GENERATION
-        if not keep_if_foreign(self.client, self.process):
+        if keep_if_foreign(self.client, self.process):
+            if getattr(self.client, "_child_client", None) is not None:
+                self.client._child_client = None  # its connection would stay open as well
+        else:
             self._ended.append(self.reservations)
             owner = find_owner()
             if owner is not None:
