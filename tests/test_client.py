@@ -15,6 +15,7 @@ from harness import Connections
 from hostile import Conversation, answers, fake
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interrupts import interrupted_everywhere, tracing
 from mortal import Mortal
 
 from mcpool_wsgi import Client, ClientPool, InvalidKey, PooledClient
@@ -505,6 +506,19 @@ def test_interrupted_command_leaves_doubt(mc: Client, connections: Connections) 
         mc.set("key", Interrupting())
     assert mc.get("key") == 1
     assert connections.opened() == before + 1
+
+
+@tracing
+@pytest.mark.parametrize("error", [TimeoutError, KeyboardInterrupt])
+def test_interrupt_while_a_connection_is_closed_fails_no_later_command(
+    mc: Client, error: type[BaseException]
+) -> None:
+    mc.set("key", 1)
+
+    def check() -> None:
+        assert mc.get("key") == 1
+
+    assert interrupted_everywhere(error, mc.disconnect_all, check) > 50
 
 
 keys = st.one_of(

@@ -211,9 +211,13 @@ class Connection(Availability):
         self._missed_on = None
         # libmemcached reads what is left of an answer before it closes a connection, and some
         # answers never end. With several servers, it would leave out those that are shut down.
-        if len(self.addresses) == 1:
-            sockets.shut_down(self)
-        native.disconnect_all(self)
+        try:
+            if len(self.addresses) == 1:
+                sockets.shut_down(self)
+            native.disconnect_all(self)
+        except BaseException:  # an interrupt: a connection that is shut down must not be used
+            native.disconnect_all(self)
+            raise
 
     def _expiry(self, command: str, cause: Exception | None = None) -> failures.CommandExpired:
         expiry = failures.CommandExpired(
