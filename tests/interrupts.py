@@ -42,8 +42,22 @@ class Interrupt:
         if event == "opcode" and frame.f_code.co_code[frame.f_lasti] not in NOTHING:
             self.left -= 1
             if self.left == 0:
-                raise self.error
+                self._interrupt()
         return self._trace
+
+    def _interrupt(self) -> None:
+        raise self.error
+
+
+class SignalHandler(Interrupt):
+    """Calls *handler* there, which may use clients and pools, and goes on."""
+
+    def __init__(self, handler: Callable[[], object], at: int) -> None:
+        super().__init__(BaseException, at)
+        self._handler = handler
+
+    def _interrupt(self) -> None:
+        self._handler()
 
 
 tracing = pytest.mark.skipif(

@@ -19,7 +19,13 @@ import pylibmc
 import pytest
 from forking import FORKS, succeeds
 from harness import Connections, eventually, in_thread, in_threads
-from interrupts import INTERRUPTS, interrupted_everywhere, tracing
+from interrupts import (
+    INTERRUPTS,
+    SignalHandler,
+    interrupted_everywhere,
+    no_collection,
+    tracing,
+)
 
 from mcpool_wsgi import (
     Client,
@@ -548,6 +554,26 @@ def test_interrupted_request_leaves_no_client_in_the_context(
 
     assert interrupted_everywhere(error, serve_a_part, check) > 50
     check()
+
+
+def test_signal_handler_can_use_the_lazy_client_that_is_just_reserved(mc: Client) -> None:
+    pool = ClientPool(mc, 2)
+    cache = PooledClient(pool)
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        return [str(get_client(environ).get("key", "missing")).encode()]
+
+    wrapped = MemcachedPoolMiddleware(app, pool, lazy=True)
+    at = 0
+    with no_collection():
+        while True:
+            at += 1
+            with SignalHandler(lambda: cache.get("another"), at) as handler:
+                assert serve(wrapped) == [b"missing"]
+            if handler.left > 0:
+                break
+            assert pool.stats().in_use == 0
+    assert at > 50
 
 
 def test_pool_that_is_filled_with_other_clients_later_serves_requests() -> None:

@@ -169,9 +169,18 @@ class LazyClient(LentClient):
                     except PoolTimeout as error:
                         error.find_client = weakref.ref(self)
                         raise
+                    except _ReservedMeanwhile:
+                        pass
                     if getattr(self, "_is_over", False):  # the release came while this waited
                         self.release()
         return self._client
+
+    def _raise_not_again(self) -> NoReturn:
+        raise _ReservedMeanwhile
+
+
+class _ReservedMeanwhile(Exception):
+    """A signal handler has used a lazy client right before it was reserved."""
 
 
 class _Extras:
