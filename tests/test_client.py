@@ -521,6 +521,17 @@ def test_interrupt_while_a_connection_is_closed_fails_no_later_command(
     assert interrupted_everywhere(error, mc.disconnect_all, check) > 50
 
 
+@tracing
+def test_interrupt_of_a_command_for_each_server_reaches_the_caller(address: str) -> None:
+    """Such a command makes clients, and nothing is left to do when they are freed."""
+    mc = Client([address], {"no_block": True}, binary=True)
+
+    def check() -> None:
+        assert mc.set("key", 1)
+
+    assert interrupted_everywhere(KeyboardInterrupt, mc.get_stats, check) > 200
+
+
 keys = st.one_of(
     st.text(max_size=20),
     st.binary(max_size=20),

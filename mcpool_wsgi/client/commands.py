@@ -20,6 +20,7 @@ from ..errors import InvalidKey, PickleForbidden
 from . import binary_protocol, explanations, native
 from .arguments import LARGEST_TIME, checked_number
 from .connection import disconnect_all
+from .discarding import discard
 from .failures import MISS, CommandExpired, is_unavailable
 from .key_commands import DEFAULT_LEVEL, ZERO, KeyCommands, check_compression
 from .keys import AnyKey, Key, encoded
@@ -226,7 +227,10 @@ class Commands(KeyCommands):
 
         def ask(address: str) -> Any:
             client = self._for_one_server(address, max(end - monotonic(), SHORTEST_LIMIT))
-            return getattr(client, command)(*args)
+            try:
+                return getattr(client, command)(*args)
+            finally:
+                discard(client)
 
         return _call_for_each(self.addresses, ask)
 

@@ -2,18 +2,20 @@
 Discarding
 ==========
 
-How a pool frees a client that nobody uses any more. In a finaliser, Python swallows what a signal
-handler raises. So the work of the finaliser is done before, where an interrupt reaches the caller.
+How this package frees a client that nobody uses any more. In a finaliser, Python swallows what a
+signal handler raises. So the work of the finaliser is done before, where an interrupt reaches the
+caller.
 """
 
 from __future__ import annotations
 
 from .. import forks
 from . import sockets
-from .client import Client
 from .connection import Connection
 from .watchdog import NEVER
 
+#: Where the class of clients is.
+_HOME = f"{__package__}.client"
 _discarded: dict[type, type] = {}
 
 
@@ -37,7 +39,7 @@ def discard(client: object) -> None:
             sockets.shut_down(client)
         client._disconnect()
         kind = type(client)
-        if kind.__module__ != Client.__module__:
+        if kind.__module__ != _HOME:
             return
         if kind not in _discarded:
             # int is C code, where no signal handler runs. The new class has another __module__, so
