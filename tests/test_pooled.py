@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import copy
 import functools
+import gc
 import io
 import pickle
 import threading
@@ -550,6 +551,10 @@ def test_interrupted_request_leaves_no_client_in_the_context(
     def check() -> None:
         responses.clear()  # the server drops the response
         assert request_client(pool) is None
+        # If the interrupt came at the end of an except block, an error and a frame can be in a
+        # circle. When the watchdog wakes by itself, a command has such a block.
+        if pool.stats().in_use:
+            gc.collect()
         assert pool.stats().in_use == 0
 
     assert interrupted_everywhere(error, serve_a_part, check) > 50
