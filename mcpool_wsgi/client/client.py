@@ -59,6 +59,7 @@ What it does not promise:
 -   ``gets`` reads the end of its answer with Python's lock held, where ``command_timeout`` does
     not reach.
 -   A signal can make a read of several servers a miss. With one server, the read is sent again.
+-   If many signals come during one command, it can fail as if memcached had failed.
 -   With several servers and the binary protocol, ``incr`` of a value that is no number makes
     libmemcached leave that server out, as if it had failed. So does a value for which that server
     has no memory. The errors are right.
