@@ -522,9 +522,11 @@ def test_interrupt_while_a_connection_is_closed_fails_no_later_command(
 
 
 @tracing
-def test_interrupt_of_a_command_for_each_server_reaches_the_caller(address: str) -> None:
+def test_interrupt_of_a_command_for_each_server_reaches_the_caller(
+    real_memcached: Memcached,
+) -> None:
     """Such a command makes clients, and nothing is left to do when they are freed."""
-    mc = Client([address], {"no_block": True}, binary=True)
+    mc = Client([real_memcached.address], {"no_block": True}, binary=True)
 
     def check() -> None:
         assert mc.set("key", 1)
