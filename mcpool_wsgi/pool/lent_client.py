@@ -145,8 +145,6 @@ class LazyClient(LentClient):
 
     __slots__ = ()
 
-    _is_reserving: bool = False
-
     def __enter__(self: _Self) -> _Self:
         return self
 
@@ -154,13 +152,11 @@ class LazyClient(LentClient):
         self._is_over = True  # a thread that reserves it at this moment looks at this last
         if self._client is NOT_RESERVED:
             self._client = RELEASED
-            if not self._is_reserving:  # and whoever begins from now on sees that it is released
-                return
-        super().__exit__(*exc)
+        else:
+            super().__exit__(*exc)
 
     def _use(self) -> Any:
         if self._client is NOT_RESERVED:
-            self._is_reserving = True  # before the next look at _client
             forks.check_process()
             with self._lock("reserving"):  # several threads of one request have one slot
                 if self._client is NOT_RESERVED:
