@@ -537,7 +537,7 @@ def test_interrupted_request_leaves_no_client_in_the_context(
     pool: ClientPool, cache: PooledClient, error: type[BaseException], options: dict[str, Any]
 ) -> None:
     """The context of a thread lives as long as the thread, and would keep the slot as long."""
-    responses: list[Any] = []
+    kept: list[Any] = []
 
     def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
         yield str(cache.get("key")).encode()
@@ -545,11 +545,12 @@ def test_interrupted_request_leaves_no_client_in_the_context(
     wrapped = MemcachedPoolMiddleware(app, pool, **options)
 
     def serve_a_part() -> None:
-        responses.append(wrapped({}, lambda *_: lambda data: None))
-        next(iter(responses[0]))
+        kept.append(wrapped({}, lambda *_: lambda data: None))
+        kept.append(iter(kept[0]))
+        next(kept[1])
 
     def check() -> None:
-        responses.clear()  # the server drops the response
+        kept.clear()  # the server drops the response
         assert request_client(pool) is None
         # If the interrupt came at the end of an except block, an error and a frame can be in a
         # circle. When the watchdog wakes by itself, a command has such a block.
