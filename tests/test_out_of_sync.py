@@ -240,6 +240,17 @@ def interrupt_after(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
+def cut_get_multi_short(mc: Client, between: list[Proxy]) -> None:
+    """Have a signal arrive during a ``get_multi``, before the answers do."""
+    for proxy in between:
+        proxy.delay = 0.1
+    interrupt_after(0.03)
+    with contextlib.suppress(pylibmc.Error):
+        assert mc.get_multi(KEYS).items() <= {key: value(key) for key in KEYS}.items()
+    for proxy in between:
+        proxy.go_on()
+
+
 @PROTOCOLS
 @SERVERS
 @pytest.mark.parametrize("first", RIGHT)
@@ -251,13 +262,7 @@ def test_get_multi_that_a_signal_cut_short(
     def work() -> None:
         with proxies(nodes[:servers]) as between:
             mc = connected(between, nodes[:servers], binary)
-            for proxy in between:
-                proxy.delay = 0.1
-            interrupt_after(0.03)
-            with contextlib.suppress(pylibmc.Error):
-                assert mc.get_multi(KEYS).items() <= {key: value(key) for key in KEYS}.items()
-            for proxy in between:
-                proxy.go_on()
+            cut_get_multi_short(mc, between)
             answers_rightly(mc, KEYS, first)
             recovers(mc, KEYS)
 
@@ -274,13 +279,7 @@ def test_get_multi_that_a_signal_cut_short_and_nothing_tells_of_it(
     def work() -> None:
         with proxies(nodes) as between:
             mc = connected(between, nodes, binary=True)
-            for proxy in between:
-                proxy.delay = 0.1
-            interrupt_after(0.03)
-            with contextlib.suppress(pylibmc.Error):
-                assert mc.get_multi(KEYS).items() <= {key: value(key) for key in KEYS}.items()
-            for proxy in between:
-                proxy.go_on()
+            cut_get_multi_short(mc, between)
             answers_rightly(mc, KEYS, first)
 
     succeeds(in_child(work))
