@@ -60,13 +60,13 @@ class Commands(KeyCommands):
                     raise
                 else:
                     return answer
-            named = self._prefixed(wanted, key_prefix)
+            named = dict(self._prefixed(wanted, key_prefix))
             named.pop(b"", None)  # nothing is stored there
             found = self._command(get_multi, (self, list(named)))
             return {named[raw]: value for raw, value in found.items()}
         except PickleForbidden:
             left = self._shared_limit("get_multi")
-            for raw, key in self._prefixed(wanted, key_prefix).items():
+            for raw, key in dict(self._prefixed(wanted, key_prefix)).items():
                 try:
                     self._command(native.get, (self, raw, MISS), left())
                 except PickleForbidden as error:
@@ -110,7 +110,7 @@ class Commands(KeyCommands):
         min_compress_len: int,
         compress_level: int,
     ) -> list[AnyKey]:
-        named = self._prefixed(mapping, key_prefix)
+        named = dict(self._prefixed(mapping, key_prefix))
         values = {raw: storable(mapping[key]) for raw, key in named.items()}
         if int in map(type, values.values()):
             command = writing_ints(command)
@@ -139,7 +139,7 @@ class Commands(KeyCommands):
             left before the last key. Some may be incremented.
         """
         # One by one, as pylibmc sends them: of several it does not say which failed.
-        raws = self._raw_keys(keys, key_prefix)
+        raws = [raw for raw, _ in self._prefixed(keys, key_prefix)]
         if b"" in raws:
             raise explanations.empty_key("")
         left = self._shared_limit("incr_multi")
@@ -154,7 +154,7 @@ class Commands(KeyCommands):
         """
         if isinstance(keys, Mapping):
             raise TypeError("keys must be a sequence, not a mapping")
-        raws = self._raw_keys(keys, key_prefix)
+        raws = [raw for raw, _ in self._prefixed(keys, key_prefix)]
         left = self._shared_limit("delete_multi")
         with self._forgiven_expiry():
             # A list, because all() would stop at the first key that is missing.
@@ -162,19 +162,14 @@ class Commands(KeyCommands):
             return all(deleted)
         return False
 
-    def _prefixed(self, keys: Iterable[AnyKey], key_prefix: Key | None) -> dict[bytes, AnyKey]:
+    def _prefixed(
+        self, keys: Iterable[AnyKey], key_prefix: Key | None
+    ) -> list[tuple[bytes, AnyKey]]:
         """The keys as they go over the wire, each with the caller's name for it."""
         if isinstance(keys, (str, bytes)):
             raise _single_key(keys)
         prefix = b"" if key_prefix is None else encoded(key_prefix)
-        return {self._rule.encoded(key, prefix): key for key in keys}
-
-    def _raw_keys(self, keys: Iterable[Key], key_prefix: Key | None) -> list[bytes]:
-        """The keys as they go over the wire. One that is given twice is there twice."""
-        if isinstance(keys, (str, bytes)):
-            raise _single_key(keys)
-        prefix = b"" if key_prefix is None else encoded(key_prefix)
-        return [self._rule.encoded(key, prefix) for key in keys]
+        return [(self._rule.encoded(key, prefix), key) for key in keys]
 
     # -- No key
 
