@@ -204,13 +204,8 @@ class Client(Commands):
         behaviors = completed(self._chosen, len(self.addresses))
         return float(max(behaviors["retry_timeout"], behaviors.get("dead_timeout", 0)))
 
-    @property
-    def _has_cas(self) -> bool:
-        return bool(self._chosen.get("cas"))
-
-    @property
-    def _has_no_block(self) -> bool:
-        return bool(self._chosen.get("no_block"))
+    def _is_on(self, behavior: str) -> bool:
+        return bool(self._chosen.get(behavior))
 
     def get_behaviors(self) -> dict[str, Any]:
         """See :attr:`behaviors`."""

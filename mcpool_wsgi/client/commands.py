@@ -22,8 +22,8 @@ from .arguments import LARGEST_TIME, checked_number
 from .connection import disconnect_all
 from .discarding import discard
 from .failures import MISS, CommandExpired, is_unavailable
-from .key_commands import DEFAULT_LEVEL, ZERO, KeyCommands, check_compression
 from .keys import AnyKey, Key, encoded
+from .storing_commands import DEFAULT_LEVEL, ZERO, StoringCommands, check_compression
 from .values import storable, writing_ints
 from .whole_answers import get_multi
 
@@ -33,7 +33,7 @@ SHORTEST_LIMIT = 0.001  # seconds
 _control_character = re.compile(rb"[\x00-\x1f\x7f]").search
 
 
-class Commands(KeyCommands):
+class Commands(StoringCommands):
     """The commands of :class:`pylibmc.Client`, with checked arguments."""
 
     __slots__ = ()
@@ -208,7 +208,7 @@ class Commands(KeyCommands):
         On a binary connection with the behavior ``no_block``, libmemcached looks for the end of
         the statistics for ever. Nothing ends that, not even a shutdown of the socket.
         """
-        return len(self.addresses) > 1 or (self.binary and self._has_no_block)
+        return len(self.addresses) > 1 or (self.binary and self._is_on("no_block"))
 
     def _ask_each_server(self, command: str, *args: Any) -> list[Any]:
         """The answers to *command* from all servers, each on a new connection.
@@ -255,11 +255,6 @@ class Commands(KeyCommands):
 
     def _for_one_server(self, address: str, command_timeout: float) -> Commands:
         """A new client with the options of this one, but without ``no_block``."""
-        raise NotImplementedError
-
-    @property
-    def _has_no_block(self) -> bool:
-        """Whether the behavior ``no_block`` is on."""
         raise NotImplementedError
 
     def disconnect_all(self) -> None:
