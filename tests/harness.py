@@ -61,11 +61,13 @@ class Connections:
     def __init__(self, address: str) -> None:
         self.address = address
         self.mc = Client([address])
-        self._own = 0
-        self._own = self.count()
+        self.ignore_those_open()
+
+    def ignore_those_open(self) -> None:
+        self._ignored = self._stat("curr_connections")
 
     def count(self) -> int:
-        return self._stat("curr_connections") - self._own
+        return self._stat("curr_connections") - self._ignored
 
     def opened(self) -> int:
         """How many there have been, this one included."""

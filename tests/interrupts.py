@@ -86,13 +86,23 @@ def interrupted_everywhere(
             with finalisers_raise(error if in_finalisers else None):
                 try:
                     with Interrupt(error, at) as interrupt:
-                        action()
+                        list(_in_a_generator(action))
                 except error:
                     reached = True
+            assert sys.exc_info()[1] is None, "an exception, and what it refers to, is kept"
             if interrupt.left > 0:
                 return at
             assert reached or in_finalisers, f"the interrupt at opcode {at} was swallowed"
             check()
+
+
+def _in_a_generator(action: Callable[[], object]) -> Iterator[object]:
+    """Do *action* where CPython ends the handling of all exceptions afterwards.
+
+    An interrupt at the begin or the end of an except block would leave its exception, with the
+    clients in its frames, as the one that is being handled, until the thread ends.
+    """
+    yield action()
 
 
 @contextmanager

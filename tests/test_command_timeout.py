@@ -96,7 +96,6 @@ def test_error_says_what_ended_the_command() -> None:
 @pytest.mark.parametrize("works", [True, False])
 def test_interrupt_leaves_no_deadline(works: bool, request: pytest.FixtureRequest) -> None:
     """Or all later commands would count as those of a signal handler, and connect anew."""
-    # What CPython keeps of exceptions that a trace function raises must not have a connection.
     client = request.getfixturevalue("mc") if works else Client(["127.0.0.1:1"])
 
     def action() -> None:
