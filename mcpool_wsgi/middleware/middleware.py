@@ -48,6 +48,7 @@ from typing import TYPE_CHECKING, Any, Callable, Protocol
 from werkzeug.exceptions import ServiceUnavailable
 
 from ..pool import LentClient, Pool, Reservation
+from .arguments import check_arguments, reserve_function
 from .early_release import MISSING, EarlyRelease, Place, restore, still_running
 from .exhaustion import LazyExhaustion
 from .files import call_with_files
@@ -55,10 +56,13 @@ from .foreign import ForeignReservation
 from .request import InRequest
 from .response import response_class
 from .server_timing import ServerTiming
-from .slow import SlowHolders
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+#: The answer if no client came free in time.
+NO_CLIENT = ServiceUnavailable("All memcached connections are in use.", retry_after=1)
 
 
 class Reserving(Protocol):
@@ -112,32 +116,14 @@ class MemcachedPoolMiddleware:
         lazy: bool = False,
         slow_after: float | None = None,
         server_timing: bool = False,
-        on_exhausted: WSGIApplication = ServiceUnavailable(  # noqa: B008  it has no state
-            "All memcached connections are in use.", retry_after=1
-        ),
+        on_exhausted: WSGIApplication = NO_CLIENT,
     ) -> None:
-        if not callable(app):
-            raise TypeError(f"app must be a WSGI app, which can be called, not {app!r}")
-        if isinstance(pool, type) or not callable(getattr(pool, "reserve", None)):
-            raise TypeError(
-                f"pool must have a method reserve() that returns a context manager, and {pool!r}"
-                " has none"
-            )
-        if not isinstance(environ_key, str) or not environ_key:
-            raise TypeError(f"environ_key must be a name, not {environ_key!r}")
-        if not callable(on_exhausted):
-            raise TypeError(
-                f"on_exhausted must be a WSGI app, which can be called, not {on_exhausted!r}"
-            )
-        reserve: Callable[[], Any] = pool.reserve
+        check_arguments(app, pool, environ_key, on_exhausted)
+        self._reserve: Callable[[], Any] = pool.reserve
         self._tells_requests: list[bool] = []
         if isinstance(pool, Pool):
+            self._reserve = reserve_function(pool, lazy, slow_after)
             self._tells_requests = pool.tells_requests
-            if lazy:
-                reserve = pool.reserve_lazily
-                reserve()  # takes nothing, and raises if the pool cannot do it
-            if slow_after is not None:
-                reserve = SlowHolders(pool, slow_after).watching(reserve)
             if server_timing:
                 app = ServerTiming(app, pool)
         elif lazy or server_timing or slow_after is not None:
@@ -145,7 +131,6 @@ class MemcachedPoolMiddleware:
                 "lazy=True, slow_after and server_timing=True need a pool of this package, not"
                 f" {pool!r}"
             )
-        self._reserve = reserve
         self._app = app
         self._app_in_request: WSGIApplication = InRequest(app, environ_key)
         if lazy:

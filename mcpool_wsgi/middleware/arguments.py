@@ -1,0 +1,49 @@
+"""
+Arguments
+=========
+
+What the middleware is given. A wrong argument raises when the app is wrapped, and not at the
+first request.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+from ..pool import Pool
+from .slow import SlowHolders
+
+
+def check_arguments(app: Any, pool: Any, environ_key: Any, on_exhausted: Any) -> None:
+    """Check what does not depend on the kind of pool.
+
+    :raises TypeError: one of them is not what it must be.
+    """
+    if not callable(app):
+        raise TypeError(f"app must be a WSGI app, which can be called, not {app!r}")
+    if isinstance(pool, type) or not callable(getattr(pool, "reserve", None)):
+        raise TypeError(
+            f"pool must have a method reserve() that returns a context manager, and {pool!r} has"
+            " none"
+        )
+    if not isinstance(environ_key, str) or not environ_key:
+        raise TypeError(f"environ_key must be a name, not {environ_key!r}")
+    if not callable(on_exhausted):
+        raise TypeError(
+            f"on_exhausted must be a WSGI app, which can be called, not {on_exhausted!r}"
+        )
+
+
+def reserve_function(pool: Pool, lazy: bool, slow_after: float | None) -> Callable[[], Any]:
+    """The function that reserves a client of *pool* for a request.
+
+    :raises TypeError: *pool* cannot lend lazily, or *slow_after* is no number.
+    :raises ValueError: *slow_after* is not positive or not finite.
+    """
+    reserve: Callable[[], Any] = pool.reserve
+    if lazy:
+        reserve = pool.reserve_lazily
+        reserve()  # takes nothing, and raises if the pool cannot do it
+    if slow_after is not None:
+        reserve = SlowHolders(pool, slow_after).watching(reserve)
+    return reserve
