@@ -417,6 +417,22 @@ def test_stream_and_close_use_the_client_of_the_request(
     assert cache.get("closed") == 1
 
 
+def test_response_is_asked_for_its_iterator_when_the_server_asks(
+    pool: ClientPool, cache: PooledClient
+) -> None:
+    found = []
+
+    class Response:
+        def __iter__(self) -> Iterator[bytes]:
+            found.append(cache.get("key"))
+            return iter([])
+
+    app = MemcachedPoolMiddleware(lambda environ, start_response: Response(), pool)
+    response = app({}, lambda *_: lambda data: None)
+    iter(response)
+    assert found == [None]
+
+
 def test_interleaved_streams_use_their_own_clients(mc: Client) -> None:
     """As on bjoern, where one thread serves all requests."""
     pool = ClientPool(mc, 2, timeout=0)

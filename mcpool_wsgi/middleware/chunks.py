@@ -8,6 +8,7 @@ commands.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any, Callable
 
@@ -27,6 +28,20 @@ def chunks_run_by(run: Runner, environ: dict[str, Any], response: Any) -> Any:
     return kind(run, response)
 
 
+def each_of(next_chunk: Callable[[], bytes]) -> Iterator[bytes]:
+    """What *next_chunk* returns, until it raises StopIteration.
+
+    It gets a function, because ``yield from`` would close an iterator, as the server does. And
+    ``for`` would ask for the iterator again, and one that rewinds then would begin anew.
+    """
+    while True:
+        try:
+            chunk = next_chunk()
+        except StopIteration:
+            return
+        yield chunk
+
+
 class Chunks:
     """A response. *run* asks it for each chunk."""
 
@@ -36,12 +51,7 @@ class Chunks:
 
     def __iter__(self) -> Iterator[bytes]:
         chunks = self._run(iter, self._response)
-        while True:
-            try:
-                chunk = self._run(next, chunks)
-            except StopIteration:
-                return
-            yield chunk
+        return each_of(functools.partial(self._run, next, chunks))
 
     def close(self) -> None:
         close = getattr(self._response, "close", None)

@@ -7,11 +7,13 @@ What happens if a lazy request finds no client in time.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Callable
 
 from ..errors import PoolTimeout
 from ..pool import LazyClient
+from .chunks import each_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -96,14 +98,7 @@ class Unstarted:
             chunks = iter(self._other)
         else:
             yield chunk
-        # Not `yield from`, which would close them, as the server does. And not `for`, which would
-        # ask for an iterator again, and one that rewinds then would begin anew.
-        while True:
-            try:
-                chunk = next(chunks)
-            except StopIteration:
-                return
-            yield chunk
+        yield from each_of(functools.partial(next, chunks))
 
     def close(self) -> None:
         try:
