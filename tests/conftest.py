@@ -13,7 +13,7 @@ import pytest
 from harness import Connections, eventually
 from mortal import Mortal
 
-from mcpool_wsgi import Client
+from mcpool_wsgi import Client, ClientPool
 from mcpool_wsgi.devserver import Memcached, memcached
 
 if TYPE_CHECKING:
@@ -63,6 +63,12 @@ def address(server_connections: Connections) -> str:
 @pytest.fixture
 def mc(address: str) -> Client:
     return Client([address])
+
+
+@pytest.fixture
+def pool(mc: Client) -> ClientPool:
+    """Two slots, and hardly a wait."""
+    return ClientPool(mc, 2, timeout=0.05)
 
 
 @pytest.fixture

@@ -1,0 +1,296 @@
+"""What happens when no client comes free, and lazy requests."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Callable
+
+import pylibmc
+import pytest
+from apps import count_and_greet, foreign_pools, generating, request, responding
+from harness import DEADLINE, eventually
+from webtest import TestApp
+
+from mcpool_wsgi import (
+    Client,
+    ClientPool,
+    MemcachedPoolMiddleware,
+    PoolTimeout,
+    get_client,
+)
+
+
+def test_exhausted_pool_answers_503(pool: ClientPool) -> None:
+    app = TestApp(MemcachedPoolMiddleware(count_and_greet, pool))
+    with pool.reserve(), pool.reserve():
+        response = app.get("/", status=503)
+    assert response.headers["Retry-After"] == "1"
+    assert app.get("/").text == "visit 1"
+
+
+def test_on_exhausted_answers(pool: ClientPool) -> None:
+    def busy(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        assert "mc.client" not in environ
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"without cache"]
+
+    app = TestApp(MemcachedPoolMiddleware(count_and_greet, pool, on_exhausted=busy))
+    with pool.reserve(), pool.reserve():
+        assert app.get("/").text == "without cache"
+
+
+@pytest.mark.parametrize("error", [queue.Empty(), IndexError("pop from empty list")])
+def test_exhaustion_raised_by_the_app_is_the_apps(pool: ClientPool, error: Exception) -> None:
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        raise error
+
+    with pytest.raises(type(error)):
+        request(MemcachedPoolMiddleware(app, pool))
+
+
+def test_other_errors_of_the_pool_are_not_exhaustion() -> None:
+    class Broken:
+        @contextmanager
+        def reserve(self) -> Iterator[None]:
+            raise LookupError("no such pool")
+            yield
+
+    with pytest.raises(LookupError):
+        request(MemcachedPoolMiddleware(count_and_greet, Broken()))
+
+
+@pytest.mark.parametrize("multithread", [{}, {"wsgi.multithread": True}])
+def test_request_waits_for_a_client(mc: Client, multithread: dict[str, Any]) -> None:
+    pool = ClientPool(mc, 1, timeout=60)
+    app = MemcachedPoolMiddleware(count_and_greet, pool)
+    bodies: list[bytes] = []
+
+    def serve() -> None:
+        response = request(app, {"REQUEST_METHOD": "GET", **multithread})
+        bodies.extend(response)
+        response.close()
+
+    with pool.reserve():
+        waiter = threading.Thread(target=serve, daemon=True)
+        waiter.start()
+        eventually(lambda: pool.stats().waiting == 1)
+    waiter.join(DEADLINE)
+    assert bodies == [b"visit 1"]
+
+
+def test_no_wait_where_it_would_stop_the_only_thread(mc: Client) -> None:
+    pool = ClientPool(mc, 1, timeout=60)
+    app: Any = MemcachedPoolMiddleware(responding([]), pool)
+    status = []
+    with pool.reserve():
+        app(
+            {"wsgi.multithread": False, "REQUEST_METHOD": "GET"},
+            lambda line, headers: status.append(line),
+        )
+    assert [line[:3] for line in status] == ["503"]
+
+
+def test_lazy_request_that_uses_nothing_takes_nothing(mc: Client) -> None:
+    pool = ClientPool(mc, 1, timeout=0)
+    app = TestApp(MemcachedPoolMiddleware(responding([b"well"]), pool, lazy=True))
+    with pool.reserve():
+        assert app.get("/").body == b"well"
+    assert pool.stats().reservations == 1
+
+
+def test_lazy_request_keeps_its_client_to_its_end(mc: Client) -> None:
+    pool = ClientPool(mc, 1)
+    response = request(MemcachedPoolMiddleware(generating(b"one"), pool, lazy=True))
+    assert pool.stats().in_use == 0
+    assert list(response) == [b"one"]
+    assert pool.stats().in_use == 1
+    response.close()
+    assert pool.stats().in_use == 0
+
+
+def test_lazy_request_that_finds_no_client_is_answered_by_on_exhausted(mc: Client) -> None:
+    pool = ClientPool(mc, 1, timeout=0)
+    app = TestApp(MemcachedPoolMiddleware(count_and_greet, pool, lazy=True))
+    with pool.reserve():
+        response = app.get("/", status=503)
+    assert response.headers["Retry-After"] == "1"
+    assert app.get("/").text == "visit 1"
+
+
+def test_lazy_request_that_has_begun_to_answer_gets_the_error(mc: Client) -> None:
+    pool = ClientPool(mc, 1, timeout=0)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        start_response("200 OK", [])
+        return [environ["mc.client"].get("key")]
+
+    with pool.reserve(), pytest.raises(PoolTimeout):
+        request(MemcachedPoolMiddleware(app, pool, lazy=True))
+
+
+def test_timeout_of_another_pool_is_not_that_of_the_lazy_request(mc: Client) -> None:
+    """It is raised after that one was caught and freed, so it often has the same id()."""
+    pool, other = ClientPool(mc, 1, timeout=0.001), ClientPool(mc, 1, timeout=0.001, name="other")
+
+    def app(environ: Any, start_response: Any) -> Any:
+        try:  # noqa: SIM105  it frees the error at once
+            environ["mc.client"].get("key")
+        except PoolTimeout:
+            pass
+        with other.reserve():
+            raise AssertionError
+
+    with pool.reserve(), other.reserve():
+        for _ in range(20):
+            with pytest.raises(PoolTimeout, match="other"):
+                request(MemcachedPoolMiddleware(app, pool, lazy=True))
+
+
+def test_lazy_request_whose_app_has_removed_the_client_is_answered_by_on_exhausted(
+    mc: Client,
+) -> None:
+    pool = ClientPool(mc, 1, timeout=0)
+
+    def app(environ: Any, start_response: Any) -> Any:
+        environ.pop("mc.client").get("key")
+
+    with pool.reserve():
+        TestApp(MemcachedPoolMiddleware(app, pool, lazy=True)).get("/", status=503)
+
+
+def test_lazy_request_that_tried_again_is_answered_by_on_exhausted(mc: Client) -> None:
+    pool = ClientPool(mc, 1, timeout=0)
+
+    def app(environ: Any, start_response: Any) -> Any:
+        try:
+            get_client(environ).get("key")
+        except PoolTimeout as first:
+            with pytest.raises(PoolTimeout):
+                get_client(environ).get("key")
+            raise first
+
+    with pool.reserve():
+        TestApp(MemcachedPoolMiddleware(app, pool, lazy=True)).get("/", status=503)
+
+
+def test_lazy_request_with_a_length_is_answered_by_on_exhausted(mc: Client) -> None:
+    pool = ClientPool(mc, 1, timeout=0)
+
+    class Page:
+        def __init__(self, environ: Any, start_response: Any) -> None:
+            self.mc, self.start_response = get_client(environ), start_response
+
+        def __len__(self) -> int:
+            return 1
+
+        def __iter__(self) -> Iterator[bytes]:
+            value = self.mc.get("key")
+            self.start_response("200 OK", [("Content-Type", "text/plain")])
+            yield str(value).encode()
+
+    app = TestApp(MemcachedPoolMiddleware(Page, pool, lazy=True))
+    with pool.reserve():
+        app.get("/", status=503)
+    assert app.get("/").text == "None"
+    assert len(request(MemcachedPoolMiddleware(Page, pool, lazy=True))) == 1
+
+
+def test_lazy_request_whose_iter_is_no_generator_is_answered_by_on_exhausted(mc: Client) -> None:
+    pool = ClientPool(mc, 1, timeout=0)
+
+    class Page:
+        def __init__(self, environ: Any, start_response: Any) -> None:
+            self.mc, self.start_response = get_client(environ), start_response
+
+        def __iter__(self) -> Iterator[bytes]:
+            value = self.mc.get("key")
+            self.start_response("200 OK", [("Content-Type", "text/plain")])
+            return iter([str(value).encode()])
+
+    app = TestApp(MemcachedPoolMiddleware(Page, pool, lazy=True))
+    with pool.reserve():
+        app.get("/", status=503)
+    assert app.get("/").text == "None"
+
+
+def test_lazy_response_that_rewinds_in_its_iter_is_sent_once(mc: Client) -> None:
+    class Blob:
+        def __iter__(self) -> Iterator[bytes]:
+            self.left = [b"one", b"two"]
+            return self
+
+        def __next__(self) -> bytes:
+            if not self.left:
+                raise StopIteration
+            return self.left.pop(0)
+
+    # It has not called start_response before it returns.
+    middleware = MemcachedPoolMiddleware(lambda *_: Blob(), ClientPool(mc, 1), lazy=True)
+    response = request(middleware)
+    assert list(response) == [b"one", b"two"]
+    response.close()
+
+
+def test_lazy_request_needs_a_pool_of_this_package(address: str) -> None:
+    for pool in foreign_pools(address):
+        with pytest.raises(TypeError, match="lazy"):
+            MemcachedPoolMiddleware(count_and_greet, pool, lazy=True)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_generator_that_finds_no_client_is_answered_by_on_exhausted(
+    mc: Client, stream: bool
+) -> None:
+    pool = ClientPool(mc, 1, timeout=0)
+    closed: list[bool] = []
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        try:
+            if stream:  # too late: the status has been sent
+                start_response("200 OK", [("Content-Type", "text/plain")])
+            value = get_client(environ).get("key")
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            yield str(value).encode()
+            yield b"."
+        finally:
+            closed.append(True)
+
+    middleware = TestApp(MemcachedPoolMiddleware(app, pool, lazy=True))
+    with pool.reserve():
+        if stream:
+            with pytest.raises(PoolTimeout):
+                middleware.get("/")
+        else:
+            assert middleware.get("/", status=503).headers["Retry-After"] == "1"
+    if not stream:
+        assert middleware.get("/").text == "None."
+        assert closed == [True] * 2
+    assert pool.stats().in_use == 0
+
+
+def test_lazy_request_passes_exc_info_on(mc: Client) -> None:
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        start_response("500 Oops", [], exc_info=None)
+        return []
+
+    middleware: Any = MemcachedPoolMiddleware(app, ClientPool(mc, 1), lazy=True)
+    middleware({}, lambda status, headers, exc_info=None: None).close()
+
+
+def test_time_out_of_another_pool_is_the_apps(mc: Client) -> None:
+    other = ClientPool(mc, 1, timeout=0)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        return other.reserve().__enter__()
+
+    with other.reserve(), pytest.raises(PoolTimeout):
+        request(MemcachedPoolMiddleware(app, ClientPool(mc, 1), lazy=True))
+
+
+def test_lazy_middleware_over_a_pool_of_plain_clients_is_refused_at_once(address: str) -> None:
+    pool = ClientPool(pylibmc.Client([address]), 1)
+    with pytest.raises(TypeError, match="lazy"):
+        MemcachedPoolMiddleware(count_and_greet, pool, lazy=True)

@@ -1,0 +1,220 @@
+"""Other people's pools and clients behind the middleware."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from typing import Any, Callable
+
+import pylibmc
+import pytest
+from apps import BlogPool, Closable, count_and_greet, foreign_pools, request, responding
+from harness import in_threads
+from interrupts import interrupted_everywhere, tracing
+from webtest import TestApp
+
+from mcpool_wsgi import (
+    Client,
+    ClientPool,
+    LentClient,
+    MemcachedPoolMiddleware,
+)
+
+
+def test_early_release_of_a_foreign_client_is_final_or_nothing(address: str) -> None:
+    """Behind a middleware that drops the response and goes on with its iterator."""
+    pool = BlogPool([pylibmc.Client([address])])
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        yield b"chunk"
+        environ["mc.client.release"]()
+        if "mc.client" in environ:
+            assert len(pool) == 0
+        yield b"chunk"
+
+    def in_front(environ: dict[str, Any]) -> Iterator[bytes]:
+        yield from request(MemcachedPoolMiddleware(app, pool), environ)
+
+    assert list(in_front({})) == [b"chunk", b"chunk"]
+    assert len(pool) == 1
+
+
+def test_early_release_takes_a_foreign_client_out_of_the_environ(address: str) -> None:
+    pool = BlogPool([pylibmc.Client([address])])
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        environ["mc.client.release"]()
+        assert "mc.client" not in environ
+        assert len(pool) == 1
+        environ["mc.client.release"]()
+        return []
+
+    environ: dict[str, Any] = {}
+    request(MemcachedPoolMiddleware(app, pool), environ).close()
+    assert environ == {}
+    assert len(pool) == 1
+
+
+def test_released_foreign_client_does_not_come_back_into_the_environ(mc: Client) -> None:
+    outer_pool = BlogPool([mc.clone()])
+    middleware = MemcachedPoolMiddleware(responding(Closable()), outer_pool)
+    later = MemcachedPoolMiddleware(responding([]), ClientPool(mc, 1))
+    environ: dict[str, Any] = {}
+    response = request(middleware, environ)
+    release = environ["mc.client.release"]
+    later_response = request(later, environ)
+    release()
+    assert isinstance(environ["mc.client"], LentClient)
+    later_response.close()
+    assert "mc.client" not in environ
+    response.close()
+    assert environ == {}
+
+
+def test_app_does_not_close_with_a_released_foreign_client(mc: Client) -> None:
+    seen = []
+
+    class Response(Closable):
+        def close(self) -> None:
+            seen.append(environ.get("mc.client"))
+
+    middleware = MemcachedPoolMiddleware(responding(Response()), BlogPool([mc.clone()]))
+    later = MemcachedPoolMiddleware(responding([]), ClientPool(mc, 1))
+    environ: dict[str, Any] = {}
+    response = request(middleware, environ)
+    environ["mc.client.release"]()
+    later_response = request(later, environ)
+    response.close()
+    later_response.close()
+    assert seen == [None]
+    assert environ == {}
+
+
+def test_second_release_of_a_foreign_client_leaves_the_next_request_alone(mc: Client) -> None:
+    """The next request with the environ has the same client, because the pool has no other."""
+    pool = BlogPool([mc.clone()])
+    middleware = MemcachedPoolMiddleware(responding(Closable()), pool)
+    environ: dict[str, Any] = {}
+    first = request(middleware, environ)
+    release = environ["mc.client.release"]
+    release()
+    second = request(middleware, environ)
+    client = environ["mc.client"]
+    release()
+    assert environ["mc.client"] is client
+    assert len(pool) == 0
+    second.close()
+    first.close()
+    assert environ == {}
+    assert len(pool) == 1
+
+
+def test_second_release_of_a_foreign_client_leaves_what_the_app_has_put_there(mc: Client) -> None:
+    seen = []
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        environ["mc.client.release"]()
+        environ["mc.client"] = "the app's own"
+        environ["mc.client.release"]()
+        seen.append(environ["mc.client"])
+        return []
+
+    environ: dict[str, Any] = {}
+    request(MemcachedPoolMiddleware(app, BlogPool([mc.clone()])), environ).close()
+    assert seen == ["the app's own"]
+    assert environ == {}
+
+
+def test_foreign_pools_are_driven_unchanged(address: str) -> None:
+    for visits, pool in enumerate(foreign_pools(address)):
+        app = TestApp(MemcachedPoolMiddleware(count_and_greet, pool))
+        for visit in range(1, 4):
+            assert app.get("/").text == f"visit {3 * visits + visit}"
+
+
+def test_foreign_pools_say_exhaustion_their_own_way(address: str) -> None:
+    for pool in (BlogPool(), pylibmc.ClientPool()):
+        TestApp(MemcachedPoolMiddleware(count_and_greet, pool)).get("/", status=503)
+
+
+def test_client_of_a_foreign_pool_is_released_once(address: str) -> None:
+    pool = BlogPool([pylibmc.Client([address])])
+    response = request(MemcachedPoolMiddleware(responding([]), pool))
+    assert len(pool) == 0
+    response.close()
+    response.close()
+    del response
+    assert len(pool) == 1
+    response = request(MemcachedPoolMiddleware(responding([]), pool))
+    del response
+    assert len(pool) == 1
+
+
+class ClassBased:
+    """A pool whose reservations are objects of a class, and end once each."""
+
+    def __init__(self, mc: Any) -> None:
+        self.idle = [mc]
+        self.ended = 0
+
+    def reserve(self) -> ClassBased:
+        return self
+
+    def __enter__(self) -> Any:
+        return self.idle.pop()
+
+    def __exit__(self, *exc: object) -> None:
+        self.ended += 1
+        self.idle.append("client")
+
+
+@pytest.mark.parametrize("end", ["once", "twice", "from many threads", "dropped", "interrupted"])
+def test_class_based_foreign_reservation_ends_once(end: str) -> None:
+    pool = ClassBased("client")
+    error = KeyboardInterrupt() if end == "interrupted" else None
+    middleware = MemcachedPoolMiddleware(responding(Closable(error)), pool)
+    for number in range(1, 20):
+        environ: dict[str, Any] = {}
+        response = request(middleware, environ)
+        assert pool.idle == []
+        if end == "dropped":
+            del response, environ
+            gc.collect(0)
+        elif end == "from many threads":
+            in_threads([response.close] * 4)
+        elif end == "interrupted":
+            with pytest.raises(KeyboardInterrupt):
+                response.close()
+        else:
+            for _ in range(2 if end == "twice" else 1):
+                response.close()
+        assert (pool.ended, pool.idle) == (number, ["client"])
+
+
+def test_interrupt_after_a_class_based_foreign_reservation_was_entered_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    pool = ClassBased("client")
+    monkeypatch.setattr("weakref.finalize", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        request(MemcachedPoolMiddleware(responding([]), pool))
+    assert pool.idle == ["client"]
+
+
+@pytest.mark.slow
+@tracing
+def test_no_interrupt_of_a_request_with_a_foreign_client_is_swallowed() -> None:
+    """No finaliser of the reservation runs any code."""
+    pool = ClassBased("client")
+    middleware = MemcachedPoolMiddleware(responding([]), pool)
+
+    def start_again() -> None:
+        pool.idle[:] = ["client"]  # an interrupt may lose the client of such a pool
+
+    def serve() -> None:
+        request(middleware).close()
+
+    assert interrupted_everywhere(SystemExit, serve, start_again) > 50

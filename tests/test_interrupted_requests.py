@@ -1,0 +1,96 @@
+"""Real signals at random moments of requests."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import sys
+import time
+from typing import Any, Callable
+from wsgiref.util import FileWrapper
+
+import pytest
+from apps import Interrupted, generating, raising, responding, wrapping_a_file
+
+from mcpool_wsgi import (
+    Client,
+    ClientPool,
+    MemcachedPoolMiddleware,
+)
+
+#: How many requests the signals interrupt.
+ROUNDS = int(os.environ.get("MCPOOL_ROUNDS", "1000"))
+
+
+class Own:
+    """A response that is its own iterator."""
+
+    def __init__(self) -> None:
+        self.left = 2
+
+    def __iter__(self) -> Own:
+        return self
+
+    def __next__(self) -> bytes:
+        if not self.left:
+            raise StopIteration
+        self.left -= 1
+        return b"chunk"
+
+
+def responding_by_itself(environ: dict[str, Any], start_response: Callable[..., Any]) -> Own:
+    start_response("200 OK", [])
+    return Own()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize(
+    "app",
+    [responding([b"chunk"]), generating(b"chunk"), wrapping_a_file, responding_by_itself, raising],
+)
+def test_signals_at_random_moments_reach_the_caller(mc: Client, app: Any, lazy: bool) -> None:
+    """SystemExit comes like this when gunicorn's worker times out."""
+    pool = ClientPool(mc, 2)
+    middleware = MemcachedPoolMiddleware(app, pool, lazy=lazy)
+    raised: list[object] = []
+    arrived = reached = 0
+
+    def interrupt(*_: object) -> None:
+        nonlocal arrived
+        arrived += 1
+        raise Interrupted
+
+    dice = random.Random(20090920)
+    hook, sys.unraisablehook = sys.unraisablehook, raised.append
+    handler = signal.signal(signal.SIGALRM, interrupt)
+
+    def serve() -> None:
+        environ = {"wsgi.file_wrapper": FileWrapper, "wsgi.multithread": True}
+        signal.setitimer(signal.ITIMER_REAL, dice.uniform(1e-6, 3e-5))
+        with contextlib.suppress(RuntimeError):
+            response = middleware(environ, lambda *_: None)  # type: ignore[arg-type]
+            try:
+                for _ in response:
+                    pass
+            finally:
+                response.close()  # type: ignore[attr-defined]
+        for _ in range(100):  # it comes here, or it has been swallowed
+            time.sleep(0.001)
+
+    try:
+        for _ in range(ROUNDS):
+            try:
+                serve()
+            except Interrupted:
+                reached += 1
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+        sys.unraisablehook = hook
+    assert reached == arrived == ROUNDS
+    assert raised == []
+    assert (pool.stats().in_use, pool.stats().waiting) == (0, 0)
+    with pool.reserve(block=False), pool.reserve(block=False):
+        assert pool.stats().size == 2
