@@ -523,6 +523,58 @@ def test_what_outlives_its_request_borrows_again(pool: ClientPool, cache: Pooled
     assert pool.stats().reservations == 2
 
 
+@pytest.mark.servers
+@pytest.mark.parametrize("fork", FORKS)
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("early", [False, True])
+def test_child_of_a_request_borrows_a_client_of_its_own(
+    mc: Client, fork: Any, lazy: bool, early: bool
+) -> None:
+    """A worker of a pool of processes outlives the request that started it, with its frames.
+
+    The namespace of that request would be in all that the worker does.
+    """
+    pool = ClientPool(mc, 1)
+    caches = [] if early else [PooledClient(pool)]
+    mc.set("key", "without a namespace")
+
+    def work() -> None:
+        assert caches[0].get("key") == "without a namespace"
+        stats = pool.stats()
+        assert (stats.reservations, stats.in_use) == (1, 0)
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        get_client(environ).behaviors = {"namespace": "mine:"}
+        caches[:] = caches or [PooledClient(pool)]
+        caches[0].set("key", "mine")
+        succeeds(fork(work))
+        return [caches[0].get("key").encode()]
+
+    assert serve(MemcachedPoolMiddleware(app, pool, lazy=lazy)) == [b"mine"]
+    assert pool.stats().reservations == 1
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("fork", FORKS)
+@pytest.mark.parametrize("lazy", [False, True])
+def test_request_of_a_child_uses_its_own_client(mc: Client, fork: Any, lazy: bool) -> None:
+    pool = ClientPool(mc, 1, timeout=0)
+    cache = PooledClient(pool)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        cache.set("key", "value")
+        yield cache.get("key").encode()
+
+    wrapped = MemcachedPoolMiddleware(app, pool, lazy=lazy)
+
+    def work() -> None:
+        assert serve(wrapped) == [b"value"]
+        assert pool.stats().reservations == 1
+
+    assert serve(wrapped) == [b"value"]
+    succeeds(fork(work))
+
+
 def test_client_of_a_request_that_has_ended_is_freed(
     pool: ClientPool, cache: PooledClient
 ) -> None:

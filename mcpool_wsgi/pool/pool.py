@@ -115,6 +115,8 @@ class Pool:
 
     def _start(self, master: Any) -> None:
         """Start with no client, for clones of *master*."""
+        if self.early_requests:  # of the parent, if this is a child
+            self.early_requests = []
         self._statistics = Statistics()
         self._outages.forget()
         self._outages = Outages(self.name, self._listeners)

@@ -8,7 +8,8 @@ Which client the running request has. The middleware says it, and a
 It says so for the time in which code of the app runs: the call of the app, each chunk of its
 response, and the response's ``close()``. So the answer is right in streams and in nested
 requests, and on servers that interleave the responses of one thread. A context variable keeps
-greenlets and threads apart.
+greenlets and threads apart. A process that a request forks is in no request until one begins
+there: it may outlive the request that it comes from, with a copy of its context and its frames.
 
 The middleware says it only if the pool has a PooledClient. If the first one is made while
 requests are running, these are looked for once. A command belongs to one of them if its environ is
@@ -23,14 +24,16 @@ from contextvars import ContextVar
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Callable
 
+from .. import forks
+from ..forks import enter_child, same_process
 from .holders import requests_of
 
 if TYPE_CHECKING:
     from .lent_client import LentClient
 
-    #: The client of the running request, and those of the requests around it. The references are
-    #: weak: what an interrupt leaves in the context keeps no slot.
-    Clients = tuple[Callable[[], "LentClient | None"], Any]
+    #: The client of the running request, the process that runs it, and the same of the requests
+    #: around it. The references are weak: what an interrupt leaves in the context keeps no slot.
+    Clients = tuple[Callable[[], "LentClient | None"], forks.Process, Any]
     #: A request that began before anybody asked: the id of its environ, and a weak reference to
     #: its client, which keeps nothing alive.
     EarlyRequest = tuple[int, Callable[[], "LentClient | None"]]
@@ -40,9 +43,11 @@ _clients: ContextVar[Clients | None] = ContextVar("mcpool_wsgi.clients", default
 
 def in_request(client: LentClient, function: Callable[..., Any], *args: Any) -> Any:
     """Call *function* for the request that has *client*."""
+    if not same_process:
+        enter_child()
     before = _clients.get()
     try:
-        _clients.set((weakref.ref(client), before))
+        _clients.set((weakref.ref(client), forks.current, before))
         return function(*args)
     finally:
         _clients.set(before)  # an interrupt may come before one has the token of set()
@@ -50,11 +55,15 @@ def in_request(client: LentClient, function: Callable[..., Any], *args: Any) -> 
 
 def request_client(pool: Any) -> LentClient | None:
     """The client of *pool* that the running request has, if it has one that is not released."""
+    if not same_process:
+        enter_child()
     clients = _clients.get()
     while clients is not None:
-        find, clients = clients
+        find, process, clients = clients
         client = find()
-        if client is not None and client._pool is pool and not client.is_released:
+        if client is None or client._pool is not pool or client.is_released:
+            continue
+        if process is forks.current:
             return client
     return _early_client(pool.early_requests) if pool.early_requests else None
 
