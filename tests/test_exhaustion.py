@@ -93,6 +93,28 @@ def test_no_wait_where_it_would_stop_the_only_thread(mc: Client) -> None:
     assert [line[:3] for line in status] == ["503"]
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+def test_only_thread_of_a_server_waits_for_threads_of_the_program(mc: Client, lazy: bool) -> None:
+    """A thread in the background has the client for the length of a command."""
+    pool = ClientPool(mc, 1, timeout=60)
+    app = MemcachedPoolMiddleware(count_and_greet, pool, lazy=lazy)
+    reserved = threading.Event()
+
+    def work() -> None:
+        with pool.reserve():
+            reserved.set()
+            eventually(lambda: pool.stats().waiting == 1)
+
+    background = threading.Thread(target=work, daemon=True)
+    background.start()
+    assert reserved.wait(DEADLINE)
+    response = request(app, {"wsgi.multithread": False, "REQUEST_METHOD": "GET"})
+    assert list(response) == [b"visit 1"]
+    response.close()
+    background.join(DEADLINE)
+    assert pool.stats().timeouts == 0
+
+
 def test_lazy_request_that_uses_nothing_takes_nothing(mc: Client) -> None:
     pool = ClientPool(mc, 1, timeout=0)
     app = TestApp(MemcachedPoolMiddleware(responding([b"well"]), pool, lazy=True))

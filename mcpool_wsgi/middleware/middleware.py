@@ -145,7 +145,7 @@ class MemcachedPoolMiddleware:
         if not isinstance(reservation, Reservation):
             reservation = ForeignReservation(reservation)
         elif not environ.get("wsgi.multithread", True) and not _others_run_during_a_wait():
-            reservation.wait_at_most(0)  # nobody could release a client meanwhile
+            reservation.wait_for_other_threads_only()
         release = reservation.release
         try:
             try:

@@ -59,7 +59,7 @@ class Reservation(SlotHolder):
     """
 
     # There is no __init__: calling one costs a fifth of a reservation. See Pool.reserve().
-    __slots__ = ("_client", "_is_over", "_pool", "_queue", "_slot", "_timeout")
+    __slots__ = ("_client", "_is_over", "_only_others", "_pool", "_queue", "_slot", "_timeout")
 
     _is_client = False  # whether the reservation is the client, too
     _client: Any
@@ -67,6 +67,7 @@ class Reservation(SlotHolder):
     _queue: SlotQueue  # to which the slot is released
     _slot: Slot  # from the reservation to the release
     _is_over: bool  # set by a release that found no slot
+    _only_others: bool  # set if it does not wait for clients of its own thread
     _timeout: float  # seconds to wait for a slot, if it is not the pool's timeout
 
     def __enter__(self) -> Any:
@@ -143,11 +144,17 @@ class Reservation(SlotHolder):
         return self._client is RELEASED
 
     def _wait_limit(self) -> float:
+        if getattr(self, "_only_others", False) and self._queue.has_client(get_ident()):
+            return 0.0
         return getattr(self, "_timeout", self._pool.timeout)
 
     def wait_at_most(self, seconds: float) -> None:
         """Wait for a slot for so many *seconds*, whatever the pool's timeout is."""
         self._timeout = seconds
+
+    def wait_for_other_threads_only(self) -> None:
+        """Do not wait if this thread has a client, which nobody can release during the wait."""
+        self._only_others = True
 
     def _put_slot_back(self) -> None:
         try:

@@ -115,6 +115,10 @@ class SlotQueue:
         idle = set(self.idle.copy())
         return [slot for slot in self.slots() if slot not in idle]
 
+    def has_client(self, thread: int) -> bool:
+        """Whether *thread* has reserved one of the slots that are in use."""
+        return any(slot.since and slot.thread == thread for slot in self.in_use())
+
     def take_slot(self) -> Slot | None:
         """An idle slot, or a new one, or None."""
         try:
