@@ -696,6 +696,43 @@ def test_file_stays_a_file(pool: ClientPool, cache: PooledClient) -> None:
     assert pool.stats().in_use == 0
 
 
+class CachedFile:
+    """A file whose content comes from a cache, and whose ``close()`` uses it."""
+
+    def __init__(self, cache: PooledClient) -> None:
+        self.cache = cache
+        self.content = [b"", b"file"]
+
+    def read(self, size: int) -> bytes:
+        assert self.cache.set("read", size)
+        return self.content.pop()
+
+    def __iter__(self) -> Iterator[bytes]:
+        assert self.cache.set("read", True)
+        yield self.read(0)
+
+    def close(self) -> None:
+        assert self.cache.set("closed", True)
+
+
+@pytest.mark.parametrize("options", [{}, {"lazy": True}, {"server_timing": True}])
+@pytest.mark.parametrize("wrapper", [FileWrapper, lambda file, *_: file])
+def test_file_is_read_and_closed_with_the_client_of_the_request(
+    pool: ClientPool, cache: PooledClient, wrapper: Any, options: dict[str, Any]
+) -> None:
+    """Django sends ``request_finished`` when the server closes such a file."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](CachedFile(cache))
+        return wrapped
+
+    wrapped = MemcachedPoolMiddleware(app, pool, **options)
+    assert serve(wrapped, {"wsgi.file_wrapper": wrapper}) == [b"file"]
+    assert pool.stats().reservations == 1
+    assert cache.get_multi(["read", "closed"]).keys() == {"read", "closed"}
+    assert pool.stats().in_use == 0
+
+
 @pytest.mark.parametrize("name", ["observe", "with_servers"])
 def test_it_has_no_method_that_a_borrowed_client_has_not(cache: PooledClient, name: str) -> None:
     assert not hasattr(cache, name)

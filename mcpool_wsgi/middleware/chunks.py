@@ -10,36 +10,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import Any, Callable
+from typing import Any
 
 from .files import FileWrapper
-
-#: Calls a function with arguments, and returns what it returns.
-Runner = Callable[..., Any]
+from .runner import Runner, each_of
 
 
 def chunks_run_by(run: Runner, environ: dict[str, Any], response: Any) -> Any:
     """The *response* of an app for *environ*. *run* runs the code of the app in it."""
     wrapper = environ.get("wsgi.file_wrapper")
-    is_file = type(wrapper) is FileWrapper and response is wrapper.wrapped
-    if response is None or is_file or type(response) in (list, tuple):
+    if type(wrapper) is FileWrapper and response is wrapper.wrapped:
+        wrapper.file.run_by(run)  # the server knows the response, and sends its file
+        return response
+    if response is None or type(response) in (list, tuple):
         return response  # no code of the app runs any more
     kind = SizedChunks if hasattr(response, "__len__") else Chunks
     return kind(run, response)
-
-
-def each_of(next_chunk: Callable[[], bytes]) -> Iterator[bytes]:
-    """What *next_chunk* returns, until it raises StopIteration.
-
-    It gets a function, because ``yield from`` would close an iterator, as the server does. And
-    ``for`` would ask for the iterator again, and one that rewinds then would begin anew.
-    """
-    while True:
-        try:
-            chunk = next_chunk()
-        except StopIteration:
-            return
-        yield chunk
 
 
 class Chunks:

@@ -7,10 +7,12 @@ Responses that the server sends with its own ``wsgi.file_wrapper``.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Callable
 
 from .early_release import MISSING
+from .runner import Runner, each_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -81,15 +83,25 @@ class File:
         self._file = file
         self._open_file = file
         self._is_closed = False
+        self._run: Runner | None = None
         self.on_close: Callable[[], None] | None = None
+
+    def run_by(self, run: Runner) -> None:
+        """Let *run* run the code of the app in this file: it may be no file of the system."""
+        self._run = run if self._run is None else functools.partial(run, self._run)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        return getattr(self._file, name)
+        value = getattr(self._file, name)
+        if name == "read" and self._run is not None:
+            return functools.partial(self._run, value)
+        return value
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._file)
+        if self._run is None:
+            return iter(self._file)
+        return each_of(functools.partial(self._run, next, self._run(iter, self._file)))
 
     def close(self) -> None:
         try:
@@ -101,7 +113,9 @@ class File:
             return
         try:
             close = getattr(file, "close", None)
-            if close is not None:
+            if close is not None and self._run is not None:
+                self._run(close)
+            elif close is not None:
                 close()
         finally:
             self._is_closed = True

@@ -6,10 +6,11 @@ Which client the running request has. The middleware says it, and a
 :class:`~mcpool_wsgi.PooledClient` asks, so that it need not reserve another one.
 
 It says so for the time in which code of the app runs: the call of the app, each chunk of its
-response, and the response's ``close()``. So the answer is right in streams and in nested
-requests, and on servers that interleave the responses of one thread. A context variable keeps
-greenlets and threads apart. A process that a request forks is in no request until one begins
-there: it may outlive the request that it comes from, with a copy of its context and its frames.
+response, the response's ``close()``, and the same of a file that the server sends. So the answer
+is right in streams and in nested requests, and on servers that interleave the responses of one
+thread. A context variable keeps greenlets and threads apart. A process that a request forks is in
+no request until one begins there: it may outlive the request that it comes from, with a copy of
+its context and its frames.
 
 The middleware says it only if the pool has a PooledClient. If the first one is made while
 requests are running, these are looked for once. A command belongs to one of them if its environ is
