@@ -978,3 +978,12 @@ def test_slot_that_is_released_after_its_replacement_is_not_counted(mc: Client) 
     Circle(pool.reserve().__enter__())
     gc.collect()
     assert (pool.stats().in_use, pool.stats().size) == (0, 0)
+
+
+def test_tools_can_look_into_every_object_of_the_package() -> None:
+    """As eventlet does when it patches late. It logs each object that raises another error."""
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] == "mcpool_wsgi":
+            for value in list(vars(module).values()):
+                with contextlib.suppress(TypeError):
+                    vars(value)

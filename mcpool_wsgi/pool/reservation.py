@@ -35,7 +35,7 @@ class _NoClient:
         object.__setattr__(self, "error", error(text))
 
     def __getattribute__(self, name: str) -> Any:
-        if name == "__class__":  # gevent asks it of every object when it patches
+        if name in ("__class__", "__dict__"):  # gevent and eventlet ask it of every object
             return object.__getattribute__(self, name)
         error = object.__getattribute__(self, "error")
         raise type(error)(*error.args)
