@@ -77,9 +77,11 @@ class PooledClient(BorrowedCommands):
         client = request_client(self._pool)
         if client is not None:
             try:
-                return client._run(name, args, kwargs)
+                command = getattr(client._use(), name)
             except ClientReleased:
                 pass  # another thread has released it meanwhile, before the command began
+            else:
+                return command(*args, **kwargs)
         with self._pool.reserve() as client:
             return client._run(name, args, kwargs)
 

@@ -31,6 +31,7 @@ from interrupts import (
 from mcpool_wsgi import (
     Client,
     ClientPool,
+    ClientReleased,
     InvalidKey,
     MemcachedPoolMiddleware,
     PooledClient,
@@ -681,6 +682,26 @@ def test_release_between_the_look_and_the_command_makes_it_borrow(
         return [cache.get("key", "nothing").encode()]
 
     assert serve(MemcachedPoolMiddleware(app, pool)) == [b"nothing"]
+    assert pool.stats().reservations == 2
+
+
+def test_error_of_code_inside_a_command_is_not_taken_for_a_release(
+    pool: ClientPool, cache: PooledClient
+) -> None:
+    """The command would run again, with what is left of its keys."""
+    with pool.reserve() as released:
+        released.set("key", 1)
+
+    def keys() -> Iterator[str]:
+        yield "key"
+        released.get("another")
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        with pytest.raises(ClientReleased):
+            cache.get_multi(keys())
+        return []
+
+    serve(MemcachedPoolMiddleware(app, pool))
     assert pool.stats().reservations == 2
 
 
