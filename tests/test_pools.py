@@ -898,6 +898,25 @@ def test_lazy_client_in_several_threads_takes_one_slot(mc: Client) -> None:
     assert pool.stats().in_use == 0
 
 
+def test_waits_of_several_threads_for_one_lazy_client_do_not_add_up(mc: Client) -> None:
+    pool = ClientPool(mc, 1, timeout=0.5)
+    lent = pool.reserve(lazy=True)
+    meeting = threading.Barrier(3)
+
+    def ask() -> None:
+        meeting.wait(DEADLINE)
+        with pytest.raises(PoolTimeout):
+            lent.get("key")
+
+    with pool.reserve():
+        in_threads([ask] * 3)
+    assert pool.stats().timeouts == 3
+    assert pool.stats().seconds_waited < 1.0
+    assert lent.get("key", "missing") == "missing"
+    lent.release()
+    assert pool.stats().in_use == 0
+
+
 def test_lazy_client_that_found_no_slot_may_try_again(mc: Client) -> None:
     pool = ClientPool(mc, 1, timeout=0)
     with pool.reserve(lazy=True) as lent:

@@ -24,6 +24,7 @@ import threading
 import weakref
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Callable, NoReturn, TypeVar
 
 from .. import forks
@@ -145,6 +146,8 @@ class LazyClient(LentClient):
 
     __slots__ = ()
 
+    _waited: float = 0.0  # seconds for another thread of the request, which reserved it
+
     def __enter__(self: _Self) -> _Self:
         return self
 
@@ -158,8 +161,10 @@ class LazyClient(LentClient):
     def _use(self) -> Any:
         if self._client is NOT_RESERVED:
             forks.check_process()
+            began = monotonic()
             with self._lock("reserving"):  # several threads of one request have one slot
                 if self._client is NOT_RESERVED:
+                    self._waited = monotonic() - began
                     try:
                         self._reserve_now()
                     except PoolTimeout as error:
@@ -170,6 +175,10 @@ class LazyClient(LentClient):
                     if getattr(self, "_is_over", False):  # the release came while this waited
                         self.release()
         return self._client
+
+    def _wait_limit(self) -> float:
+        # The threads of a request wait at the same time: their waits must not add up.
+        return max(0.0, super()._wait_limit() - self._waited)
 
     def _raise_not_again(self) -> NoReturn:
         raise _ReservedMeanwhile

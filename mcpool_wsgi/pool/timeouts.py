@@ -63,7 +63,7 @@ class Timeouts:
                 logger.warning("%s: a client is held for %s", self._name, holder)
         longest = f"; the longest for {holders[0]}" if holders else ""
         return PoolTimeout(
-            f"no client of {self._name} came free within {timeout} s: {len(holders)} of"
+            f"no client of {self._name} came free within {timeout:.3g} s: {len(holders)} of"
             f" {size} are in use{longest}"
         )
 
