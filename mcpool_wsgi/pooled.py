@@ -83,7 +83,12 @@ class PooledClient(BorrowedCommands):
             else:
                 return command(*args, **kwargs)
         with self._pool.reserve() as client:
-            return client._run(name, args, kwargs)
+            try:
+                run = client._run
+            except AttributeError:  # the pool was filled with other clients later
+                self._master()  # says so
+                raise
+            return run(name, args, kwargs)
 
     def _master(self) -> Client | None:
         """The client that the pool clones. It has the options, and no connection."""

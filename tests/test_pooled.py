@@ -166,6 +166,15 @@ def test_a_pool_that_is_filled_later(mc: Client) -> None:
     assert cache.set("key", 1)
 
 
+def test_a_pool_that_is_filled_with_other_clients_later(address: str) -> None:
+    pool = ClientPool()
+    cache = PooledClient(pool)
+    pool.fill(pylibmc.Client([address]), 1)
+    with pytest.raises(TypeError, match=r"needs a pool of mcpool_wsgi\.Client"):
+        cache.get("key")
+    assert pool.stats().in_use == 0
+
+
 # -- What belongs to all who use the pool
 
 
