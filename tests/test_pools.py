@@ -898,8 +898,9 @@ def test_lazy_client_in_several_threads_takes_one_slot(mc: Client) -> None:
     assert pool.stats().in_use == 0
 
 
+@pytest.mark.slow
 def test_waits_of_several_threads_for_one_lazy_client_do_not_add_up(mc: Client) -> None:
-    pool = ClientPool(mc, 1, timeout=0.5)
+    pool = ClientPool(mc, 1, timeout=1)
     lent = pool.reserve(lazy=True)
     meeting = threading.Barrier(3)
 
@@ -911,7 +912,7 @@ def test_waits_of_several_threads_for_one_lazy_client_do_not_add_up(mc: Client) 
     with pool.reserve():
         in_threads([ask] * 3)
     assert pool.stats().timeouts == 3
-    assert pool.stats().seconds_waited < 1.0
+    assert pool.stats().seconds_waited < 2
     assert lent.get("key", "missing") == "missing"
     lent.release()
     assert pool.stats().in_use == 0
