@@ -31,7 +31,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Callable, NoReturn, TypeVar
 
 from pylibmc.consts import BehaviorDict
 
@@ -138,6 +138,18 @@ class PooledClient(BorrowedCommands):
     @behaviors.setter
     def behaviors(self, behaviors: Mapping[str, Any]) -> NoReturn:
         self.set_behaviors(behaviors)
+
+    @property
+    def on_connection_failure(self) -> Callable[[], None] | None:
+        """That of the client that the pool is made from. It cannot be changed."""
+        return getattr(self._master(), "on_connection_failure", None)
+
+    @on_connection_failure.setter
+    def on_connection_failure(self, notice: Callable[[], None] | None) -> NoReturn:
+        raise TypeError(
+            "on_connection_failure of a PooledClient is read-only. Set it on the client that the"
+            " pool is made from, before ClientPool(mc, n_slots)"
+        )
 
     def clone(self: _Self) -> _Self:
         """Another client over the same pool."""

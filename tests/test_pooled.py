@@ -192,6 +192,18 @@ def test_behaviors_are_read_only(cache: PooledClient) -> None:
     assert cache.behaviors["tcp_nodelay"] == 1
 
 
+def test_on_connection_failure_belongs_to_the_client_of_the_pool() -> None:
+    failures: list[str] = []
+    mc = Client(["127.0.0.1:1"], fail_soft=True)
+    mc.on_connection_failure = lambda: failures.append("failed")
+    cache = PooledClient(ClientPool(mc, 1))
+    assert cache.on_connection_failure is mc.on_connection_failure
+    with pytest.raises(TypeError, match="before ClientPool"):
+        cache.on_connection_failure = failures.clear
+    assert cache.get("key") is None
+    assert failures == ["failed"]
+
+
 def test_what_is_known_without_a_connection(
     cache: PooledClient, pool: ClientPool, address: str
 ) -> None:
