@@ -153,7 +153,10 @@ class PooledClient(BorrowedCommands):
 
     def clone(self: _Self) -> _Self:
         """Another client over the same pool."""
-        return type(self)(self._pool)
+        clone = type(self).__new__(type(self))  # a subclass may have other parameters
+        clone.__dict__.update(self.__dict__)
+        clone._owns_pool = False
+        return clone
 
     def disconnect_all(self) -> None:
         """Close the idle connections of the pool now and the reserved ones at their release."""

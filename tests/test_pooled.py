@@ -223,6 +223,22 @@ def test_a_clone_uses_the_same_pool(cache: PooledClient, pool: ClientPool) -> No
     assert cache.get("key") == 1
 
 
+def test_a_clone_of_a_subclass_is_like_it(pool: ClientPool) -> None:
+    """As with pylibmc.Client, __init__ is not called again."""
+
+    class Prefixed(PooledClient):
+        def __init__(self, pool: ClientPool, prefix: str) -> None:
+            super().__init__(pool)
+            self.prefix = prefix
+
+        def get(self, key: Any, default: Any = None) -> Any:
+            return super().get(self.prefix + key, default)
+
+    clone = Prefixed(pool, "mine:").clone()
+    clone.set("mine:key", 1)
+    assert clone.get("key") == 1
+
+
 def test_disconnect_all_closes_the_connections_of_the_pool(
     mc: Client, connections: Connections
 ) -> None:
