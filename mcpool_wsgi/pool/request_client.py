@@ -62,9 +62,9 @@ def request_client(pool: Any) -> LentClient | None:
     while clients is not None:
         find, process, clients = clients
         client = find()
-        if client is None or client._pool is not pool or client.is_released:
+        if client is None or process is not forks.current:
             continue
-        if process is forks.current:
+        if client._pool is pool and not client.is_released:
             return client
     return _early_client(pool.early_requests) if pool.early_requests else None
 
