@@ -18,6 +18,7 @@ from mcpool_wsgi import (
     Client,
     ClientPool,
     MemcachedPoolMiddleware,
+    PooledClient,
     ThreadMappedPool,
     get_client,
 )
@@ -275,8 +276,21 @@ def test_nobody_else_gets_the_client_while_the_app_closes(pool: ClientPool, wrap
     assert pool.stats().in_use == 0
 
 
-def test_response_of_none_is_left_to_the_server(pool: ClientPool) -> None:
-    assert request(MemcachedPoolMiddleware(responding(None), pool)) is None
+@pytest.mark.parametrize("tells_requests", [False, True])
+@pytest.mark.parametrize(
+    "options", [{}, {"lazy": True}, {"server_timing": True}], ids=lambda options: str([*options])
+)
+@pytest.mark.parametrize("response", [None, b"hello"])
+def test_response_that_is_not_wsgi_is_left_to_the_server(
+    pool: ClientPool, response: Any, options: dict[str, Any], tells_requests: bool
+) -> None:
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        environ["mc.client"].get("greeting")
+        return response
+
+    cache = PooledClient(pool) if tells_requests else None
+    assert request(MemcachedPoolMiddleware(app, pool, **options)) is response
+    del cache
     assert (pool.stats().in_use, pool.stats().idle) == (0, 1)
 
 

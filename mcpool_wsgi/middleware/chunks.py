@@ -22,7 +22,7 @@ def chunks_run_by(run: Runner, environ: dict[str, Any], response: Any) -> Any:
     if type(wrapper) is FileWrapper and response is wrapper.wrapped:
         wrapper.file.run_by(run)  # the server knows the response, and sends its file
         return response
-    if response is None or type(response) in (list, tuple):
+    if response is None or type(response) in (list, tuple, bytes):
         return response  # no code of the app runs any more
     kind = SizedChunks if hasattr(response, "__len__") else Chunks
     return kind(run, response)

@@ -36,7 +36,7 @@ class LazyExhaustion:
             if noting.is_started or error.find_client() is not client:
                 raise
             return self._on_exhausted(environ, start_response)
-        if noting.is_started or response is None or type(response) in (list, tuple):
+        if noting.is_started or response is None or type(response) in (list, tuple, bytes):
             return response  # type: ignore[no-any-return]
         return self._unstarted(environ, noting, client, response)
 

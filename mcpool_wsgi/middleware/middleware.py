@@ -171,7 +171,8 @@ class MemcachedPoolMiddleware:
             if file is not None:
                 file.on_close = closing.end
                 return response  # type: ignore[no-any-return]
-            if response is None:  # that is not WSGI, and the server will say so
+            # Neither is WSGI. But uWSGI and bjoern send bytes, and only if they get the bytes.
+            if response is None or type(response) is bytes:
                 closing.end()
                 return response  # type: ignore[return-value]
         except BaseException:

@@ -91,6 +91,13 @@ def with_length(environ: Environ, start_response: StartResponse) -> Any:
 
 
 @app
+def bytes_alone(environ: Environ, start_response: StartResponse) -> Any:
+    """Not WSGI, but some servers send it."""
+    start_response("200 OK", [PLAIN, ("Content-Length", "5")])
+    return greet(environ)
+
+
+@app
 def no_content(environ: Environ, start_response: StartResponse) -> Any:
     greet(environ)
     start_response("204 No Content", [])

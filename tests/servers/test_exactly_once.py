@@ -41,6 +41,7 @@ def reset_at_once(port: int) -> None:
 WAYS: dict[str, Callable[[int], None]] = {
     "a list": lambda port: whole(port, "one_item"),
     "a tuple": lambda port: whole(port, "one_item_tuple"),
+    "bytes alone": lambda port: whole(port, "bytes_alone"),
     "an empty list": lambda port: whole(port, "no_item"),
     "no content": lambda port: whole(port, "no_content"),
     "a generator": lambda port: whole(port, "generator"),

@@ -6,7 +6,7 @@ import pytest
 
 from .catalogue import DIFFERENCES, UNSTEADY
 from .launch import Running
-from .wire import exchange
+from .wire import Response, exchange
 
 pytestmark = pytest.mark.servers
 
@@ -25,6 +25,7 @@ APPS = [
     "empty_item",
     "one_item_tuple",
     "with_length",
+    "bytes_alone",
     "no_content",
     "generator",
     "lazy_generator",
@@ -46,12 +47,15 @@ APPS = [
 def test_bytes_are_those_of_the_bare_app(server: Running, app: str) -> None:
     differences = []
     for request in REQUESTS:
+        bare: set[Response] = set()
+        wrapped: set[Response] = set()
         for _ in range(TRIES if app in UNSTEADY.get(server.server.name, {}) else 1):
-            bare = exchange(server.port, f"/bare/{app}", *request)
-            wrapped = exchange(server.port, f"/wrapped/{app}", *request)
-            if not server.server.keeps_chunks:
-                bare, wrapped = bare.without_chunks(), wrapped.without_chunks()
-            if wrapped == bare:
+            for road, responses in ("bare", bare), ("wrapped", wrapped):
+                response = exchange(server.port, f"/{road}/{app}", *request)
+                if not server.server.keeps_chunks:
+                    response = response.without_chunks()
+                responses.add(response)
+            if bare & wrapped:
                 break
         else:
             differences.append((request, bare, wrapped))
