@@ -149,3 +149,64 @@ def test_file_of_a_subrequest_is_in_no_circle(mc: Client, is_over: bool) -> None
         assert [find() for find in files] == [None]
     finally:
         gc.enable()
+
+
+class FileThatKnowsItsClient(io.BytesIO):
+    """A file that notes, when it is closed, whether the environ has the client of its request."""
+
+    def __init__(self, environ: dict[str, Any]) -> None:
+        super().__init__(b"chunk")
+        self.environ = environ
+        self.own = environ["mc.client"]
+        self.found_its_client: bool | None = None
+
+    def close(self) -> None:
+        if not self.closed:
+            self.found_its_client = self.environ.get("mc.client") is self.own
+            assert self.own.set("key", "value")
+        super().close()
+
+
+def responding_with_a_file_that_knows_its_client(
+    environ: dict[str, Any], start_response: Callable[..., Any]
+) -> Any:
+    environ["test.file"] = file = FileThatKnowsItsClient(environ)
+    return environ["wsgi.file_wrapper"](file)
+
+
+@pytest.mark.parametrize("first_closed", [0, 1])
+def test_file_finds_its_client_whenever_it_is_closed(mc: Client, first_closed: int) -> None:
+    """Two requests have one environ."""
+    pool = ClientPool(mc, 2, timeout=0)
+    middleware = MemcachedPoolMiddleware(responding_with_a_file_that_knows_its_client, pool)
+    environ: dict[str, Any] = {"wsgi.file_wrapper": FileWrapper}
+    responses, files = [], []
+    for _ in range(2):
+        responses.append(request(middleware, environ))
+        files.append(environ.pop("test.file"))
+    for number in (first_closed, 1 - first_closed):
+        responses[number].close()
+        assert files[number].found_its_client
+    assert environ == {"wsgi.file_wrapper": FileWrapper}
+    assert (pool.stats().in_use, pool.stats().idle) == (0, 2)
+
+
+def test_file_behind_a_middleware_that_wraps_it_finds_its_client(mc: Client) -> None:
+    """The server gets no file, and the outer of two middlewares with one key closes it."""
+    pool = ClientPool(mc, 2, timeout=0)
+    inner = MemcachedPoolMiddleware(responding_with_a_file_that_knows_its_client, pool)
+
+    def wrapping(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        inner_response: Any = inner(environ, start_response)
+
+        class Response:
+            __iter__ = inner_response.__iter__
+            close = inner_response.close
+
+        return Response()
+
+    environ: dict[str, Any] = {"wsgi.file_wrapper": FileWrapper}
+    request(MemcachedPoolMiddleware(wrapping, pool), environ).close()
+    assert environ.pop("test.file").found_its_client
+    assert environ == {"wsgi.file_wrapper": FileWrapper}
+    assert (pool.stats().in_use, pool.stats().idle) == (0, 2)

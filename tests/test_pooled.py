@@ -455,20 +455,21 @@ def test_stream_and_close_use_the_client_of_the_request(
     assert cache.get("closed") == 1
 
 
-def test_response_is_asked_for_its_iterator_when_the_server_asks(
-    pool: ClientPool, cache: PooledClient
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_response_is_asked_for_its_iterator_at_once(
+    pool: ClientPool, cache: PooledClient, wrapped: bool
 ) -> None:
-    found = []
+    """Not at the first chunk: a server may send its headers between the two."""
 
-    class Response:
-        def __iter__(self) -> Iterator[bytes]:
-            found.append(cache.get("key"))
-            return iter([])
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        return environ["wsgi.file_wrapper"](object()) if wrapped else object()
 
-    app = MemcachedPoolMiddleware(lambda environ, start_response: Response(), pool)
-    response = app({}, lambda *_: lambda data: None)
-    iter(response)
-    assert found == [None]
+    environ: dict[str, Any] = {"wsgi.file_wrapper": lambda file: file}
+    response: Any = MemcachedPoolMiddleware(app, pool)(environ, lambda *_: lambda data: None)
+    with pytest.raises(TypeError, match="'object' object is not iterable"):
+        iter(response)
+    response.close()
+    assert pool.stats().in_use == 0
 
 
 def test_interleaved_streams_use_their_own_clients(mc: Client) -> None:

@@ -17,6 +17,8 @@ from .runner import Runner, each_of
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from .response import Response
+
 
 def call_with_files(
     app: WSGIApplication, environ: WSGIEnvironment, start_response: StartResponse
@@ -84,7 +86,8 @@ class File:
         self._open_file = file
         self._is_closed = False
         self._run: Runner | None = None
-        self.on_close: Callable[[], None] | None = None
+        #: What the middleware has for the response. To close the file ends the request.
+        self.response: Response | None = None
 
     def run_by(self, run: Runner) -> None:
         """Let *run* run the code of the app in this file: it may be no file of the system."""
@@ -94,9 +97,9 @@ class File:
         if name.startswith("_"):
             raise AttributeError(name)
         value = getattr(self._file, name)
-        if name == "read" and self._run is not None:
-            return functools.partial(self._run, value)
-        return value
+        if self._run is None or not callable(value):
+            return value
+        return functools.partial(self._run, value)
 
     def __iter__(self) -> Iterator[bytes]:
         if self._run is None:
@@ -108,16 +111,18 @@ class File:
             file = self._open_file
             del self._open_file  # succeeds once
         except AttributeError:
-            if self._is_closed and self.on_close is not None:
-                self.on_close()  # once more, because an interrupt may have kept it from its end
+            if self._is_closed and self.response is not None:
+                self.response.end()  # once more: an interrupt may have kept it from its end
             return
         try:
             close = getattr(file, "close", None)
             if close is not None and self._run is not None:
-                self._run(close)
+                close = functools.partial(self._run, close)
+            if close is not None and self.response is not None:
+                self.response.call(close)
             elif close is not None:
                 close()
         finally:
             self._is_closed = True
-            if self.on_close is not None:
-                self.on_close()
+            if self.response is not None:
+                self.response.end()

@@ -169,7 +169,7 @@ class MemcachedPoolMiddleware:
             if type(release) is EarlyRelease:
                 release.follow(closing)
             if file is not None:
-                file.on_close = closing.end
+                file.response = closing
                 return response  # type: ignore[no-any-return]
             # Neither is WSGI. But uWSGI and bjoern send bytes, and only if they get the bytes.
             if response is None or type(response) is bytes:

@@ -68,7 +68,7 @@ class Response:
         try:
             close = getattr(response, "close", None)
             if close is not None:
-                self._middleware.call(close, self.environ, self._reservation, self._release)
+                self.call(close)
         except ValueError:
             # A generator that runs in another thread refuses to be closed, and keeps its client.
             is_closed = getattr(response, "gi_frame", None) is None
@@ -86,6 +86,10 @@ class Response:
         """
         response = getattr(self, "_response", CLOSED)
         return None if response is CLOSED else response
+
+    def call(self, close: Callable[[], object]) -> None:
+        """Call the app's *close* as a part of its request."""
+        self._middleware.call(close, self.environ, self._reservation, self._release)
 
     def end(self) -> None:
         """End the request. More than once does no harm."""
