@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
+import subprocess
+import sys
 import threading
+from types import FrameType
 from typing import Any
 
 import pylibmc
 import pytest
 from forking import in_child, succeeds
-from harness import eventually
+from harness import demand, eventually
 from interrupts import interrupted_everywhere, tracing
 
 from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware, get_client
@@ -71,12 +74,11 @@ def test_log_handler_that_raises_does_not_end_the_thread(mc: Client) -> None:
     pool = ClientPool(mc, 1)
     app = MemcachedPoolMiddleware(lambda *_: [b""], pool, slow_after=0.02)
     logger.addHandler(failing)
-    threads = set(threading.enumerate())
+    eventually(lambda: threads() == 0)
     try:
         response: Any = app({}, lambda *_: print)
-        (thread,) = set(threading.enumerate()) - threads
         eventually(lambda: pool.holders()[0].seconds > 0.2)
-        assert thread.is_alive()
+        assert threads() == 1
         response.close()
     finally:
         logger.removeHandler(failing)
@@ -114,7 +116,13 @@ def test_child_has_a_thread_of_its_own(mc: Client, caplog: pytest.LogCaptureFixt
 
 
 def threads() -> int:
-    return sum(thread.name == "mcpool-slow" for thread in threading.enumerate())
+    return sum(is_in(frame, SlowHolders._run) for frame in sys._current_frames().values())
+
+
+def is_in(frame: FrameType | None, function: Any) -> bool:
+    while frame is not None and frame.f_code is not function.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def test_thread_ends_with_the_pool(mc: Client) -> None:
@@ -122,7 +130,7 @@ def test_thread_ends_with_the_pool(mc: Client) -> None:
     app = MemcachedPoolMiddleware(lambda *_: [b""], ClientPool(mc, 1), slow_after=1)
     for _ in range(3):
         app({}, lambda *_: print).close()  # type: ignore[attr-defined]
-    assert threads() == 1
+    eventually(lambda: threads() == 1)
     del app
     eventually(lambda: threads() == 0)
 
@@ -159,6 +167,37 @@ def test_interrupt_of_the_first_request_leaves_the_thread_to_the_next(mc: Client
         slow = Noting()
 
     interrupted_everywhere(KeyboardInterrupt, serve_the_first_request, serve_the_next_request)
+
+
+PROGRAM_WITH_GEVENT = """
+from gevent import monkey
+monkey.patch_all()
+import signal
+import time
+from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
+
+class Pool(ClientPool):
+    def holders(self, longer_than=0.0):
+        signal.raise_signal(signal.SIGINT)
+
+def app(environ, start_response):
+    return []
+
+middleware = MemcachedPoolMiddleware(app, Pool(Client(["127.0.0.1"]), 1), slow_after=0.01)
+try:
+    middleware({}, print).close()
+    time.sleep(10)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_interrupt_of_the_greenlet_that_looks_reaches_the_program() -> None:
+    """With gevent all greenlets are in the main thread, and signal handlers run in any of them."""
+    demand("gevent")
+    program = [sys.executable, "-c", PROGRAM_WITH_GEVENT]
+    ended = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.stdout == "interrupted\n", ended.stderr
 
 
 @pytest.mark.parametrize("wrong", [0, -1, float("nan"), float("inf")])

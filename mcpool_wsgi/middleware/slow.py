@@ -8,6 +8,7 @@ request, and with the place where its thread is at that moment.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import logging
 import threading
@@ -49,11 +50,10 @@ class SlowHolders:
         forks.check_process()
         if self._process is not forks.current:
             self._turn = turn = object()
-            thread = threading.Thread(
-                target=self._run, args=(forks.current, turn), name="mcpool-slow", daemon=True
-            )
+            # Not a threading.Thread: with gevent it is a greenlet, in which a signal handler may
+            # run. Its exception must reach the program, and a Thread would end with it.
             with contextlib.suppress(RuntimeError):  # no thread can be started
-                thread.start()
+                _thread.start_new_thread(self._run, (forks.current, turn))
             # Last: after an interrupt, the next request starts another thread.
             self._process = forks.current
 
