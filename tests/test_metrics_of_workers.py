@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from harness import eventually, in_threads
+from harness import demand, eventually, in_threads
 from monitoring import REPLACED, SLOTS, WORKERS, Counts, gunicorn
 
 from mcpool_wsgi import Client, ClientPool
@@ -120,3 +120,36 @@ def test_directory_that_is_none_is_refused(
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "none"))
     with pytest.raises(ValueError, match="PROMETHEUS_MULTIPROC_DIR must be a directory"):
         PoolCollector([ClientPool(Client([address]), 1)])
+
+
+PROGRAM_WITH_GEVENT = """
+from gevent import monkey
+monkey.patch_all()
+import signal
+import sys
+import time
+from mcpool_wsgi.metrics import workers
+
+def collect():
+    if not interrupts:
+        interrupts.append(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+    return []
+
+interrupts = []
+workers.INTERVAL = 0.01
+publisher = workers.Publisher(sys.argv[1], collect)
+try:
+    publisher.start()
+    time.sleep(10)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_interrupt_of_the_greenlet_that_publishes_reaches_the_program(tmp_path: Path) -> None:
+    """With gevent all greenlets are in the main thread, and signal handlers run in any of them."""
+    demand("gevent")
+    program = [sys.executable, "-c", PROGRAM_WITH_GEVENT, str(tmp_path)]
+    ended = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.stdout == "interrupted\n", ended.stderr

@@ -20,6 +20,7 @@ thread of the parent ran. A process that has not used its pools has no such thre
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import contextlib
 import logging
@@ -88,7 +89,8 @@ class Publisher:
             if self._is_started:
                 return
             self._is_started = True
-        threading.Thread(target=self._run, name="mcpool_wsgi.metrics", daemon=True).start()
+        # Not a threading.Thread: with gevent, what a signal handler raises in it would end there.
+        _thread.start_new_thread(self._run, ())
 
     def _run(self) -> None:
         while True:
