@@ -333,3 +333,20 @@ def test_binary_client_that_does_not_block(
         assert mc.behaviors["no_block"] == 1
 
     succeeds(in_child(work))
+
+
+@pytest.mark.parametrize("command", ["get_stats", "flush_all"])
+@pytest.mark.parametrize("refused", [{"remove_failed": 0}, {"distribution": "consistent max"}])
+def test_behaviors_that_the_c_code_refuses_change_nothing(
+    real_memcached: Memcached, command: str, refused: dict[str, Any]
+) -> None:
+    """It sets one after the other. With a no_block that nobody knows of, the command hangs."""
+
+    def work() -> None:
+        mc = Client([real_memcached.address], binary=True)
+        with pytest.raises(pylibmc.Error):
+            mc.set_behaviors({"no_block": True, **refused})
+        assert mc.behaviors["no_block"] == 0
+        assert COMMANDS[command](mc)
+
+    succeeds(in_child(work))

@@ -210,12 +210,18 @@ class Client(Commands):
     def get_behaviors(self) -> dict[str, Any]:
         """See :attr:`behaviors`."""
         here = self._here()
-        # Asked of a client without a connection: libmemcached would open one, with Python's lock
-        # held, to ask the system for the sizes of its buffers.
-        unconnected = pylibmc.client.Client(
-            ["/"], completed(here._chosen, len(here.addresses)), here.binary
-        )
-        return BehaviorDict(self, unconnected.get_behaviors())  # type: ignore[no-any-return]
+        behaviors = here._unconnected(here._chosen).get_behaviors()
+        return BehaviorDict(self, behaviors)  # type: ignore[no-any-return]
+
+    def _unconnected(self, chosen: Mapping[str, Any]) -> pylibmc.client.Client:
+        """A client without a connection, with the behaviors of a client like this one.
+
+        To be asked for its behaviors: libmemcached would open a connection, with Python's lock
+        held, to ask the system for the sizes of its buffers.
+
+        :raises pylibmc.Error: the C code refuses one of them.
+        """
+        return pylibmc.client.Client(["/"], completed(chosen, len(self.addresses)), self.binary)
 
     def set_behaviors(self, behaviors: Mapping[str, Any]) -> None:
         """See :attr:`behaviors`."""
@@ -225,6 +231,8 @@ class Client(Commands):
             raise ValueError("behavior namespace cannot be None once there is one")
         chosen = {**here._chosen, **new}
         rule = KeyRule(self.binary, chosen.get("namespace") or b"")
+        # The C code sets one after the other, and keeps what it has set when it refuses one.
+        here._unconnected(chosen)
         with here._turn:
             super(Client, here).set_behaviors(new)
             here._rule, here._chosen = rule, chosen  # once it has been taken
