@@ -332,6 +332,24 @@ def test_disconnect_all_of_a_client_whose_server_has_failed(mortal: Mortal) -> N
     eventually(lambda: in_spite_of_errors(mc, "set", "key", "value"))
 
 
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("behavior", ["remove_failed", "auto_eject"])
+def test_single_server_is_never_left_out_for_ever(
+    mortal: Mortal, behavior: str, later: bool
+) -> None:
+    """libmemcached would never try it again. Programs with one server or more have one setting."""
+    mc = Client([mortal.address], {behavior: 1, "failure_limit": 1} if not later else {})
+    mc.set_behaviors({behavior: 1, "failure_limit": 1} if later else {})
+    assert mc.set("key", "value")
+    mortal.kill()
+    for _ in range(3):
+        for _ in range(100):
+            in_spite_of_errors(mc, "get", "key")
+        mc._rests_until = 0
+    mortal.start()
+    eventually(lambda: in_spite_of_errors(mc, "set", "key", "value"))
+
+
 def test_disconnect_all_does_not_make_a_rest_longer(mortal: Mortal) -> None:
     """libmemcached would say that the server rests, and each time the rest would begin anew."""
     mc = Client([mortal.address])

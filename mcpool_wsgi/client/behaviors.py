@@ -49,6 +49,8 @@ SEVERAL_SERVERS_BEHAVIORS: Mapping[str, Any] = {
     "dead_timeout": 10,
 }
 
+#: Behaviors with which libmemcached leaves out a server that fails.
+_LEAVING_OUT = ("remove_failed", "auto_eject")
 _LONGEST_NAMESPACE = 127  # bytes, for libmemcached
 _is_printable_ascii = re.compile(rb"[!-~]+").fullmatch
 _LARGEST = 2**31 - 1  # libmemcached keeps most of them in a C int
@@ -69,7 +71,10 @@ _KNOWN = {*pylibmc.all_behaviors, "namespace"}
 
 def completed(behaviors: Mapping[str, Any], servers: int) -> dict[str, Any]:
     """*behaviors* for this number of *servers*, with the defaults for what they leave out."""
-    several = SEVERAL_SERVERS_BEHAVIORS if servers > 1 else {}
+    several: Mapping[str, Any] = SEVERAL_SERVERS_BEHAVIORS if servers > 1 else {}
+    if servers == 1 and any(map(behaviors.get, _LEAVING_OUT)):
+        # A single server that is left out would never be tried again.
+        several = {"dead_timeout": {**DEFAULT_BEHAVIORS, **behaviors}["retry_timeout"]}
     return {**DEFAULT_BEHAVIORS, **several, **behaviors}
 
 

@@ -233,6 +233,8 @@ class Client(Commands):
         rule = KeyRule(self.binary, chosen.get("namespace") or b"")
         # The C code sets one after the other, and keeps what it has set when it refuses one.
         here._unconnected(chosen)
+        before, after = (completed(b, len(here.addresses)) for b in (here._chosen, chosen))
+        new.update({name: after[name] for name in after if after[name] != before.get(name)})
         with here._turn:
             super(Client, here).set_behaviors(new)
             here._rule, here._chosen = rule, chosen  # once it has been taken
