@@ -13,6 +13,7 @@ from typing import Any
 
 import pylibmc
 import pytest
+from forking import in_child, succeeds
 from harness import DEADLINE, eventually, in_threads
 from mortal import Mortal
 
@@ -348,6 +349,24 @@ def test_single_server_is_never_left_out_for_ever(
         mc._rests_until = 0
     mortal.start()
     eventually(lambda: in_spite_of_errors(mc, "set", "key", "value"))
+
+
+@pytest.mark.parametrize("later", [{"ketama": True}, {"distribution": "consistent"}])
+@pytest.mark.parametrize("behavior", ["remove_failed", "auto_eject"])
+def test_keys_are_placed_anew_while_the_only_server_is_left_out(
+    address: str, behavior: str, later: dict[str, Any]
+) -> None:
+    """libmemcached would look for a place in a table that it has not made."""
+
+    def work() -> None:
+        mc = Client([address], {behavior: 1})
+        assert mc.set("key", "value")
+        mc.disconnect_all()
+        mc.set_behaviors(later)
+        assert mc.get("key") == "value"
+        assert mc.behaviors["auto_eject"] == 1
+
+    succeeds(in_child(work))
 
 
 def test_disconnect_all_does_not_make_a_rest_longer(mortal: Mortal) -> None:

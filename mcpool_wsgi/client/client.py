@@ -232,11 +232,15 @@ class Client(Commands):
         chosen = {**here._chosen, **new}
         rule = KeyRule(self.binary, chosen.get("namespace") or b"")
         # The C code sets one after the other, and keeps what it has set when it refuses one.
-        here._unconnected(chosen)
+        leaves_out = here._unconnected(chosen).get_behaviors()["auto_eject"]
         before, after = (completed(b, len(here.addresses)) for b in (here._chosen, chosen))
         new.update({name: after[name] for name in after if after[name] != before.get(name)})
         with here._turn:
+            # Servers that failed do not count as left out meanwhile: if there is no other, the C code
+            # does not place the keys, and the next command crashes.
+            super(Client, here).set_behaviors({"auto_eject": False})
             super(Client, here).set_behaviors(new)
+            super(Client, here).set_behaviors({"auto_eject": leaves_out})
             here._rule, here._chosen = rule, chosen  # once it has been taken
             here._missed_on = None  # libmemcached may have closed the connection
         self._rule, self._chosen = rule, chosen  # in a child the two are not the same
