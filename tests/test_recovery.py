@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import signal
 import statistics
 import threading
 import time
@@ -349,6 +350,22 @@ def test_single_server_is_never_left_out_for_ever(
         mc._rests_until = 0
     mortal.start()
     eventually(lambda: in_spite_of_errors(mc, "set", "key", "value"))
+
+
+@pytest.mark.parametrize("embedded", [True, None])
+def test_behaviors_of_a_client_whose_server_hangs_are_set_at_once(
+    embedded: bool | None, tmp_path: Path
+) -> None:
+    """libmemcached would wait until its quit can be sent, and all threads would wait with it."""
+    with memcached(embedded=embedded, unix_socket=str(tmp_path / "socket")) as server:
+        mc = Client([server.address])
+        assert mc.set("key", "value")
+        server.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(pylibmc.Error):
+            mc.set_multi({f"key{number}": "x" * 500_000 for number in range(4)})
+        begin = time.monotonic()
+        mc.set_behaviors({"tcp_nodelay": False})
+        assert time.monotonic() - begin < 0.2
 
 
 @pytest.mark.parametrize("later", [{"ketama": True}, {"distribution": "consistent"}])

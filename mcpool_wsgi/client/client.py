@@ -74,6 +74,7 @@ What it does not promise:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Callable, TypeVar
 
@@ -83,6 +84,8 @@ from pylibmc.consts import BehaviorDict
 from .arguments import check_login, checked_seconds, checked_servers, checked_switch, have_weights
 from .behaviors import completed, forgotten_in_a_clone, normalized
 from .commands import Commands
+from .connection import disconnect_all
+from .failures import CommandExpired
 from .keys import KeyRule
 from .without_pickle import Serializer, reads_pickle, without_pickle
 
@@ -236,8 +239,12 @@ class Client(Commands):
         before, after = (completed(b, len(here.addresses)) for b in (here._chosen, chosen))
         new.update({name: after[name] for name in after if after[name] != before.get(name)})
         with here._turn:
-            # Servers that failed do not count as left out meanwhile: if there is no other, the C code
-            # does not place the keys, and the next command crashes.
+            if here._out_of_sync:
+                # The C code may say goodbye to the server, and wait with Python's lock held.
+                with contextlib.suppress(CommandExpired):
+                    here._command(disconnect_all, (here,))
+            # Servers that failed do not count as left out meanwhile: if there is no other, the C
+            # code does not place the keys, and the next command crashes.
             super(Client, here).set_behaviors({"auto_eject": False})
             super(Client, here).set_behaviors(new)
             super(Client, here).set_behaviors({"auto_eject": leaves_out})
