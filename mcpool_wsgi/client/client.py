@@ -236,8 +236,9 @@ class Client(Commands):
         rule = KeyRule(self.binary, chosen.get("namespace") or b"")
         # The C code sets one after the other, and keeps what it has set when it refuses one.
         leaves_out = here._unconnected(chosen).get_behaviors()["auto_eject"]
-        before, after = (completed(b, len(here.addresses)) for b in (here._chosen, chosen))
-        new.update({name: after[name] for name in after if after[name] != before.get(name)})
+        servers = len(here.addresses)
+        before, after = completed(here._chosen, servers), completed(chosen, servers)
+        new.update(after.items() - before.items())  # the defaults depend on what is chosen
         with here._turn:
             if here._out_of_sync:
                 # The C code may say goodbye to the server, and wait with Python's lock held.
@@ -245,9 +246,11 @@ class Client(Commands):
                     here._command(disconnect_all, (here,))
             # Servers that failed do not count as left out meanwhile: if there is no other, the C
             # code does not place the keys, and the next command crashes.
-            super(Client, here).set_behaviors({"auto_eject": False})
-            super(Client, here).set_behaviors(new)
-            super(Client, here).set_behaviors({"auto_eject": leaves_out})
+            try:
+                super(Client, here).set_behaviors({"auto_eject": False})
+                super(Client, here).set_behaviors(new)
+            finally:
+                super(Client, here).set_behaviors({"auto_eject": leaves_out})
             here._rule, here._chosen = rule, chosen  # once it has been taken
             here._missed_on = None  # libmemcached may have closed the connection
         self._rule, self._chosen = rule, chosen  # in a child the two are not the same
