@@ -80,8 +80,14 @@ def run_elsewhere(
     """
     try:
         for _ in range(FAILURES_LEFT_OUT):
-            is_first = monotonic() >= client._fails_until and not _is_marked_dead(error)
-            if is_first or not _may_run_again(client, error, command):
+            if monotonic() >= client._fails_until:
+                if not _is_marked_dead(error):
+                    break
+                # In binary, 1.0.16 leaves out a server that is back at each new try. A client that
+                # only stores gets no other error, and its pool must notice it.
+                client._let_rest(error)
+                client._note_failure(error)
+            if not _may_run_again(client, error, command):
                 break
             client._disconnect()  # the answers of other servers may be on their way
             try:
