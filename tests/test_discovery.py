@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import logging
 import socket
 import socketserver
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -577,3 +580,49 @@ def test_wrong_arguments_are_refused(endpoint: Endpoint, mc: Client) -> None:
     endpoint.say = answer(1, "node|10.0.0.1|11211")
     with pytest.raises(TypeError, match="Client"):
         Discovery(ClientPool(pylibmc.Client(["cache"]), 1), endpoint.address).start()
+
+
+# -- Signals
+
+MASKS = """
+import sys
+if sys.argv[1] == "gevent":
+    from gevent import monkey
+    monkey.patch_all()
+import signal, threading, time
+from mcpool_wsgi.discovery import Discovery
+
+masks = []
+
+class Pool:
+    def set_servers(self, servers):
+        masks.append(signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+with Discovery(Pool(), sys.argv[2], interval=0.01):
+    end = time.monotonic() + 10
+    while len(masks) < 3 and time.monotonic() < end:
+        time.sleep(0.01)
+print(*masks[:3], signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+"""
+
+
+@pytest.mark.parametrize(
+    ("threads", "masks"),
+    [("real", "False True True False"), ("gevent", "False False False False")],
+)
+def test_thread_of_a_discovery_takes_no_signals(
+    endpoint: Endpoint, threads: str, masks: str
+) -> None:
+    """A thread that starts others would take those that the main thread waits for.
+
+    With gevent it is a greenlet of the main thread.
+    """
+    if threads == "gevent":
+        pytest.importorskip("gevent")
+    versions = itertools.count()
+    endpoint.say = lambda request: request.sendall(
+        answer(1, *nodes(f"127.0.0.1:{1 + next(versions)}"))
+    )
+    command = [sys.executable, "-c", MASKS, threads, endpoint.address]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert (done.stdout, done.stderr) == (f"{masks}\n", "")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _thread
 import logging
+import signal
 import threading
 from collections.abc import Iterable
 from types import TracebackType
@@ -152,13 +153,17 @@ class Discovery:
         self._poll = poll = _Poll()
         # Not a threading.Thread: its start() waits for the thread, and a fork hook must not wait.
         try:
-            _thread.start_new_thread(self._run, (poll,))
+            _thread.start_new_thread(self._run, (poll, threading.get_native_id()))
         except BaseException:
             self._poll = None
             _started.discard(self)
             raise
 
-    def _run(self, poll: _Poll) -> None:
+    def _run(self, poll: _Poll, starter: int) -> None:
+        if threading.get_native_id() != starter:  # with gevent it is a greenlet of that thread
+            # It starts threads, for look-ups. A thread that starts others can take a signal that
+            # the main thread waits for.
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             # It waits first, because in a child the pool may not have been reset yet.
             while not poll.stopped.wait(self._wait) and self._poll is poll:
@@ -183,6 +188,11 @@ class Discovery:
             except RuntimeError as error:  # no thread can be started, and the child works without
                 logger.warning("%s is not asked any more: %r", self._name, error)
 
+
+# All but those that an error of this process causes.
+_SIGNALS = signal.valid_signals() - {
+    *(signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
+}
 
 # All that are started. In a child no thread keeps them alive at first.
 _started: set[Discovery] = set()
