@@ -93,7 +93,8 @@ class Availability(_Base):
         self._rests_because = f"{what}, less than {rest:g} s ago"
 
     def _note_failure(self, error: Exception) -> None:
-        """Tell those who want to know of *error*, and name the servers in it."""
+        """Let the servers rest, tell those who want to know of *error*, name the servers in it."""
+        self._let_rest(error)
         if self._on_failure is not None:
             self._on_failure(error)
         if self.on_connection_failure is not None:

@@ -232,7 +232,6 @@ class Connection(Availability):
         self.expired = False
         if not failures.is_unavailable(error):
             return False
-        self._let_rest(error)
         self._note_failure(error)
         return self._fail_soft
 

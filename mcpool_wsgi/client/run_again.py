@@ -85,7 +85,6 @@ def run_elsewhere(
                     break
                 # In binary, 1.0.16 leaves out a server that is back at each new try. A client that
                 # only stores gets no other error, and its pool must notice it.
-                client._let_rest(error)
                 client._note_failure(error)
             if not _may_run_again(client, error, command):
                 break
