@@ -352,6 +352,18 @@ def test_single_server_is_never_left_out_for_ever(
     eventually(lambda: in_spite_of_errors(mc, "set", "key", "value"))
 
 
+@pytest.mark.parametrize("behavior", ["remove_failed", "auto_eject"])
+def test_single_server_that_has_no_retry_timeout_is_never_left_out_for_ever(
+    behavior: str,
+) -> None:
+    """libmemcached 1.0.18 takes a retry_timeout of 0, and a dead_timeout of 0 means for ever."""
+    try:
+        mc = Client(["/nowhere"], {behavior: 1, "retry_timeout": 0})
+    except pylibmc.Error:
+        pytest.skip("this libmemcached refuses it")
+    assert mc.behaviors["dead_timeout"] == 1
+
+
 @pytest.mark.parametrize("embedded", [True, None])
 def test_behaviors_of_a_client_whose_server_hangs_are_set_at_once(
     embedded: bool | None, tmp_path: Path

@@ -73,8 +73,8 @@ def completed(behaviors: Mapping[str, Any], servers: int) -> dict[str, Any]:
     """*behaviors* for this number of *servers*, with the defaults for what they leave out."""
     several: Mapping[str, Any] = SEVERAL_SERVERS_BEHAVIORS if servers > 1 else {}
     if servers == 1 and any(map(behaviors.get, _LEAVING_OUT)):
-        # A single server that is left out would never be tried again.
-        several = {"dead_timeout": {**DEFAULT_BEHAVIORS, **behaviors}["retry_timeout"]}
+        # A single server that is left out would never be tried again. 0 means never, too.
+        several = {"dead_timeout": {**DEFAULT_BEHAVIORS, **behaviors}["retry_timeout"] or 1}
     return {**DEFAULT_BEHAVIORS, **several, **behaviors}
 
 
