@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import pickle
+import threading
 import time
 from inspect import Parameter
 from typing import Any, Callable
@@ -238,6 +239,33 @@ def test_behaviors_that_are_refused_are_not_kept(mc: Client) -> None:
             mc.set_behaviors(bad)
     assert mc.renewal_interval == 1
     assert mc.with_servers(mc.addresses).set("x" * 250, 1)
+
+
+def test_behaviors_that_two_threads_set_are_both_kept(mc: Client) -> None:
+    """With a no_block that nobody knows of, get_stats() of a binary client hangs."""
+    works = [lambda: mc.set_behaviors({"no_block": True}), lambda: mc.set_behaviors({"cas": True})]
+    threads = [threading.Thread(target=work) for work in works]
+    with mc._turn:  # as if a command lasted
+        for thread in threads:
+            thread.start()
+        time.sleep(0.1)
+    for thread in threads:
+        thread.join()
+    assert mc.behaviors["no_block"] == mc.behaviors["cas"] == 1
+
+
+@tracing
+def test_interrupt_while_behaviors_are_set_leaves_none_that_nobody_knows_of() -> None:
+    mc = Client(["/nowhere"], {"auto_eject": True})
+
+    def change() -> None:
+        mc.set_behaviors({"no_block": not mc._is_on("no_block")})
+
+    def check() -> None:
+        in_c = pylibmc.client.Client.get_behaviors(mc)
+        assert {**mc.behaviors, **in_c} == mc.behaviors
+
+    assert interrupted_everywhere(KeyboardInterrupt, change, check) > 200
 
 
 @pytest.mark.parametrize("name", ["num_replicas", "_noreply", "buffer_requests"])

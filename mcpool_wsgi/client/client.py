@@ -230,20 +230,8 @@ class Client(Commands):
         """See :attr:`behaviors`."""
         here = self._here()
         new = normalized(behaviors, self.binary)
-        if here._chosen.get("namespace") and behaviors.get("namespace", b"") is None:
-            raise ValueError("behavior namespace cannot be None once there is one")
-        chosen = {**here._chosen, **new}
-        rule = KeyRule(self.binary, chosen.get("namespace") or b"")
-        # The C code sets one after the other, and keeps what it has set when it refuses one.
-        leaves_out = here._unconnected(chosen).get_behaviors()["auto_eject"]
-        servers = len(here.addresses)
-        before, after = completed(here._chosen, servers), completed(chosen, servers)
-        new.update(after.items() - before.items())  # the defaults depend on what is chosen
-        with here._turn:
-            if here._out_of_sync:
-                # The C code may say goodbye to the server, and wait with Python's lock held.
-                with contextlib.suppress(CommandExpired):
-                    here._command(disconnect_all, (here,))
+
+        def take() -> None:
             # Servers that failed do not count as left out meanwhile: if there is no other, the C
             # code does not place the keys, and the next command crashes.
             try:
@@ -251,9 +239,29 @@ class Client(Commands):
                 super(Client, here).set_behaviors(new)
             finally:
                 super(Client, here).set_behaviors({"auto_eject": leaves_out})
-            here._rule, here._chosen = rule, chosen  # once it has been taken
+            for client in (here, self):  # in a child the two are not the same
+                client._rule, client._chosen = rule, chosen  # once it has been taken
             here._missed_on = None  # libmemcached may have closed the connection
-        self._rule, self._chosen = rule, chosen  # in a child the two are not the same
+
+        with here._turn:  # another thread may set other behaviors
+            if here._chosen.get("namespace") and behaviors.get("namespace", b"") is None:
+                raise ValueError("behavior namespace cannot be None once there is one")
+            chosen = {**here._chosen, **new}
+            rule = KeyRule(self.binary, chosen.get("namespace") or b"")
+            # The C code sets one after the other, and keeps what it has set when it refuses one.
+            leaves_out = here._unconnected(chosen).get_behaviors()["auto_eject"]
+            servers = len(here.addresses)
+            before, after = completed(here._chosen, servers), completed(chosen, servers)
+            new.update(after.items() - before.items())  # the defaults depend on what is chosen
+            if here._out_of_sync:
+                # The C code may say goodbye to the server, and wait with Python's lock held.
+                with contextlib.suppress(CommandExpired):
+                    here._command(disconnect_all, (here,))
+            try:
+                take()
+            except BaseException:  # an interrupt: the C code may have some that nobody knows of
+                take()
+                raise
 
     @property
     def behaviors(self) -> dict[str, Any]:
