@@ -128,6 +128,28 @@ def test_node_that_was_restarted_is_used_by_a_pool_that_only_stores(
     eventually(is_used_again)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("binary", [False, True])
+def test_failure_of_a_command_is_noted_once(
+    nodes: list[Mortal], embedded: bool, binary: bool
+) -> None:
+    if binary and embedded:
+        pytest.skip("the embedded server does not speak the binary protocol")
+    mc = Client(addresses(nodes), {"dead_timeout": 1}, binary)
+    mc.set_multi(dict.fromkeys(KEYS, 1))
+    notes: list[bool] = []
+    mc.on_connection_failure = lambda: notes.append(True)
+    nodes[0].kill()
+    end = monotonic() + 3
+    while monotonic() < end:
+        for key in KEYS[:20]:
+            before = len(notes)
+            with contextlib.suppress(pylibmc.Error):
+                mc.add_multi({key: 1})
+            assert len(notes) <= before + 1
+    assert notes
+
+
 @pytest.mark.parametrize(
     ("command", "binary"),
     # Without touch in binary, which takes half a second with libmemcached 1.0.16.

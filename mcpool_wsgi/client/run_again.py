@@ -78,6 +78,7 @@ def run_elsewhere(
 
     :raises Exception: *error*, if it is the first one, or the command must not be run again.
     """
+    left_out = None
     try:
         for _ in range(FAILURES_LEFT_OUT):
             if monotonic() >= client._fails_until:
@@ -85,17 +86,22 @@ def run_elsewhere(
                     break
                 # In binary, 1.0.16 leaves out a server that is back at each new try. A client that
                 # only stores gets no other error, and its pool must notice it.
-                client._note_failure(error)
+                client._let_rest(error)
+                left_out = error
             if not _may_run_again(client, error, command):
                 break
             client._disconnect()  # the answers of other servers may be on their way
             try:
-                return command(*args)
+                result = command(*args)
             except failures.OF_A_GONE_SERVER as another:
                 error = another
+            else:
+                if left_out is not None:  # an error that is raised is noted by _forgives()
+                    client._note_failure(left_out)
+                return result
         raise error
     finally:
-        del error  # its traceback has this frame: that would be a circle
+        del error, left_out  # its traceback has this frame: that would be a circle
 
 
 def _may_run_again(client: Any, error: Exception, command: Callable[..., Any]) -> bool:
