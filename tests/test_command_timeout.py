@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -348,5 +349,23 @@ def test_behaviors_that_the_c_code_refuses_change_nothing(
             mc.set_behaviors({"no_block": True, **refused})
         assert mc.behaviors["no_block"] == 0
         assert COMMANDS[command](mc)
+
+    succeeds(in_child(work))
+
+
+@pytest.mark.parametrize("command", ["get_stats", "flush_all"])
+def test_no_block_that_another_thread_sets_while_a_command_waits_for_its_turn(
+    real_memcached: Memcached, command: str
+) -> None:
+    def work() -> None:
+        mc = Client([real_memcached.address], binary=True)
+        assert mc.set("key", "value")
+        thread = threading.Thread(target=COMMANDS[command], args=(mc,), daemon=True)
+        with mc._turn:
+            thread.start()
+            time.sleep(0.1)
+            mc.set_behaviors({"no_block": True})
+        thread.join(5)
+        assert not thread.is_alive()
 
     succeeds(in_child(work))

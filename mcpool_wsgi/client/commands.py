@@ -180,10 +180,12 @@ class Commands(StoringCommands):
         :raises pylibmc.Error: the first error, after all servers were asked.
         """
         time = checked_number("time", time, LARGEST_TIME)
-        if self._asks_on_new_connections:
-            return all(self._ask_each_server("flush_all", time))
         command = binary_protocol.flush_all if self.binary else native.flush_all
-        return bool(self._command(command, (self, time)))
+        here = self._here()
+        with here._turn:  # until it is over, no other thread sets no_block
+            if not here._asks_on_new_connections:
+                return bool(here._command(command, (here, time)))
+        return all(here._ask_each_server("flush_all", time))
 
     def get_stats(self, *args: Any) -> list[tuple[bytes, dict[str, bytes]]]:
         """``[(server, {name: value}), ...]``
@@ -194,12 +196,14 @@ class Commands(StoringCommands):
         for arg in args:
             if _control_character(encoded(arg)):
                 raise InvalidKey(arg, "has a byte in it that ends a command")
-        if self._asks_on_new_connections:
-            return [found for (found,) in filter(None, self._ask_each_server("get_stats", *args))]
-        found: list[tuple[bytes, dict[str, bytes]]] = self._command(
-            native.get_stats, (self, *args)
-        )
-        return found
+        here = self._here()
+        with here._turn:  # until it is over, no other thread sets no_block
+            if not here._asks_on_new_connections:
+                answer: list[tuple[bytes, dict[str, bytes]]] = here._command(
+                    native.get_stats, (here, *args)
+                )
+                return answer
+        return [found for (found,) in filter(None, here._ask_each_server("get_stats", *args))]
 
     @property
     def _asks_on_new_connections(self) -> bool:
