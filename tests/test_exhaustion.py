@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Callable
@@ -11,7 +12,7 @@ from typing import Any, Callable
 import pylibmc
 import pytest
 from apps import count_and_greet, foreign_pools, generating, request, responding
-from harness import DEADLINE, eventually
+from harness import DEADLINE, eventually, in_thread
 from webtest import TestApp
 
 from mcpool_wsgi import (
@@ -113,6 +114,31 @@ def test_only_thread_of_a_server_waits_for_threads_of_the_program(mc: Client, la
     response.close()
     background.join(DEADLINE)
     assert pool.stats().timeouts == 0
+
+
+def test_only_thread_of_a_server_waits_for_no_request_whose_thread_has_a_client(
+    mc: Client,
+) -> None:
+    """Threads of two requests reserve their lazy clients, while the server's thread waits."""
+    pool = ClientPool(mc, 1, timeout=60)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        visits: list[bytes] = []
+        in_thread(lambda: visits.extend(count_and_greet(environ, start_response)))
+        return visits
+
+    lazy_app = MemcachedPoolMiddleware(app, pool, lazy=True)
+    eager_app = MemcachedPoolMiddleware(app, pool)
+    environ = {"wsgi.multithread": False, "REQUEST_METHOD": "GET"}
+    running = request(lazy_app, dict(environ))
+    began = time.monotonic()
+    for other_app in (lazy_app, eager_app):
+        response = request(other_app, dict(environ))
+        assert b"in use" in b"".join(response)
+        response.close()
+    assert time.monotonic() - began < DEADLINE
+    running.close()
+    assert pool.stats().in_use == 0
 
 
 def test_lazy_request_that_uses_nothing_takes_nothing(mc: Client) -> None:

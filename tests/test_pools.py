@@ -918,6 +918,16 @@ def test_waits_of_several_threads_for_one_lazy_client_do_not_add_up(mc: Client) 
     assert pool.stats().in_use == 0
 
 
+def test_lazy_client_that_found_no_slot_in_time_does_not_wait_again(mc: Client) -> None:
+    """An app that takes the time-out for a miss waits once, however many values it wants."""
+    pool = ClientPool(mc, 1, timeout=0.1)
+    with pool.reserve(lazy=True) as lent, pool.reserve():
+        with pytest.raises(PoolTimeout):
+            lent.get("key")
+        with pytest.raises(PoolTimeout, match="within 0 s"):
+            lent.get("key")
+
+
 def test_lazy_client_that_found_no_slot_may_try_again(mc: Client) -> None:
     pool = ClientPool(mc, 1, timeout=0)
     with pool.reserve(lazy=True) as lent:

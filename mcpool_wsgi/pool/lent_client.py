@@ -18,6 +18,7 @@ HikariCP and SQLAlchemy lend a thin object of the same kind, which knows when it
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
@@ -146,7 +147,7 @@ class LazyClient(LentClient):
 
     __slots__ = ()
 
-    _waited: float = 0.0  # seconds for another thread of the request, which reserved it
+    _asked_at: float = 0.0  # when the first command came, in monotonic() time
 
     def __enter__(self: _Self) -> _Self:
         return self
@@ -161,24 +162,32 @@ class LazyClient(LentClient):
     def _use(self) -> Any:
         if self._client is NOT_RESERVED:
             forks.check_process()
-            began = monotonic()
+            if not self._asked_at:
+                self._asked_at = monotonic()
             with self._lock("reserving"):  # several threads of one request have one slot
                 if self._client is NOT_RESERVED:
-                    self._waited = monotonic() - began
-                    try:
-                        self._reserve_now()
-                    except PoolTimeout as error:
-                        error.find_client = weakref.ref(self)
-                        raise
-                    except _ReservedMeanwhile:
-                        pass
-                    if getattr(self, "_is_over", False):  # the release came while this waited
-                        self.release()
+                    self._reserve_for_all_threads()
         return self._client
 
+    def _reserve_for_all_threads(self) -> None:
+        try:
+            self._reserve_now()
+            # Any thread of the request may do this. The thread of the server releases the slot.
+            if hasattr(self, "_server_thread"):
+                with contextlib.suppress(AttributeError):  # the release has come
+                    self._slot.thread = self._server_thread
+        except PoolTimeout as error:
+            error.find_client = weakref.ref(self)
+            raise
+        except _ReservedMeanwhile:
+            pass
+        if getattr(self, "_is_over", False):  # the release came while this waited
+            self.release()
+
     def _wait_limit(self) -> float:
-        # The threads of a request wait at the same time: their waits must not add up.
-        return max(0.0, super()._wait_limit() - self._waited)
+        # For the whole request, as if it were not lazy: neither the waits of its threads nor those
+        # of its commands add up.
+        return max(0.0, self._asked_at + super()._wait_limit() - monotonic())
 
     def _raise_not_again(self) -> NoReturn:
         raise _ReservedMeanwhile

@@ -59,7 +59,7 @@ class Reservation(SlotHolder):
     """
 
     # There is no __init__: calling one costs a fifth of a reservation. See Pool.reserve().
-    __slots__ = ("_client", "_is_over", "_only_others", "_pool", "_queue", "_slot", "_timeout")
+    __slots__ = ("_client", "_is_over", "_pool", "_queue", "_server_thread", "_slot", "_timeout")
 
     _is_client = False  # whether the reservation is the client, too
     _client: Any
@@ -67,7 +67,7 @@ class Reservation(SlotHolder):
     _queue: SlotQueue  # to which the slot is released
     _slot: Slot  # from the reservation to the release
     _is_over: bool  # set by a release that found no slot
-    _only_others: bool  # set if it does not wait for clients of its own thread
+    _server_thread: int  # set if it does not wait for clients of this thread
     _timeout: float  # seconds to wait for a slot, if it is not the pool's timeout
 
     def __enter__(self) -> Any:
@@ -144,7 +144,7 @@ class Reservation(SlotHolder):
         return self._client is RELEASED
 
     def _wait_limit(self) -> float:
-        if getattr(self, "_only_others", False) and self._queue.has_client(get_ident()):
+        if hasattr(self, "_server_thread") and self._queue.has_client(self._server_thread):
             return 0.0
         return getattr(self, "_timeout", self._pool.timeout)
 
@@ -154,7 +154,7 @@ class Reservation(SlotHolder):
 
     def wait_for_other_threads_only(self) -> None:
         """Do not wait if this thread has a client, which nobody can release during the wait."""
-        self._only_others = True
+        self._server_thread = get_ident()
 
     def _put_slot_back(self) -> None:
         try:
