@@ -181,11 +181,7 @@ class Commands(StoringCommands):
         """
         time = checked_number("time", time, LARGEST_TIME)
         command = binary_protocol.flush_all if self.binary else native.flush_all
-        here = self._here()
-        with here._turn:  # until it is over, no other thread sets no_block
-            if not here._asks_on_new_connections:
-                return bool(here._command(command, (here, time)))
-        return all(here._ask_each_server("flush_all", time))
+        return all(self._ask_all_servers(command, time))
 
     def get_stats(self, *args: Any) -> list[tuple[bytes, dict[str, bytes]]]:
         """``[(server, {name: value}), ...]``
@@ -196,14 +192,16 @@ class Commands(StoringCommands):
         for arg in args:
             if _control_character(encoded(arg)):
                 raise InvalidKey(arg, "has a byte in it that ends a command")
+        answers = self._ask_all_servers(native.get_stats, *args)
+        return [stats for answer in answers for stats in answer]
+
+    def _ask_all_servers(self, command: Callable[..., Any], *args: Any) -> list[Any]:
+        """The answers to a *command* without a key: one, or one from each server."""
         here = self._here()
         with here._turn:  # until it is over, no other thread sets no_block
             if not here._asks_on_new_connections:
-                answer: list[tuple[bytes, dict[str, bytes]]] = here._command(
-                    native.get_stats, (here, *args)
-                )
-                return answer
-        return [found for (found,) in filter(None, here._ask_each_server("get_stats", *args))]
+                return [here._command(command, (here, *args))]
+        return here._ask_each_server(command.__name__, *args)
 
     @property
     def _asks_on_new_connections(self) -> bool:
