@@ -50,6 +50,12 @@ def demand(module: str) -> None:
         missing(module)
 
 
+def skip_if_not_spoken(binary: bool, embedded: bool) -> None:
+    """Skip the test if it is *binary* and its server is *embedded*."""
+    if binary and embedded:
+        pytest.skip("the embedded server speaks no binary protocol")
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])

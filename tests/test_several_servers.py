@@ -11,7 +11,7 @@ from typing import Any, Callable
 import pylibmc
 import pytest
 from forking import in_child, succeeds
-from harness import eventually, in_threads
+from harness import eventually, in_threads, skip_if_not_spoken
 from mortal import Mortal
 
 from mcpool_wsgi import Client, ClientPool, PooledClient, ThreadMappedPool
@@ -108,8 +108,7 @@ def test_node_that_was_restarted_is_used_by_a_pool_that_only_stores(
     nodes: list[Mortal], embedded: bool, binary: bool
 ) -> None:
     """In binary, libmemcached 1.0.16 leaves it out at each new try."""
-    if binary and embedded:
-        pytest.skip("the embedded server does not speak the binary protocol")
+    skip_if_not_spoken(binary, embedded)
     pool = ClientPool(Client(addresses(nodes), {"dead_timeout": 1}, binary), 1)
 
     def store() -> None:
@@ -133,8 +132,7 @@ def test_node_that_was_restarted_is_used_by_a_pool_that_only_stores(
 def test_failure_of_a_command_is_noted_once(
     nodes: list[Mortal], embedded: bool, binary: bool
 ) -> None:
-    if binary and embedded:
-        pytest.skip("the embedded server does not speak the binary protocol")
+    skip_if_not_spoken(binary, embedded)
     mc = Client(addresses(nodes), {"dead_timeout": 1}, binary)
     mc.set_multi(dict.fromkeys(KEYS, 1))
     notes: list[bool] = []
@@ -158,8 +156,7 @@ def test_failure_of_a_command_is_noted_once(
 def test_a_dead_node_is_one_error(
     nodes: list[Mortal], embedded: bool, command: str, binary: bool
 ) -> None:
-    if binary and embedded:
-        pytest.skip("the embedded server does not speak the binary protocol")
+    skip_if_not_spoken(binary, embedded)
     mc = Client(addresses(nodes), {"cas": True}, binary)
     assert mc.set_multi(dict.fromkeys(KEYS, 1)) == []
     nodes[2].kill()

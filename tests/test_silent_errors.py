@@ -12,6 +12,7 @@ from typing import Any, Callable
 import hostile
 import pylibmc
 import pytest
+from harness import skip_if_not_spoken
 from mortal import Mortal
 
 from mcpool_wsgi import Client
@@ -84,8 +85,7 @@ def signals(interval: float) -> Iterator[list[int]]:
 def test_read_that_a_signal_ended_is_sent_again(
     address: str, embedded: bool, read: str, binary: bool
 ) -> None:
-    if binary and embedded:
-        pytest.skip("the embedded server speaks no binary protocol")
+    skip_if_not_spoken(binary, embedded)
     with hostile.proxy(address) as slow, signals(0.03) as seen:
         mc = Client([slow.address], {**BEHAVIORS, "_poll_timeout": 500}, binary)
         mc.set_multi({"key": "value", "other": "more"})

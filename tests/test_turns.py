@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from forking import FORKS, succeeds
-from harness import eventually, in_threads
+from harness import eventually, in_threads, skip_if_not_spoken
 from mortal import Mortal
 
 from mcpool_wsgi import Client
@@ -41,8 +41,7 @@ def use(mc: Any, name: str, operations: int = OPERATIONS) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("binary", [False, True])
 def test_one_client_in_eight_threads(address: str, embedded: bool, binary: bool) -> None:
-    if binary and embedded:
-        pytest.skip("the embedded server speaks no binary protocol")
+    skip_if_not_spoken(binary, embedded)
     mc = Client([address], {"cas": True}, binary=binary)
     in_threads([lambda name=name: use(mc, name) for name in "abcdefgh"])  # type: ignore[misc]
 
