@@ -190,9 +190,8 @@ class Discovery:
 
 
 # All but those that an error of this process causes.
-_SIGNALS = signal.valid_signals() - {
-    *(signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
-}
+_ERRORS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
+_SIGNALS = signal.valid_signals() - _ERRORS
 
 # All that are started. In a child no thread keeps them alive at first.
 _started: set[Discovery] = set()

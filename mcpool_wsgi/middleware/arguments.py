@@ -37,7 +37,7 @@ def check_arguments(app: Any, pool: Any, environ_key: Any, on_exhausted: Any) ->
 def reserve_function(pool: Pool, lazy: bool, slow_after: float | None) -> Callable[[], Any]:
     """The function that reserves a client of *pool* for a request.
 
-    :raises TypeError: *pool* cannot lend lazily, or *slow_after* is no number.
+    :raises TypeError: *pool* cannot reserve lazily, or *slow_after* is no number.
     :raises ValueError: *slow_after* is not positive or not finite.
     """
     reserve: Callable[[], Any] = pool.reserve
