@@ -15,7 +15,7 @@ from typing import Any
 import pylibmc
 import pytest
 from forking import in_child, succeeds
-from harness import DEADLINE, eventually, in_threads
+from harness import DEADLINE, eventually, in_threads, skip_if_not_spoken
 from mortal import Mortal
 
 from mcpool_wsgi import Client, ClientPool, InvalidKey, PoolTimeout, ThreadMappedPool
@@ -418,6 +418,22 @@ def test_disconnect_all_does_not_make_a_rest_longer(mortal: Mortal) -> None:
     assert down == 0
     mortal.start()
     eventually(lambda: in_spite_of_errors(mc, "set", "key", "value"))
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_client_of_one_server_works_at_once_when_its_rest_ends(
+    mortal: Mortal, binary: bool
+) -> None:
+    """After five failures, libmemcached would begin a rest of its own, in whole seconds."""
+    skip_if_not_spoken(binary, mortal.embedded)
+    mc = Client([mortal.address], binary=binary)
+    assert mc.set("key", "value")
+    mortal.kill()
+    for _ in range(7):
+        in_spite_of_errors(mc, "set", "key", "value")
+        mc._rests_until = 0
+    mortal.start()
+    assert mc.set("key", "value")
 
 
 def in_spite_of_errors(mc: Client, command: str, *args: Any) -> Any:

@@ -49,6 +49,13 @@ SEVERAL_SERVERS_BEHAVIORS: Mapping[str, Any] = {
     "dead_timeout": 10,
 }
 
+#: What a client of one server sets in addition.
+ONE_SERVER_BEHAVIORS: Mapping[str, Any] = {
+    # Failures in a row after which libmemcached itself lets the server rest [5]. It counts in whole
+    # seconds, and would make the retry_timeout up to a second longer. The client does it instead.
+    "failure_limit": 2**31 - 1,
+}
+
 #: Behaviors with which libmemcached leaves out a server that fails.
 _LEAVING_OUT = ("remove_failed", "auto_eject")
 _LONGEST_NAMESPACE = 127  # bytes, for libmemcached
@@ -71,11 +78,15 @@ _KNOWN = {*pylibmc.all_behaviors, "namespace"}
 
 def completed(behaviors: Mapping[str, Any], servers: int) -> dict[str, Any]:
     """*behaviors* for this number of *servers*, with the defaults for what they leave out."""
-    several: Mapping[str, Any] = SEVERAL_SERVERS_BEHAVIORS if servers > 1 else {}
+    defaults = {**DEFAULT_BEHAVIORS}
+    if servers > 1:
+        defaults.update(SEVERAL_SERVERS_BEHAVIORS)
+    elif "remove_failed" not in behaviors:  # which sets the failure_limit, too
+        defaults.update(ONE_SERVER_BEHAVIORS)
     if servers == 1 and any(map(behaviors.get, _LEAVING_OUT)):
         # A single server that is left out would never be tried again. 0 means never, too.
-        several = {"dead_timeout": {**DEFAULT_BEHAVIORS, **behaviors}["retry_timeout"] or 1}
-    return {**DEFAULT_BEHAVIORS, **several, **behaviors}
+        defaults["dead_timeout"] = {**defaults, **behaviors}["retry_timeout"] or 1
+    return {**defaults, **behaviors}
 
 
 def forgotten_in_a_clone(behaviors: Mapping[str, Any]) -> dict[str, Any]:
