@@ -171,6 +171,38 @@ def test_a_dead_node_is_one_error(
     assert len(errors) == 1, errors
 
 
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("command", EACH_KEY)
+def test_servers_that_have_all_failed_are_used_when_they_are_back(
+    nodes: list[Mortal], embedded: bool, command: str, binary: bool
+) -> None:
+    """libmemcached 1.0.16 says for ever that they are dead, if a client only stores."""
+    skip_if_not_spoken(binary, embedded)
+    mc = Client(addresses(nodes), {"cas": True}, binary)
+    keys = KEYS[:20]
+
+    def errors() -> list[str]:
+        raised = []
+        for key in keys:
+            try:
+                EACH_KEY[command](mc, key)
+            except pylibmc.NotFound:
+                pass
+            except pylibmc.Error as error:
+                raised.append(repr(error))
+        return raised
+
+    assert errors() == []
+    for node in nodes:
+        node.kill()
+    for _ in range(3):
+        assert errors()
+    for node in nodes:
+        node.start()
+    errors()
+    assert errors() == []
+
+
 # Without touch, whose error is the same as that of a server that fails.
 @pytest.mark.parametrize("command", [name for name in EACH_KEY if name != "touch"])
 def test_a_node_that_is_back_when_the_client_comes_back_costs_no_second_error(

@@ -17,6 +17,9 @@ import pylibmc
 
 from .keys import encoded
 
+#: As a ``failure_limit``: libmemcached leaves no server out.
+NO_LIMIT = 2**31 - 1
+
 #: What a :class:`Client` sets unless its caller says otherwise (pylibmc's own default in
 #: brackets), and why.
 DEFAULT_BEHAVIORS: Mapping[str, Any] = {
@@ -53,14 +56,14 @@ SEVERAL_SERVERS_BEHAVIORS: Mapping[str, Any] = {
 ONE_SERVER_BEHAVIORS: Mapping[str, Any] = {
     # Failures in a row after which libmemcached itself lets the server rest [5]. It counts in whole
     # seconds, and would make the retry_timeout up to a second longer. The client does it instead.
-    "failure_limit": 2**31 - 1,
+    "failure_limit": NO_LIMIT,
 }
 
 #: Behaviors with which libmemcached leaves out a server that fails.
 _LEAVING_OUT = ("remove_failed", "auto_eject")
 _LONGEST_NAMESPACE = 127  # bytes, for libmemcached
 _is_printable_ascii = re.compile(rb"[!-~]+").fullmatch
-_LARGEST = 2**31 - 1  # libmemcached keeps most of them in a C int
+_LARGEST = NO_LIMIT  # libmemcached keeps most of them in a C int
 #: Behaviors that are refused if they are on, and why.
 _REFUSED = {
     "num_replicas": "with replicas libmemcached crashes, and answers with other keys' values",

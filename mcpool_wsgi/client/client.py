@@ -207,6 +207,13 @@ class Client(Commands):
         behaviors = completed(self._chosen, len(self.addresses))
         return float(max(behaviors["retry_timeout"], behaviors.get("dead_timeout", 0)))
 
+    @property
+    def _failure_limit(self) -> int:
+        """The failures in a row after which libmemcached leaves out one of several servers."""
+        behaviors = completed(self._chosen, len(self.addresses))
+        limit: int = behaviors.get("failure_limit") or behaviors["remove_failed"]
+        return limit
+
     def _is_on(self, behavior: str) -> bool:
         return bool(self._chosen.get(behavior))
 

@@ -32,6 +32,7 @@ delete: Command = client.delete
 flush_all: Command = client.flush_all
 get_stats: Command = client.get_stats
 disconnect_all: Command = client.disconnect_all
+set_behaviors: Command = client.set_behaviors
 hash: Command = client.hash
 serialize: Command = client.serialize
 deserialize: Command = client.deserialize

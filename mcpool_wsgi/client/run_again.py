@@ -17,6 +17,7 @@ from typing import Any, Callable
 import pylibmc
 
 from . import failures, native, sockets
+from .behaviors import NO_LIMIT
 from .failures import MISS
 from .silent_errors import is_refused, silent_error
 from .watchdog import NEVER
@@ -80,7 +81,7 @@ def run_elsewhere(
     """
     left_out = None
     try:
-        for _ in range(FAILURES_LEFT_OUT):
+        for times in range(FAILURES_LEFT_OUT):
             if monotonic() >= client._fails_until:
                 if not _is_marked_dead(error):
                     break
@@ -92,7 +93,10 @@ def run_elsewhere(
                 break
             client._disconnect()  # the answers of other servers may be on their way
             try:
-                result = command(*args)
+                if times < FAILURES_LEFT_OUT - 1:
+                    result = command(*args)
+                else:  # it may be that all servers have failed
+                    result = _at_a_server_left_out(client, command, args)
             except failures.OF_A_GONE_SERVER as another:
                 error = another
             else:
@@ -102,6 +106,19 @@ def run_elsewhere(
         raise error
     finally:
         del error, left_out  # its traceback has this frame: that would be a circle
+
+
+def _at_a_server_left_out(client: Any, command: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """The result of *command* from its server, whether libmemcached leaves it out or not.
+
+    In 1.0.16, a command that does not read would find for ever that all servers are left out: to
+    find it counts as the next failure of its server.
+    """
+    native.set_behaviors(client, {"failure_limit": NO_LIMIT})
+    try:
+        return command(*args)
+    finally:
+        native.set_behaviors(client, {"failure_limit": client._failure_limit})
 
 
 def _may_run_again(client: Any, error: Exception, command: Callable[..., Any]) -> bool:
