@@ -13,7 +13,7 @@ class Mortal:
     """A memcached that keeps its address when it is killed and started again."""
 
     def __init__(self, embedded: bool | None) -> None:
-        self.embedded = embedded
+        self._embedded = embedded
         self._running = ExitStack()
         self._server = self._running.enter_context(memcached(embedded=embedded))
         self.address = self._server.address
@@ -28,7 +28,7 @@ class Mortal:
 
     def start(self) -> None:
         port = int(self.address.rpartition(":")[2])
-        self._server = self._running.enter_context(memcached(embedded=self.embedded, port=port))
+        self._server = self._running.enter_context(memcached(embedded=self._embedded, port=port))
 
     def restart(self) -> None:
         self.kill()

@@ -422,10 +422,10 @@ def test_disconnect_all_does_not_make_a_rest_longer(mortal: Mortal) -> None:
 
 @pytest.mark.parametrize("binary", [False, True])
 def test_client_of_one_server_works_at_once_when_its_rest_ends(
-    mortal: Mortal, binary: bool
+    mortal: Mortal, embedded: bool, binary: bool
 ) -> None:
     """After five failures, libmemcached would begin a rest of its own, in whole seconds."""
-    skip_if_not_spoken(binary, mortal.embedded)
+    skip_if_not_spoken(binary, embedded)
     mc = Client([mortal.address], binary=binary)
     assert mc.set("key", "value")
     mortal.kill()

@@ -54,8 +54,8 @@ SEVERAL_SERVERS_BEHAVIORS: Mapping[str, Any] = {
 
 #: What a client of one server sets in addition.
 ONE_SERVER_BEHAVIORS: Mapping[str, Any] = {
-    # Failures in a row after which libmemcached itself lets the server rest [5]. It counts in whole
-    # seconds, and would make the retry_timeout up to a second longer. The client does it instead.
+    # Failures in a row after which libmemcached itself lets the server rest [5]. It counts whole
+    # seconds, so the retry_timeout would be up to a second longer. The client does it instead.
     "failure_limit": NO_LIMIT,
 }
 
