@@ -15,6 +15,7 @@ from hostile import Proxy
 from mcpool_wsgi.devserver import memcached
 
 LONGEST_DELAY = 0.7  # seconds by which a proxy delays an answer
+LONGEST_OUTAGE = 3.0  # seconds in which no server is there
 
 
 class Server:
@@ -103,8 +104,16 @@ def _unread(server: Server, dice: random.Random) -> None:
 _EVENTS = (_killed, _stopped, _killed_while_stopped, _delayed, _dripping, _cut, _unread)
 
 
+def _all_killed(servers: list[Server], dice: random.Random) -> None:
+    for server in servers:
+        server.kill()
+    time.sleep(dice.uniform(0, LONGEST_OUTAGE))
+    for server in servers:
+        server.start()
+
+
 def disturb(servers: list[Server], seconds: float, dice: random.Random) -> float:
-    """Disturb *servers*, and end with a restart.
+    """Disturb *servers*, and end with a restart of one of them, or an outage of all.
 
     :return: when the server was back, in seconds of ``time.monotonic()``.
     """
@@ -113,5 +122,8 @@ def disturb(servers: list[Server], seconds: float, dice: random.Random) -> float
         time.sleep(dice.uniform(0.05, 0.5))
         dice.choice(_EVENTS)(dice.choice(servers), dice)
     time.sleep(LONGEST_DELAY)  # what was delayed has arrived
-    _killed(dice.choice(servers), dice)
+    if dice.random() < 0.5:
+        _killed(dice.choice(servers), dice)
+    else:
+        _all_killed(servers, dice)
     return monotonic()
