@@ -23,6 +23,7 @@ from mcpool_wsgi import (
     ThreadMappedPool,
     get_client,
 )
+from mcpool_wsgi.pool.holders import find_holders
 
 
 class Barrier:
@@ -176,6 +177,35 @@ def test_first_timeout_logs_the_holders(mc: Client, caplog: pytest.LogCaptureFix
         "sessions: a client is held for ... s by slow, POST /slow,",
         "sessions: a client is held for ... s by next, POST /next,",
     ]
+
+
+@pytest.mark.parametrize("looker", [0, 1], ids=["first", "second"])
+def test_timeout_while_another_one_looks_for_the_holders_counts_them_too(
+    mc: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, looker: int
+) -> None:
+    """Both threads have timed out, and the first or the second of them looks first."""
+    pool = ClientPool(mc, 2, timeout=0, name="sessions")
+    texts: list[str] = []
+    looked: list[bool] = []
+
+    def time_out(is_first: bool) -> None:
+        monkeypatch.setattr(pool._statistics, "note_wait", lambda *args, **kw: is_first)
+        with pytest.raises(PoolTimeout) as caught:
+            pool.reserve().__enter__()
+        texts.append(str(caught.value))
+
+    def find_and_time_out(*args: Any) -> Any:
+        if not looked:
+            looked.append(True)
+            time_out(looker == 1)
+        return find_holders(*args)
+
+    monkeypatch.setattr("mcpool_wsgi.pool.timeouts.find_holders", find_and_time_out)
+    with holding(serving(pool, "/slow"), "slow"), holding(serving(pool, "/next"), "next"):
+        time_out(looker == 0)
+    assert ["2 of 2 are in use" in text for text in texts] == [True, True]
+    assert [text.partition("held")[1] for text in caplog.messages] == ["", "held", "held"]
+    assert "2 of 2 are in use" in caplog.messages[0]
 
 
 @pytest.mark.parametrize(

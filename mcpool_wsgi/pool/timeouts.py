@@ -50,27 +50,30 @@ class Timeouts:
         """
         if not size:
             return PoolTimeout(f"{self._name} has no slots: fill(mc, n_slots) makes some")
-        holders = self._longest_holders(in_use)
+        slots = in_use()
+        holders = self._find_holders(slots, is_first)
         if is_first:
             logger.warning(
                 "%s: no client came free within %.3g s; %d of %d are in use",
                 self._name,
                 waited,
-                len(holders),
+                len(slots),
                 size,
             )
             for holder in holders[:HOLDERS_LOGGED]:
                 logger.warning("%s: a client is held for %s", self._name, holder)
         longest = f"; the longest for {holders[0]}" if holders else ""
         return PoolTimeout(
-            f"no client of {self._name} came free within {timeout:.3g} s: {len(holders)} of"
+            f"no client of {self._name} came free within {timeout:.3g} s: {len(slots)} of"
             f" {size} are in use{longest}"
         )
 
-    def _longest_holders(self, in_use: Callable[[], list[Slot]]) -> list[Holder]:
+    def _find_holders(self, slots: list[Slot], is_first: bool) -> list[Holder]:
+        """The holders of *slots*. There are none while another thread looks for them."""
         # To find them takes milliseconds, and in an outage there may be thousands of time-outs.
         now = monotonic()
-        if now >= self._holders_until:
+        if is_first or now >= self._holders_until:
             self._holders_until = now + HOLDERS_KEPT
-            self._holders = find_holders(in_use())
+            self._holders = []  # those from before this look are no holders any more
+            self._holders = find_holders(slots)
         return self._holders
