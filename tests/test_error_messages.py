@@ -379,6 +379,16 @@ def no_app(*args: Any) -> Any:
         (lambda mc: ThreadMappedPool(), TypeError, ["mc must be a client", "None"]),
         (lambda mc: ThreadMappedPool(mc, master=mc), TypeError, ["mc and master"]),
         (lambda mc: MemcachedPoolMiddleware(no_app, mc), TypeError, ["reserve()", "Client(["]),
+        (
+            lambda mc: any_middleware(no_app, ClientPool(mc, 1), lazy="no"),
+            TypeError,
+            ["lazy must be True or False, not 'no'"],
+        ),
+        (
+            lambda mc: any_middleware(no_app, ClientPool(mc, 1), server_timing="no"),
+            TypeError,
+            ["server_timing must be True or False, not 'no'"],
+        ),
     ],
 )
 def test_wrong_argument_of_a_pool(

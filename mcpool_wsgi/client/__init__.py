@@ -6,6 +6,7 @@ error means, and the defaults.
 from .arguments import LARGEST_TIME as LARGEST_TIME
 from .arguments import NOWHERE as NOWHERE
 from .arguments import checked_seconds as checked_seconds
+from .arguments import checked_switch as checked_switch
 from .behaviors import DEFAULT_BEHAVIORS as DEFAULT_BEHAVIORS
 from .behaviors import SEVERAL_SERVERS_BEHAVIORS as SEVERAL_SERVERS_BEHAVIORS
 from .borrowed import BorrowedCommands as BorrowedCommands

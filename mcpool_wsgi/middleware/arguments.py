@@ -2,19 +2,22 @@
 Arguments
 =========
 
-What the middleware is given. A wrong argument raises when the app is wrapped, and not at the
-first request.
+Checks the arguments of the middleware. A wrong one raises an error when the app is wrapped, and
+not at the first request.
 """
 
 from __future__ import annotations
 
 from typing import Any, Callable
 
+from ..client import checked_switch
 from ..pool import Pool
 from .slow import SlowHolders
 
 
-def check_arguments(app: Any, pool: Any, environ_key: Any, on_exhausted: Any) -> None:
+def check_arguments(
+    app: Any, pool: Any, environ_key: Any, lazy: Any, server_timing: Any, on_exhausted: Any
+) -> None:
     """Check what does not depend on the kind of pool.
 
     :raises TypeError: one of them is not what it must be.
@@ -28,6 +31,8 @@ def check_arguments(app: Any, pool: Any, environ_key: Any, on_exhausted: Any) ->
         )
     if not isinstance(environ_key, str) or not environ_key:
         raise TypeError(f"environ_key must be a name, not {environ_key!r}")
+    checked_switch("lazy", lazy)
+    checked_switch("server_timing", server_timing)
     if not callable(on_exhausted):
         raise TypeError(
             f"on_exhausted must be a WSGI app, which can be called, not {on_exhausted!r}"

@@ -118,7 +118,7 @@ class MemcachedPoolMiddleware:
         server_timing: bool = False,
         on_exhausted: WSGIApplication = NO_CLIENT,
     ) -> None:
-        check_arguments(app, pool, environ_key, on_exhausted)
+        check_arguments(app, pool, environ_key, lazy, server_timing, on_exhausted)
         self._reserve: Callable[[], Any] = pool.reserve
         self._tells_requests: list[bool] = []
         if isinstance(pool, Pool):
