@@ -347,6 +347,11 @@ def no_app(*args: Any) -> Any:
         (lambda mc: any_pool(mc, None), TypeError, ["n_slots", "int", "None"]),
         (lambda mc: any_pool(None, "3"), TypeError, ["n_slots", "int", "'3'"]),
         (lambda mc: ClientPool(Client, 3), TypeError, ["mc must be a client", "<class"]),
+        (
+            lambda mc: any_pool(["a"], 3),
+            TypeError,
+            ["mc must be a client", "['a']: from_servers()"],
+        ),
         (lambda mc: any_middleware(no_app, ClientPool), TypeError, ["pool", "<class"]),
         (
             lambda mc: any_client(["a"], behaviors=3),

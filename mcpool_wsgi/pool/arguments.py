@@ -2,7 +2,7 @@
 Arguments
 =========
 
-What a pool is made with.
+Checks the arguments of a pool.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ def master_of(mc: Any) -> Any:
     :raises TypeError: *mc* is no client.
     """
     if isinstance(mc, type) or not callable(getattr(mc, "clone", None)):
-        raise TypeError(f"mc must be a client, which the pool clones, not {mc!r}")
+        hint = ": from_servers() takes servers" if isinstance(mc, (str, list, tuple)) else ""
+        raise TypeError(f"mc must be a client, which the pool clones, not {mc!r}{hint}")
     return mc.clone()
 
 
