@@ -55,7 +55,7 @@ class PooledClient(BorrowedCommands):
         self._pool = pool
         self._owns_pool = False
         self._master()
-        pool.tell_requests()
+        pool._tell_requests()
 
     @classmethod
     def from_servers(

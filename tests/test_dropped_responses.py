@@ -160,7 +160,7 @@ def test_interrupted_request_is_in_no_circle(
 
     pool: Any = BlogPool(mc.clone() for _ in range(2)) if foreign else ClientPool(mc, 2)
     middleware = MemcachedPoolMiddleware(MemcachedPoolMiddleware(raising, pool), pool)
-    monkeypatch.setattr(MemcachedPoolMiddleware, "end", interrupt)
+    monkeypatch.setattr(MemcachedPoolMiddleware, "_end_request", interrupt)
     gc.disable()
     try:
         with contextlib.suppress(KeyboardInterrupt):

@@ -351,8 +351,8 @@ def test_requests_that_end_do_not_make_others_forget_their_clients(mc: Client) -
 
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         PooledClient(pool)
-        requests[:] = [(0, ended), *(pool.early_requests or ())]
-        pool.early_requests = requests
+        requests[:] = [(0, ended), *(pool._early_requests or ())]
+        pool._early_requests = requests
         assert request_client(pool) is get_client(environ)
         assert request_client(pool) is get_client(environ)
         return []
@@ -424,7 +424,7 @@ def test_request_in_a_request_uses_its_own_client_too(mc: Client) -> None:
 def test_clients_that_are_made_often_cost_no_memory(pool: ClientPool) -> None:
     for _ in range(100):
         PooledClient(pool)
-    assert pool.tells_requests == [True]
+    assert pool._tells_requests == [True]
 
 
 class Closing:

@@ -373,10 +373,11 @@ def test_closing_again_ends_what_an_interrupt_left(pool: ClientPool, app: Any) -
     environ: dict[str, Any] = {"wsgi.file_wrapper": FileWrapper}
     middleware = MemcachedPoolMiddleware(app, pool)
     response = request(middleware, environ)
-    end, middleware.end = middleware.end, interrupted  # type: ignore[method-assign, assignment]
+    end = middleware._end_request
+    middleware._end_request = interrupted  # type: ignore[method-assign, assignment]
     with pytest.raises(Interrupted):
         response.close()
-    middleware.end = end  # type: ignore[method-assign]
+    middleware._end_request = end  # type: ignore[method-assign]
     assert pool.stats().in_use == 1
     response.close()
     assert pool.stats().in_use == 0

@@ -47,7 +47,7 @@ def reserve_function(pool: Pool, lazy: bool, slow_after: float | None) -> Callab
     """
     reserve: Callable[[], Any] = pool.reserve
     if lazy:
-        reserve = pool.reserve_lazily
+        reserve = pool._reserve_lazily
         reserve()  # takes nothing, and raises if the pool cannot do it
     if slow_after is not None:
         reserve = SlowHolders(pool, slow_after).watching(reserve)

@@ -119,7 +119,7 @@ class File:
             if close is not None and self._run is not None:
                 close = functools.partial(self._run, close)
             if close is not None and self.response is not None:
-                self.response.call(close)
+                self.response.call_close(close)
             elif close is not None:
                 close()
         finally:

@@ -123,7 +123,7 @@ class MemcachedPoolMiddleware:
         self._tells_requests: list[bool] = []
         if isinstance(pool, Pool):
             self._reserve = reserve_function(pool, lazy, slow_after)
-            self._tells_requests = pool.tells_requests
+            self._tells_requests = pool._tells_requests
             if server_timing:
                 app = ServerTiming(app, pool)
         elif lazy or server_timing or slow_after is not None:
@@ -145,7 +145,7 @@ class MemcachedPoolMiddleware:
         if not isinstance(reservation, Reservation):
             reservation = ForeignReservation(reservation)
         elif not environ.get("wsgi.multithread", True) and not _others_run_during_a_wait():
-            reservation.wait_for_other_threads_only()
+            reservation._wait_for_other_threads_only()
         release = reservation.release
         try:
             try:
@@ -176,11 +176,11 @@ class MemcachedPoolMiddleware:
                 closing.end()
                 return response  # type: ignore[return-value]
         except BaseException:
-            self.end(environ, reservation, release)
+            self._end_request(environ, reservation, release)
             raise
         return closing
 
-    def end(self, environ: WSGIEnvironment, reservation: Any, release: Any) -> None:
+    def _end_request(self, environ: WSGIEnvironment, reservation: Any, release: Any) -> None:
         """End a request: release its client, and leave *environ* as it was before it."""
         try:
             reservation.__exit__()
@@ -196,7 +196,7 @@ class MemcachedPoolMiddleware:
         else:
             EarlyRelease.skip(latest, release, MISSING, MISSING)
 
-    def call(
+    def _call_close(
         self,
         close: Callable[[], object],
         environ: WSGIEnvironment,

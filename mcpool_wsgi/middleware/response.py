@@ -20,9 +20,9 @@ CLOSED: tuple[bytes, ...] = ()  # in the place of a response
 class Middleware(Protocol):
     """What a response needs of the middleware."""
 
-    def end(self, environ: WSGIEnvironment, reservation: Any, release: Any) -> None: ...
+    def _end_request(self, environ: WSGIEnvironment, reservation: Any, release: Any) -> None: ...
 
-    def call(
+    def _call_close(
         self,
         close: Callable[[], object],
         environ: WSGIEnvironment,
@@ -68,7 +68,7 @@ class Response:
         try:
             close = getattr(response, "close", None)
             if close is not None:
-                self.call(close)
+                self.call_close(close)
         except ValueError:
             # A generator that runs in another thread refuses to be closed, and keeps its client.
             is_closed = getattr(response, "gi_frame", None) is None
@@ -87,13 +87,13 @@ class Response:
         response = getattr(self, "_response", CLOSED)
         return None if response is CLOSED else response
 
-    def call(self, close: Callable[[], object]) -> None:
+    def call_close(self, close: Callable[[], object]) -> None:
         """Call the app's *close* as a part of its request."""
-        self._middleware.call(close, self.environ, self._reservation, self._release)
+        self._middleware._call_close(close, self.environ, self._reservation, self._release)
 
     def end(self) -> None:
         """End the request. More than once does no harm."""
-        self._middleware.end(self.environ, self._reservation, self._release)
+        self._middleware._end_request(self.environ, self._reservation, self._release)
 
 
 class SizedResponse(Response):

@@ -54,9 +54,9 @@ class Pool:
     name: str
     #: Not empty if a PooledClient asks which client the running request has. A list, so that a
     #: middleware that was made earlier sees the change.
-    tells_requests: list[bool]
+    _tells_requests: list[bool]
     #: Those that began before. None if no PooledClient asks.
-    early_requests: list[Any] | None
+    _early_requests: list[Any] | None
     _generations: Generations
     _statistics: Statistics
     _lent_class: type[LentClient]
@@ -67,8 +67,8 @@ class Pool:
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a str, not {name!r}")
         self.name = name or f"pool-{next(_numbers)}"
-        self.tells_requests = []
-        self.early_requests = None
+        self._tells_requests = []
+        self._early_requests = None
         self._listeners: list[Listener] = []
         self._reservation_listeners: list[ReservationListener] = []
         self._outages = Outages(self.name, self._listeners)
@@ -95,18 +95,18 @@ class Pool:
         :raises ValueError: *timeout* is negative or not finite; at once.
         """
         if lazy:
-            reservation = self.reserve_lazily()
+            reservation = self._reserve_lazily()
         else:
             reservation = self._lent_class()
             reservation._pool = self
             reservation._client = NOT_RESERVED
         if timeout is not None:
-            reservation.wait_at_most(checked_seconds("timeout", timeout, zero=True))
+            reservation._wait_at_most(checked_seconds("timeout", timeout, zero=True))
         if not block:
-            reservation.wait_at_most(0)
+            reservation._wait_at_most(0)
         return reservation
 
-    def reserve_lazily(self) -> LentClient:
+    def _reserve_lazily(self) -> LentClient:
         """The same as ``reserve(lazy=True)``."""
         reservation = self._lazy_class()
         reservation._pool = self
@@ -115,8 +115,8 @@ class Pool:
 
     def _start(self, master: Any) -> None:
         """Start with no client, for clones of *master*."""
-        if self.early_requests:  # of the parent, if this is a child
-            self.early_requests = []
+        if self._early_requests:  # of the parent, if this is a child
+            self._early_requests = []
         self._statistics = Statistics()
         self._outages.forget()
         self._outages = Outages(self.name, self._listeners)
@@ -241,12 +241,12 @@ class Pool:
 
         return stop
 
-    def tell_requests(self) -> None:
+    def _tell_requests(self) -> None:
         """Tell from now on which client the running request has."""
-        if self.early_requests is None:
+        if self._early_requests is None:
             # This first: a request that does not see it has a client already.
-            self.tells_requests[:] = [True]
-            self.early_requests = early_requests(self)
+            self._tells_requests[:] = [True]
+            self._early_requests = early_requests(self)
 
     def _queues(self) -> list[SlotQueue]:
         return [self._queue]

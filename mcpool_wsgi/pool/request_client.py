@@ -66,7 +66,7 @@ def request_client(pool: Any) -> LentClient | None:
             continue
         if client._pool is pool and not client.is_released:
             return client
-    return _early_client(pool.early_requests) if pool.early_requests else None
+    return _early_client(pool._early_requests) if pool._early_requests else None
 
 
 def early_requests(pool: object) -> list[EarlyRequest]:

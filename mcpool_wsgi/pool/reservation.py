@@ -148,11 +148,11 @@ class Reservation(SlotHolder):
             return 0.0
         return getattr(self, "_timeout", self._pool.timeout)
 
-    def wait_at_most(self, seconds: float) -> None:
+    def _wait_at_most(self, seconds: float) -> None:
         """Wait for a slot for so many *seconds*, whatever the pool's timeout is."""
         self._timeout = seconds
 
-    def wait_for_other_threads_only(self) -> None:
+    def _wait_for_other_threads_only(self) -> None:
         """Do not wait if this thread has a client, which nobody can release during the wait."""
         self._server_thread = get_ident()
 
