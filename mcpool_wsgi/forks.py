@@ -2,8 +2,8 @@
 Forks
 =====
 
-A forked child inherits the sockets of its parent. Whatever the child sends on such a
-socket goes out in the parent's name, and each answer reaches the process that reads
+A forked child inherits the sockets of its parent. Data that the child sends on such a
+socket goes out in the parent's name. Each answer reaches the process that reads
 first. Even freeing a client sends a ``quit``. So this module tells one process from
 another, and it keeps clients of the parent from being freed in a child.
 

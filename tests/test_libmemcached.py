@@ -72,7 +72,7 @@ def test_no_sockets_are_found_after_a_calibration_that_failed(
             sockets.close_inherited(client)
         (record,) = caplog.records
         assert (record.levelno, record.name) == (logging.WARNING, libmemcached.logger.name)
-        assert "best effort" in record.getMessage()
+        assert "do not work" in record.getMessage()
 
 
 @pytest.mark.usefixtures("uncalibrated")

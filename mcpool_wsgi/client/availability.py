@@ -24,7 +24,7 @@ from .keys import Key
 if TYPE_CHECKING:
 
     class _Base:
-        """What pylibmc, which has no types, would say of its client."""
+        """The interface of pylibmc's client. pylibmc itself has no types."""
 
         addresses: list[str]
         binary: bool

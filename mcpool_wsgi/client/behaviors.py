@@ -3,7 +3,7 @@ Behaviors
 =========
 
 The options of libmemcached: those for which :class:`~mcpool_wsgi.Client` has other defaults than
-pylibmc, and those that it refuses. What the caller names in ``behaviors`` comes first.
+pylibmc, and those that it refuses. The caller's ``behaviors`` come first.
 """
 
 from __future__ import annotations

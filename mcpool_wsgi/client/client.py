@@ -47,29 +47,9 @@ a value that pickle refuses            raises
 A miss is ``None`` or the default for ``get``, ``(None, None)`` for ``gets``, and all keys for
 ``set_multi`` and ``add_multi``. ``get_multi`` and ``get_stats`` return what has been read, which
 may be ``{}`` or ``[]``. ``incr_multi`` returns ``None``, as always. All others return ``False``.
-The pool counts and logs what was forgiven.
+The pool counts and logs these failures.
 
-What it does not promise:
-
--   A server that breaks the protocol can crash the C code.
--   A value that inflates to a gigabyte takes a gigabyte.
--   A value that is marked as compressed and inflates to nothing crashes the C code, which frees it
-    twice. No client stores one, but another program may. So may a user whose bytes ``prepend``
-    puts before a compressed value.
--   ``gets`` reads the end of its answer with Python's lock held, where ``command_timeout`` does
-    not reach.
--   A signal can make a read of several servers a miss. With one server, the read is sent again.
--   If many signals come during one command, it can fail as if memcached had failed.
--   With several servers and the binary protocol, ``incr`` of a value that is no number makes
-    libmemcached leave that server out, as if it had failed. So does a value for which that server
-    has no memory. The errors are right.
--   With the binary protocol and libmemcached 1.0.16, ``touch`` of a key that is there takes as
-    long as ``_poll_timeout``. If ``command_timeout`` is shorter, it fails.
--   A name that is looked up takes as long as the resolver does.
--   If the sockets of libmemcached cannot be found, ``command_timeout`` limits nothing, and a
-    forked child keeps the descriptors that it inherits. One warning is logged.
--   A child of a fork in C that closes an inherited socket itself, and opens one to the same
-    memcached under the same number, may lose that one.
+:doc:`/explanation/promises` lists what it does not promise.
 """
 
 from __future__ import annotations
@@ -101,8 +81,8 @@ class Client(Commands):
     :param binary: speak memcached's binary protocol.
     :param username: for SASL, which needs the binary protocol and servers with a port.
     :param password: for SASL.
-    :param fail_soft: what memcached cannot do is a miss, as with pymemcache's
-        ``ignore_exc``. What the caller did wrong still raises.
+    :param fail_soft: a failure of memcached is a miss, as with pymemcache's
+        ``ignore_exc``. A mistake of the caller still raises.
     :param allow_pickle: store values of any type. Without it, values are ``str``,
         ``bytes``, ``int``, ``bool`` and ``float``, and nothing is ever unpickled.
     :param serializer: an object with ``dumps`` and ``loads`` for values of other types,
@@ -261,7 +241,7 @@ class Client(Commands):
             before, after = completed(here._chosen, servers), completed(chosen, servers)
             new.update(after.items() - before.items())  # the defaults depend on what is chosen
             if here._out_of_sync:
-                # The C code may say goodbye to the server, and wait with Python's lock held.
+                # The C code may send ``quit`` to the server, and wait with Python's lock held.
                 with contextlib.suppress(CommandExpired):
                     here._command(disconnect_all, (here,))
             try:

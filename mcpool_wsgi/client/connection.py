@@ -131,7 +131,7 @@ class Connection(Availability):
                 self.deadline = NEVER
                 if self.expired:
                     self._out_of_sync = True
-                # What a signal handler raises is no failure of memcached, and reaches the caller.
+                # A signal handler's exception is no failure of memcached, and reaches the caller.
                 is_own = failures.is_own(error)
                 if is_own:
                     if self.expired and not isinstance(error, failures.CommandExpired):

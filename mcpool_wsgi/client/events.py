@@ -17,8 +17,9 @@ looks whether somebody does.
 ``incr_multi`` and ``delete_multi`` are one event for each key, an ``incr`` or a ``delete``. With
 several servers, ``flush_all`` and ``get_stats`` are one event for each server.
 
-A listener is called in the thread of the command, after it. What it raises is logged, and the
-command goes on. What a signal handler raises meanwhile reaches the caller.
+A listener is called in the thread of the command, after it. If it raises an exception, that is
+logged, and the command goes on. An exception that a signal handler raises meanwhile reaches the
+caller.
 """
 
 from __future__ import annotations

@@ -159,8 +159,8 @@ def is_available() -> bool:
     with contextlib.suppress(IndexError):
         if _warnings:
             logger.warning(
-                "command limits and the closing of inherited sockets are best effort, because"
-                " the sockets of pylibmc's clients cannot be found: %s",
+                "command_timeout and the closing of inherited sockets do not work, because the"
+                " sockets of pylibmc's clients cannot be found: %s",
                 _warnings.pop(),
             )
     return library is not None

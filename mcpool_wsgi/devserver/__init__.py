@@ -20,16 +20,16 @@ block. It starts the real memcached if one is installed, and this server otherwi
 
 .. code-block:: python
 
-    import pylibmc
+    from mcpool_wsgi import Client
     from mcpool_wsgi.devserver import memcached
 
     with memcached() as server:
-        client = pylibmc.Client([server.address])
+        client = Client([server.address])
         client.set("greeting", "hello")
 
 It is *not* for production, not for measuring speed, and not for a network that
 other people use. It does not speak the binary protocol, SASL, UDP or the meta
-commands. Use :class:`pylibmc.Client` with ``binary=False``, which is the default.
+commands, so a client of it needs ``binary=False``, which is the default.
 """
 
 from .launch import Memcached as Memcached

@@ -2,7 +2,8 @@
 Early release
 =============
 
-Restores the environ at the end of a request, if it is not enough to remove two keys.
+At the end of most requests, two keys are removed from the environ. This module is for the others:
+those that found something at these keys, and those that have a client of somebody else.
 """
 
 from __future__ import annotations

@@ -14,10 +14,10 @@ Reserves a memcached client for every request.
 
     app = MemcachedPoolMiddleware(app, ClientPool(Client(["127.0.0.1"]), 12))
 
-Typed code says ``mc = get_client(environ)``, which is the same.
+``get_client(environ)`` returns the same client, with its type.
 
 The client is reserved when the request starts. It is released when the server closes the
-response, also if the app or the iteration raises, or if the server closes twice. If the server
+response, even if the app or the iteration raises, or if the server closes twice. If the server
 never closes the response, the slot is idle again as soon as Python has freed the environ and the
 client.
 

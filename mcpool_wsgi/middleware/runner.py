@@ -17,8 +17,8 @@ Runner = Callable[..., Any]
 def each_of(next_chunk: Callable[[], bytes]) -> Iterator[bytes]:
     """What *next_chunk* returns, until it raises StopIteration.
 
-    It gets a function, because ``yield from`` would close an iterator, as the server does. And
-    ``for`` would ask for the iterator again, and one that rewinds then would begin anew.
+    It gets a function and no iterator. ``yield from`` would close an iterator, as the server does.
+    ``for`` would call ``iter()`` again, and some iterators then begin anew.
     """
     while True:
         try:

@@ -13,7 +13,8 @@ the pool from the moment at which it is reserved to the moment at which it is re
 
     mc.get("greeting")  # ClientReleased
 
-HikariCP and SQLAlchemy lend a thin object of the same kind, which knows when it is over.
+The pools of HikariCP and SQLAlchemy return a thin object of the same kind, which knows when it is
+over.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class LentClient(BorrowedCommands, Reservation):
     """A client of a pool, for the length of one reservation.
 
     It is reserved when it is entered. From its release on, every command raises
-    :exc:`~mcpool_wsgi.ClientReleased`. What is set on it (behaviors, attributes) is gone
+    :exc:`~mcpool_wsgi.ClientReleased`. Behaviors and attributes that are set on it end
     with it.
 
     :raises PoolTimeout: when it is reserved: no client came free in time.

@@ -20,9 +20,9 @@ outcome          seconds
 ``released``     from the moment at which it got the client to the release
 ===============  ================================================================
 
-A listener is called in the thread of the reservation. What it raises is logged. What a signal
-handler raises meanwhile reaches the caller. Listeners hear nothing of a reservation that was made
-before they were added.
+A listener is called in the thread of the reservation. If it raises an exception, that is logged.
+An exception that a signal handler raises meanwhile reaches the caller. Listeners hear nothing of a
+reservation that was made before they were added.
 
 The classes of this module are used only while somebody observes the pool. So a pool without
 listeners pays nothing.

@@ -85,8 +85,8 @@ class Pool:
 
         :param block: wait if no client is idle.
         :param timeout: seconds to wait at most, in place of the pool's ``timeout``.
-        :param lazy: reserve it at its first command, without a ``with`` block. Whoever calls
-            this calls ``release()``.
+        :param lazy: reserve it at its first command, without a ``with`` block. The caller must
+            call ``release()``.
         :return: a :class:`LentClient`. If the pool's clients are not
             :class:`mcpool_wsgi.Client`, entering it gives the client itself.
         :raises PoolTimeout: no client came free in time; on entering the block.

@@ -17,8 +17,8 @@ There is no lock on this path. Two deques carry everything. Their ``append``, ``
     thread only. A reservation gives it up by ``del``, which succeeds once, however many
     threads try.
 2.  *No waiter sleeps while a slot is idle.* A release puts the slot into ``idle`` and then
-    looks for waiters. A waiter queues and then looks for idle slots. Whichever is second
-    sees the other. :meth:`SlotQueue.serve_waiters` then brings the two together.
+    looks for waiters. A waiter queues and then looks for idle slots. The second of the
+    two sees the first. :meth:`SlotQueue.serve_waiters` then brings the two together.
 3.  *In order.* Waiters leave the queue at its head only. Nobody takes an idle slot while
     the queue is not empty.
 4.  *Nothing is lost to an exception*, not even to an interrupt between two bytecodes. Each

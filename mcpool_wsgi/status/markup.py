@@ -2,7 +2,7 @@
 Status page: markup
 ===================
 
-HTML from templates. Whatever is put into a template is escaped, unless it is HTML already.
+HTML from templates. A value in a template is escaped, unless it is HTML already.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 Status page: units
 ==================
 
-Numbers as people read them. What is not known is a dash.
+Numbers as people read them. An unknown number is a dash.
 """
 
 from __future__ import annotations
