@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +55,13 @@ def test_module_imports_from_rooms_below_its_own(module: Path) -> None:
         if target[0] != room(module):
             assert target[0] in below, f"{module} imports {'.'.join(target)}"
             assert len(target) == 1, f"{module} imports from inside {target[0]}"
+
+
+@pytest.mark.parametrize("name", ["client", "middleware", "pool"])
+def test_room_with_many_modules_says_what_each_is_for(name: str) -> None:
+    tree = ast.parse((PACKAGE / name / "__init__.py").read_text(encoding="utf-8"))
+    named = re.findall(r"``(\w+)``(?=[,:])", ast.get_docstring(tree) or "")
+    assert sorted(named) == sorted(path.stem for path in (PACKAGE / name).glob("[!_]*.py"))
 
 
 def order(modules: dict[str, set[str]]) -> list[str]:

@@ -1,6 +1,39 @@
 """
 One connection to memcached: the commands, the keys, the door that all commands pass, what an
 error means, and the defaults.
+
+The class of clients is made of six modules. Each of them has a class that inherits from the next:
+
+-   ``client``: options, behaviors, and what the others need of them.
+-   ``commands``: the commands of many keys, or of none.
+-   ``storing_commands``: those that store the value of one key.
+-   ``key_commands``: those of one key that store nothing.
+-   ``connection``: the door.
+-   ``availability``: what follows a failure of memcached.
+
+Arguments and values:
+
+-   ``arguments``, ``behaviors``, ``keys``: what is refused, and the defaults.
+-   ``values``, ``without_pickle``: how values are written and read.
+
+Errors:
+
+-   ``failures``, ``explanations``: what an error means, and what its text says.
+-   ``silent_errors``: errors that pylibmc does not raise.
+-   ``run_again``, ``whole_answers``: reads and commands that are sent a second time.
+-   ``binary_protocol``, ``login``: errors of the binary protocol and of SASL.
+-   ``watchdog``: the time limit.
+
+The C code and its sockets:
+
+-   ``native``, ``libmemcached``: the functions of pylibmc and of libmemcached.
+-   ``sockets``: which sockets a client has open, and how they are ended.
+-   ``opened_here``, ``discarding``: which clients a child must close, and how a client is freed.
+
+For the rooms above:
+
+-   ``borrowed``: the commands for objects that have no connection of their own.
+-   ``events``: what listeners are told of commands.
 """
 
 from .arguments import LARGEST_TIME as LARGEST_TIME

@@ -1,6 +1,30 @@
 """
 Who has which client: the two pools, the reservation, the slots and their queue, generations of
 clients, holders, outages, and statistics.
+
+The pools:
+
+-   ``pool``: what both have in common.
+-   ``client_pool``, ``thread_mapped_pool``: the two pools.
+-   ``arguments``: what they refuse.
+
+A reservation:
+
+-   ``reservation``: how it gets a slot and releases it.
+-   ``lent_client``: the reservation that is the client, too, and the lazy one.
+-   ``observed``: the reservation that tells listeners.
+-   ``request_client``: which client the running request has.
+
+The slots:
+
+-   ``slot_queue``: the idle slots and the waiters. It has the argument.
+-   ``slots``, ``generations``: what a slot is, and what its client is made from.
+
+What is told of a pool:
+
+-   ``statistics``: the counts.
+-   ``holders``: who has the clients.
+-   ``timeouts``, ``outages``: the lines in the log, and the text of a time-out.
 """
 
 from .arguments import checked_n_slots as checked_n_slots
