@@ -206,6 +206,11 @@ COMMANDS: dict[str, tuple[type[Exception], list[str], Callable[[Any], object]]] 
         lambda mc: mc.get("the-key" * 200),
     ),
     "empty key": (InvalidKey, ["''", "is empty"], lambda mc: mc.incr("")),
+    "list in place of a mapping": (
+        TypeError,
+        ["keys must be a mapping of keys to values, not list"],
+        lambda mc: mc.set_multi(["a"]),
+    ),
 }
 
 

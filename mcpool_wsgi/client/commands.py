@@ -110,6 +110,9 @@ class Commands(StoringCommands):
         min_compress_len: int,
         compress_level: int,
     ) -> list[AnyKey]:
+        if not isinstance(mapping, Mapping):
+            kind = type(mapping).__name__
+            raise TypeError(f"keys must be a mapping of keys to values, not {kind}")
         named = dict(self._prefixed(mapping, key_prefix))
         values = {raw: storable(mapping[key]) for raw, key in named.items()}
         if int in map(type, values.values()):
