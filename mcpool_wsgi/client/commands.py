@@ -135,7 +135,7 @@ class Commands(StoringCommands):
     def incr_multi(
         self, keys: Iterable[Key], key_prefix: Key | None = None, delta: int = 1
     ) -> None:
-        """Add *delta* to the numbers under all of *keys*, to one that is given twice also twice.
+        """Add *delta* to the number under each of *keys*. A key that is given twice counts twice.
 
         :raises pylibmc.NotFound: one is not there. The others are incremented.
         :raises pylibmc.Error: memcached failed, or less than a tenth of ``command_timeout`` was
@@ -150,7 +150,9 @@ class Commands(StoringCommands):
             _call_for_each(raws, lambda raw: self._count(native.incr, raw, delta, left()))
 
     def delete_multi(self, keys: Iterable[Key], key_prefix: Key | None = None) -> bool:
-        """Remove all of *keys*. Return whether all were there, one that is given twice also twice.
+        """Remove all of *keys*. Return whether each was there.
+
+        A key that is given twice is not there the second time.
 
         :raises pylibmc.Error: memcached failed, or less than a tenth of ``command_timeout`` was
             left before the last key. Some may be removed.
