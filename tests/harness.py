@@ -19,6 +19,7 @@ from typing import Any, Callable, NoReturn
 import pytest
 
 from mcpool_wsgi import Client
+from mcpool_wsgi.client import libmemcached, sockets
 
 DEADLINE = 10.0  # seconds after which a test gives up waiting for a condition
 
@@ -54,6 +55,11 @@ def skip_if_not_spoken(binary: bool, embedded: bool) -> None:
     """Skip the test if it is *binary* and its server is *embedded*."""
     if binary and embedded:
         pytest.skip("the embedded server speaks no binary protocol")
+
+
+def open_sockets(client: object) -> list[int]:
+    """The descriptors of the connections that *client* has open, to all its servers."""
+    return [number for number in sockets.numbers(client) if libmemcached.is_socket(number)]
 
 
 def free_port() -> int:

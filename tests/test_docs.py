@@ -23,7 +23,7 @@ from werkzeug.wrappers import Response
 
 import mcpool_wsgi
 from mcpool_wsgi import Client, ClientPool, ClientReleased, forks
-from mcpool_wsgi.client import failures, sockets
+from mcpool_wsgi.client import failures
 from mcpool_wsgi.devserver import memcached
 
 ROOT = Path(__file__).parent.parent
@@ -119,7 +119,7 @@ def test_code_blocks_of_a_docstring_run_one_after_the_other(
         reader.names.update({each: getattr(mcpool_wsgi, each) for each in PUBLIC})
         reader.names.update(vars(sys.modules[name]))
         reader.names.update(app=hello, environ={"mc.client.release": list}, pool=pool)
-        reader.names.update(client=Client([address]), forks=forks, limit=1.0, sockets=sockets)
+        reader.names.update(client=Client([address]), forks=forks, limit=1.0)
         reader.names.update(thing=SimpleNamespace(process=forks.current))
         with suppress(ClientReleased):  # an example ends with it
             reader.read([block._replace(text=here(block.text, address)) for block in blocks])

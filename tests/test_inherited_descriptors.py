@@ -18,11 +18,10 @@ from typing import Any, Callable
 import pylibmc
 import pytest
 from forking import FORKS, in_child, in_child_by_c, succeeds
-from harness import Connections, eventually
+from harness import Connections, eventually, open_sockets
 from interrupts import no_collection
 
 from mcpool_wsgi import Client, ClientPool, ThreadMappedPool
-from mcpool_wsgi.client import sockets
 from mcpool_wsgi.devserver import memcached
 
 DESCRIPTORS = "/proc/self/fd"
@@ -175,7 +174,7 @@ def test_sockets_are_told_apart(address: str) -> None:
     before = sockets_to(address)
     mc = pylibmc.Client([address])
     mc.get("key")
-    assert sockets_to(address) - before == set(sockets.open_sockets(mc)) != set()
+    assert sockets_to(address) - before == set(open_sockets(mc)) != set()
 
 
 # -- The child
@@ -260,7 +259,7 @@ def test_child_closes_sockets_of_garbage_that_it_collects_first(fork: Fork, addr
     mc: Any = pool.reserve().__enter__()
     mc.set("key", "parent's")
     mc.circle = mc  # only the garbage collector frees it
-    inherited = {identity(descriptor) for descriptor in sockets.open_sockets(mc._client)}
+    inherited = {identity(descriptor) for descriptor in open_sockets(mc._client)}
     assert len(inherited) == 1
 
     def work() -> None:

@@ -19,7 +19,7 @@ import hostile
 import pylibmc
 import pytest
 from forking import FORKS, succeeds
-from harness import in_threads
+from harness import in_threads, open_sockets
 
 from mcpool_wsgi.client import libmemcached, sockets
 
@@ -67,7 +67,7 @@ def test_no_sockets_are_found_after_a_calibration_that_failed(
         assert caplog.records == []  # the watchdog's thread must not log
         for _ in range(3):
             assert not libmemcached.is_available()
-            assert sockets.open_sockets(client) == []
+            assert open_sockets(client) == []
             assert sockets.abort(client) == 0
             sockets.close_inherited(client)
         (record,) = caplog.records
@@ -132,7 +132,7 @@ def test_calibration_in_a_child(fork: Callable[..., int], address: str) -> None:
     def work() -> None:
         sockets.close_inherited(client)
         assert libmemcached.is_available()
-        assert sockets.open_sockets(client) == []
+        assert open_sockets(client) == []
 
     succeeds(fork(work))
     assert client.get("key") == 1

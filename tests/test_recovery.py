@@ -15,12 +15,11 @@ from typing import Any
 import pylibmc
 import pytest
 from forking import in_child, succeeds
-from harness import DEADLINE, eventually, in_threads, skip_if_not_spoken
+from harness import DEADLINE, eventually, in_threads, open_sockets, skip_if_not_spoken
 from mortal import Mortal
 
 from mcpool_wsgi import Client, ClientPool, InvalidKey, PoolTimeout, ThreadMappedPool
 from mcpool_wsgi.client.failures import ServerResting
-from mcpool_wsgi.client.sockets import open_sockets
 from mcpool_wsgi.devserver import memcached
 
 pytestmark = pytest.mark.servers

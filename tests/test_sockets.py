@@ -18,7 +18,7 @@ import _pylibmc
 import pylibmc
 import pytest
 from forking import FORKS, succeeds
-from harness import eventually
+from harness import eventually, open_sockets
 from mortal import Mortal
 
 from mcpool_wsgi.client import libmemcached, sockets
@@ -58,17 +58,17 @@ def is_open(descriptor: int) -> bool:
 
 
 def test_client_without_connection_has_no_sockets(address: str) -> None:
-    assert sockets.open_sockets(pylibmc.Client([address])) == []
-    assert sockets.open_sockets(pylibmc.Client.__new__(pylibmc.Client)) == []
+    assert open_sockets(pylibmc.Client([address])) == []
+    assert open_sockets(pylibmc.Client.__new__(pylibmc.Client)) == []
 
 
 def test_socket_of_a_client(address: str) -> None:
     client = pylibmc.Client([address])
     client.set("key", 1)
-    (descriptor,) = sockets.open_sockets(client)
+    (descriptor,) = open_sockets(client)
     assert "{}:{}".format(*peer(descriptor)) == address
     client.disconnect_all()
-    assert sockets.open_sockets(client) == []
+    assert open_sockets(client) == []
 
 
 def test_sockets_of_a_client_of_several_servers() -> None:
@@ -77,7 +77,7 @@ def test_sockets_of_a_client_of_several_servers() -> None:
         addresses = [address for _, address in listeners]
         client = pylibmc.Client(addresses, behaviors={"_noreply": True})
         client.set_multi({str(number): number for number in range(1000)})
-        peers = [peer(descriptor) for descriptor in sockets.open_sockets(client)]
+        peers = [peer(descriptor) for descriptor in open_sockets(client)]
         assert peers == [server.getsockname() for server, _ in listeners]
 
 
@@ -86,7 +86,7 @@ def test_unix_socket_of_a_client(tmp_path: Path) -> None:
     with memcached(unix_socket=path) as server:
         client = pylibmc.Client([server.address])
         client.set("key", 1)
-        (descriptor,) = sockets.open_sockets(client)
+        (descriptor,) = open_sockets(client)
         assert peer(descriptor) == path
 
 
@@ -102,9 +102,9 @@ def test_sockets_of_subclasses_and_clones(kind: Any, binary: bool) -> None:
         servers = [address] if kind is not _pylibmc.client else [(1, host, port)]
         client = kind(servers, binary=binary)
         for each in (client, client.clone()):
-            assert sockets.open_sockets(each) == []
+            assert open_sockets(each) == []
             each.get_behaviors()
-            (descriptor,) = sockets.open_sockets(each)
+            (descriptor,) = open_sockets(each)
             assert peer(descriptor) == server.getsockname()
 
 
@@ -123,7 +123,7 @@ def test_objects_of_other_types_have_no_sockets(monkeypatch: pytest.MonkeyPatch)
         libmemcached._library, "_count", lambda _: 1 / 0
     )  # it would read no struct
     for thing in (None, object(), "client", Mock(spec=pylibmc.Client), Liar(), pylibmc.Client):
-        assert sockets.open_sockets(thing) == []
+        assert open_sockets(thing) == []
         assert sockets.abort(thing) == 0
         sockets.close_inherited(thing)
 
@@ -131,14 +131,14 @@ def test_objects_of_other_types_have_no_sockets(monkeypatch: pytest.MonkeyPatch)
 def test_other_files_are_no_sockets() -> None:
     with listener() as (_, address):
         client = connected(address)
-        (descriptor,) = sockets.open_sockets(client)
+        (descriptor,) = open_sockets(client)
         with open(os.devnull) as other:
             os.dup2(other.fileno(), descriptor)
-            assert sockets.open_sockets(client) == []
+            assert open_sockets(client) == []
             assert sockets.abort(client) == 0
             assert is_open(descriptor)
         os.close(descriptor)
-        assert sockets.open_sockets(client) == []
+        assert open_sockets(client) == []
         assert sockets.abort(client) == 0
 
 
@@ -174,7 +174,7 @@ def ends_when_aborted(client: Any, command: Callable[[], object]) -> None:
         return not running.is_running()
 
     try:
-        eventually(lambda: sockets.open_sockets(client))
+        eventually(lambda: open_sockets(client))
         time.sleep(0.05)
         assert running.is_running()
         eventually(ended, deadline=SOON)
@@ -284,7 +284,7 @@ def test_no_descriptor_is_left_open(address: str) -> None:
     before = os.listdir("/proc/self/fd")
     for _ in range(10):
         sockets.abort(client)
-        sockets.open_sockets(client)
+        open_sockets(client)
     assert os.listdir("/proc/self/fd") == before
 
 
@@ -295,16 +295,16 @@ def test_no_descriptor_is_left_open(address: str) -> None:
 def test_child_closes_what_it_inherited(fork: Callable[..., int], mortal: Mortal) -> None:
     client = pylibmc.Client([mortal.address])
     client.set("key", "value")
-    descriptors = sockets.open_sockets(client)
+    descriptors = open_sockets(client)
 
     def work() -> None:
         sockets.close_inherited(client)
         assert not any(map(is_open, descriptors))
-        assert sockets.open_sockets(client) == []
+        assert open_sockets(client) == []
 
     succeeds(fork(work))
     assert client.get("key") == "value"
-    assert sockets.open_sockets(client) == descriptors
+    assert open_sockets(client) == descriptors
 
 
 @pytest.mark.parametrize("fork", FORKS)
@@ -337,7 +337,7 @@ def test_memcached_notices_that_the_parent_disconnects(fork: Callable[..., int])
 def test_what_has_the_same_number_later_stays_open(fork: Callable[..., int], address: str) -> None:
     client = pylibmc.Client([address])
     client.set("key", 1)
-    (descriptor,) = sockets.open_sockets(client)
+    (descriptor,) = open_sockets(client)
 
     def work() -> None:
         sockets.close_inherited(client)
@@ -354,7 +354,7 @@ def test_what_has_the_same_number_later_stays_open(fork: Callable[..., int], add
 def test_child_leaves_other_files_open(address: str) -> None:
     client = pylibmc.Client([address])
     client.set("key", 1)
-    (descriptor,) = sockets.open_sockets(client)
+    (descriptor,) = open_sockets(client)
 
     def work() -> None:
         with open(os.devnull) as other:

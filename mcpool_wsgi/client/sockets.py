@@ -14,10 +14,6 @@ needs them for these things:
 -   A forked child inherits the sockets of its parent. :func:`close_inherited` closes them in
     the child. The parent does not notice.
 
-.. code-block:: python
-
-    print(sockets.open_sockets(client))  # [7, 8]
-
 If the sockets of clients cannot be found (:mod:`mcpool_wsgi.client.libmemcached`), no function
 finds any.
 
@@ -34,26 +30,17 @@ import os
 from collections.abc import Collection
 from typing import Callable
 
-from .libmemcached import calibrated, is_available, is_socket, peer
+from .libmemcached import calibrated, is_socket, peer
 
 PAUSE = 100  # microseconds between the two looks of abort()
-
-
-def open_sockets(client: object) -> list[int]:
-    """The descriptors of the connections that *client* has open, to all its servers.
-
-    :param client: a ``pylibmc.Client``. An object of another type has no sockets.
-    :return: descriptors of sockets.
-    """
-    if not is_available():
-        return []
-    return [number for number in numbers(client) if is_socket(number)]
 
 
 def numbers(client: object) -> list[int]:
     """The descriptor of each server of *client*, -1 where there is no connection.
 
     It asks the system nothing, so a descriptor may be closed.
+
+    :param client: a ``pylibmc.Client``. An object of another type has no sockets.
     """
     library = calibrated()
     if library is None:
