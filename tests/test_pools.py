@@ -43,7 +43,7 @@ def either_pool(request: pytest.FixtureRequest, mc: Client) -> Any:
 # -- As with pylibmc's pools
 
 
-def test_reserve_lends_a_working_client(either_pool: Any) -> None:
+def test_reserved_client_works(either_pool: Any) -> None:
     with either_pool.reserve() as mc:
         assert mc.set("hi", "ho")
         assert mc.delete("hi")
@@ -141,7 +141,7 @@ def test_pool_is_filled_later(mc: Client) -> None:
     assert pool.stats().slots == 4
 
 
-def test_pool_that_is_filled_later_lends_what_it_is_filled_with(mc: Client) -> None:
+def test_pool_that_is_filled_later_has_clones_of_what_it_is_filled_with(mc: Client) -> None:
     class Own(Client):
         def greeting(self) -> str:
             return "hello"
@@ -237,7 +237,7 @@ def test_reservation_is_no_decorator(either_pool: Any) -> None:
         either_pool.reserve()(use)
 
 
-def test_master_itself_is_never_lent(address: str) -> None:
+def test_master_itself_is_never_reserved(address: str) -> None:
     master = pylibmc.Client([address])
     with ClientPool(master, 1).reserve() as lent:
         assert lent is not master
@@ -265,7 +265,7 @@ def test_lent_client_of_a_subclass_has_what_the_subclass_has(address: str) -> No
             greet()
 
 
-def test_pool_with_all_clients_lent_is_true(either_pool: Any) -> None:
+def test_pool_with_all_clients_reserved_is_true(either_pool: Any) -> None:
     with either_pool.reserve():
         assert either_pool
 
@@ -370,7 +370,7 @@ def test_reservation_released_in_another_thread(either_pool: Any) -> None:
 
 
 def test_client_of_a_dropped_reservation_is_its_holders_alone(mc: Client) -> None:
-    """pylibmc's pool lends it to the next one while the first still has it."""
+    """pylibmc's pool reserves it for the next one while the first still has it."""
     theirs = pylibmc.ClientPool(mc, 1)
     held = theirs.reserve().__enter__()
     assert theirs.reserve().__enter__() is held
@@ -537,7 +537,7 @@ def test_one_request_at_a_time_needs_one_connection(
     assert connections.count() == 1
 
 
-def test_clients_are_made_on_demand_and_lent_last_in_first_out(address: str) -> None:
+def test_clients_are_made_on_demand_and_reserved_last_in_first_out(address: str) -> None:
     pool = ClientPool(pylibmc.Client([address]), 12)  # these are lent as they are
     assert pool.stats().size == 0
     with pool.reserve() as first:
@@ -568,7 +568,7 @@ def test_client_goes_with_its_thread(address: str, connections: Connections) -> 
     assert pool.stats().reservations == 20
 
 
-def test_client_lent_beyond_the_end_of_its_thread(mc: Client) -> None:
+def test_client_that_is_reserved_beyond_the_end_of_its_thread(mc: Client) -> None:
     pool = ThreadMappedPool(mc)
     lent = pool.reserve()
     in_thread(lent.__enter__)
@@ -581,7 +581,7 @@ def test_client_lent_beyond_the_end_of_its_thread(mc: Client) -> None:
 # -- Close
 
 
-def test_close_ends_idle_connections_now_and_lent_ones_later(
+def test_close_ends_idle_connections_now_and_reserved_ones_later(
     either_pool: Any, connections: Connections
 ) -> None:
     with either_pool.reserve() as lent:
