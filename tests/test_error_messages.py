@@ -381,6 +381,11 @@ def no_app(*args: Any) -> Any:
             ["username"],
         ),
         (lambda mc: any_client(["a"], None, True, "me", 5), TypeError, ["password must be a str"]),
+        (
+            lambda mc: mc.with_servers(["a"], 0),
+            ValueError,
+            ["command_timeout must be a positive number of seconds, not 0"],
+        ),
         (lambda mc: ClientPool(mc, -1), ValueError, ["n_slots", "positive", "not -1"]),
         (lambda mc: ClientPool(mc, NO_NUMBER), TypeError, ["n_slots", "int", "'4'"]),
         (lambda mc: ClientPool().fill(mc, NO_NUMBER), TypeError, ["n_slots", "int", "'4'"]),

@@ -147,7 +147,10 @@ class Client(Commands):
     def with_servers(
         self: _Self, servers: Iterable[str], command_timeout: float | None = None
     ) -> _Self:
-        """A client for other *servers*, with the options of this one."""
+        """A client for other *servers*, with the options of this one.
+
+        :param command_timeout: seconds, in place of this client's.
+        """
         return self._like_this(type(self), servers, command_timeout)
 
     def _like_this(
@@ -157,6 +160,8 @@ class Client(Commands):
         command_timeout: float | None,
         **behaviors: Any,
     ) -> _Kind:
+        if command_timeout is None:
+            command_timeout = self._command_timeout
         return kind(
             servers,
             {**self._chosen, **behaviors},
@@ -165,7 +170,7 @@ class Client(Commands):
             fail_soft=self._fail_soft,
             allow_pickle=reads_pickle(self),
             serializer=self._serializer,
-            command_timeout=command_timeout or self._command_timeout,
+            command_timeout=command_timeout,
         )
 
     def _for_one_server(self, address: str, command_timeout: float) -> Client:
