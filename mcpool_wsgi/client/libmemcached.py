@@ -130,7 +130,7 @@ def calibrated() -> Library | None:
     While the process has too many open files, each call tries again.
     """
     # No lock, because a signal handler may interrupt the calibration and call this. Two
-    # calibrations at once do no harm.
+    # calibrations at the same time do no harm.
     global _library, _is_calibrated
     if not _is_calibrated:
         try:

@@ -38,8 +38,8 @@ class ClientPool(Pool):
     """A pool of at most *n_slots* clients, in place of :class:`pylibmc.ClientPool`.
 
     :param mc: the client to clone. It is not reserved itself.
-    :param n_slots: how many clients there may be at once. Best is the number of threads that
-        serve requests. A slot that was never used costs nothing.
+    :param n_slots: how many clients there may be at the same time. Best is the number of threads
+        that serve requests. A slot that was never used costs nothing.
     :param timeout: seconds that a reservation waits for a client.
     :param name: what log lines and metrics call the pool. By default ``pool-1``, ``pool-2`` and
         so on.

@@ -91,8 +91,8 @@ class Pool:
             :class:`mcpool_wsgi.Client`, entering it gives the client itself.
         :raises PoolTimeout: no client came free in time; on entering the block.
         :raises PoolClosed: likewise, if the pool is closed.
-        :raises TypeError: *timeout* is no number; at once.
-        :raises ValueError: *timeout* is negative or not finite; at once.
+        :raises TypeError: *timeout* is no number; by ``reserve()`` itself.
+        :raises ValueError: *timeout* is negative or not finite; likewise.
         """
         if lazy:
             reservation = self._reserve_lazily()

@@ -28,7 +28,7 @@ class PoolStats:
     Exact while nobody reserves or releases.
     """
 
-    #: The most clients that there may be at once; None where there is no limit.
+    #: The most clients that there may be at the same time; None where there is no limit.
     slots: int | None
     #: Clients that there are.
     size: int

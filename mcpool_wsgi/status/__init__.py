@@ -23,9 +23,9 @@ paths below it are a ``404``.
 it shows no keys and no values. But it shows addresses of servers, paths of requests, and files
 and lines of your code.
 
-The app never reserves a client, so it works while all slots are in use. It asks each memcached
-on a new connection of its own, all at once and for one second at most, so it works while
-memcached is down. However many people look, it collects its figures once per second.
+The app never reserves a client, so it works while all slots are in use. It asks all memcacheds at
+the same time, on new connections and for one second at most, so it works while memcached is down.
+However many people look, it collects its figures once per second.
 
 It shows the pools of one process: the one that answers. Each worker process has pools of its own.
 With ``?process=PID`` all other processes answer ``204`` and no content. The page uses this to stay

@@ -2,8 +2,8 @@
 Status page: servers
 ====================
 
-What each memcached says about itself. Each is asked on a connection of its own, in a thread of its
-own, all at once. A server that does not answer in time costs one second, however many there are.
+What each memcached says about itself. All are asked at the same time, each on a connection and in
+a thread of its own. Servers that do not answer in time cost one second together.
 """
 
 from __future__ import annotations
