@@ -2,10 +2,11 @@
 One connection to memcached: the commands, the keys, the door that all commands pass, what an
 error means, and the defaults.
 
-The class of clients is made of six modules. Each of them has a class that inherits from the next:
+The class of clients is made of seven modules. Each has a class that inherits from the next:
 
 -   ``client``: options, behaviors, and what the others need of them.
--   ``commands``: the commands of many keys, or of none.
+-   ``multi_commands``: the commands of many keys.
+-   ``server_commands``: those of no key.
 -   ``storing_commands``: those that store the value of one key.
 -   ``key_commands``: those of one key that store nothing.
 -   ``connection``: the door.

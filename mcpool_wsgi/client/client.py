@@ -16,7 +16,7 @@ commands, and never gives the answer of another command. It can replace every
 
 What it adds:
 
--   **Arguments are checked before the wire** (:mod:`mcpool_wsgi.client.commands`). A key
+-   **Arguments are checked before the wire** (:mod:`mcpool_wsgi.client.arguments`). A key
     that would be a command of its own is :exc:`~mcpool_wsgi.InvalidKey`.
 -   **No answer reaches another command** (:mod:`mcpool_wsgi.client.connection`). After an
     error that may leave an answer on its way, the connection is closed, and the next
@@ -63,17 +63,17 @@ from pylibmc.consts import BehaviorDict
 
 from .arguments import check_login, checked_seconds, checked_servers, checked_switch, have_weights
 from .behaviors import completed, forgotten_in_a_clone, normalized
-from .commands import Commands
 from .connection import disconnect_all
 from .failures import CommandExpired
 from .keys import KeyRule
+from .multi_commands import MultiCommands
 from .without_pickle import Serializer, reads_pickle, without_pickle
 
 _Self = TypeVar("_Self", bound="Client")
 _Kind = TypeVar("_Kind")
 
 
-class Client(Commands):
+class Client(MultiCommands):
     """A :class:`pylibmc.Client` with checks and time limits.
 
     :param servers: ``["host", "host:port", "/path/to/socket", ...]``
