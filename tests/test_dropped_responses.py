@@ -18,6 +18,7 @@ from mcpool_wsgi import (
     ClientPool,
     MemcachedPoolMiddleware,
 )
+from mcpool_wsgi.middleware.environ_keys import EnvironKeys
 
 
 def test_client_is_released_when_the_server_drops_response_and_environ(pool: ClientPool) -> None:
@@ -160,7 +161,7 @@ def test_interrupted_request_is_in_no_circle(
 
     pool: Any = BlogPool(mc.clone() for _ in range(2)) if foreign else ClientPool(mc, 2)
     middleware = MemcachedPoolMiddleware(MemcachedPoolMiddleware(raising, pool), pool)
-    monkeypatch.setattr(MemcachedPoolMiddleware, "_end_request", interrupt)
+    monkeypatch.setattr(EnvironKeys, "end_request", interrupt)
     gc.disable()
     try:
         with contextlib.suppress(KeyboardInterrupt):

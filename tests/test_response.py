@@ -373,11 +373,12 @@ def test_closing_again_ends_what_an_interrupt_left(pool: ClientPool, app: Any) -
     environ: dict[str, Any] = {"wsgi.file_wrapper": FileWrapper}
     middleware = MemcachedPoolMiddleware(app, pool)
     response = request(middleware, environ)
-    end = middleware._end_request
-    middleware._end_request = interrupted  # type: ignore[method-assign, assignment]
+    keys = middleware._keys
+    end = keys.end_request
+    keys.end_request = interrupted  # type: ignore[method-assign, assignment]
     with pytest.raises(Interrupted):
         response.close()
-    middleware._end_request = end  # type: ignore[method-assign]
+    keys.end_request = end  # type: ignore[method-assign]
     assert pool.stats().in_use == 1
     response.close()
     assert pool.stats().in_use == 0

@@ -6,7 +6,7 @@ A request takes this road:
 -   ``middleware``: reserves a client, calls the app, and ends the request.
 -   ``arguments``: what the middleware refuses when it is made.
 -   ``foreign``: reservations of other people's pools.
--   ``early_release``: the environ, if something was at the same keys before.
+-   ``environ_keys``: what a request puts into the environ, and how it leaves it.
 -   ``response``, ``files``: what the server gets, and closes.
 
 The code of the app is run by these, one around the other:

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Callable
 
-from .early_release import MISSING
+from .environ_keys import MISSING
 from .runner import Runner, each_of
 
 if TYPE_CHECKING:

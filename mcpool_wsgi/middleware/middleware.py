@@ -49,7 +49,7 @@ from werkzeug.exceptions import ServiceUnavailable
 
 from ..pool import LentClient, Pool, Reservation
 from .arguments import check_arguments, reserve_function
-from .early_release import MISSING, EarlyRelease, Place, restore, still_running
+from .environ_keys import EarlyRelease, EnvironKeys, Place
 from .exhaustion import LazyExhaustion
 from .files import call_with_files
 from .foreign import ForeignReservation
@@ -136,8 +136,7 @@ class MemcachedPoolMiddleware:
         if lazy:
             self._app = LazyExhaustion(self._app, environ_key, on_exhausted)
             self._app_in_request = LazyExhaustion(self._app_in_request, environ_key, on_exhausted)
-        self._key = environ_key
-        self._release_key = f"{environ_key}.release"
+        self._keys = EnvironKeys(environ_key)
         self._on_exhausted = on_exhausted
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -147,16 +146,21 @@ class MemcachedPoolMiddleware:
         elif not environ.get("wsgi.multithread", True) and not _others_run_during_a_wait():
             reservation._wait_for_other_threads_only()
         release = reservation.release
+        keys = self._keys
         try:
             try:
                 client = reservation.__enter__()
             except (queue.Empty, IndexError):
                 return self._on_exhausted(environ, start_response)
-            if client is not reservation or self._key in environ or self._release_key in environ:
+            if (
+                client is not reservation
+                or keys.client_key in environ
+                or keys.release_key in environ
+            ):
                 place = Place(environ)
-                release = EarlyRelease(place, self._key, reservation, client)
-            environ[self._key] = client
-            environ[self._release_key] = release
+                release = EarlyRelease(place, keys, reservation, client)
+            environ[keys.client_key] = client
+            environ[keys.release_key] = release
             tells = self._tells_requests and client is reservation
             app = self._app_in_request if tells else self._app
             file = None
@@ -165,7 +169,7 @@ class MemcachedPoolMiddleware:
             else:
                 response = app(environ, start_response)
             to_close = response if file is None else None  # the server closes a file
-            closing = response_class(to_close)(self, environ, reservation, release, to_close)
+            closing = response_class(to_close)(keys, environ, reservation, release, to_close)
             if type(release) is EarlyRelease:
                 release.follow(closing)
             if file is not None:
@@ -176,50 +180,9 @@ class MemcachedPoolMiddleware:
                 closing.end()
                 return response  # type: ignore[return-value]
         except BaseException:
-            self._end_request(environ, reservation, release)
+            keys.end_request(environ, reservation, release)
             raise
         return closing
-
-    def _end_request(self, environ: WSGIEnvironment, reservation: Any, release: Any) -> None:
-        """End a request: release its client, and leave *environ* as it was before it."""
-        try:
-            reservation.__exit__()
-        except BaseException:
-            reservation.__exit__()  # an interrupt came, and something may be left to do
-            raise
-        latest = environ.get(self._release_key)
-        if type(release) is EarlyRelease:
-            release.leave(environ, latest)
-        elif latest is release or environ.get(self._key) is reservation:
-            environ.pop(self._release_key, None)  # another thread may close it, too
-            environ.pop(self._key, None)
-        else:
-            EarlyRelease.skip(latest, release, MISSING, MISSING)
-
-    def _call_close(
-        self,
-        close: Callable[[], object],
-        environ: WSGIEnvironment,
-        reservation: Any,
-        release: Any,
-    ) -> None:
-        """Call the *close* of a response. Meanwhile, *environ* has the client of its request."""
-        if environ.get(self._release_key, release) is release:  # or the app has taken it out
-            close()
-            return
-        # A later request has its own there.
-        later_client = environ.get(self._key, MISSING)
-        later_release = environ.get(self._release_key, MISSING)
-        client = release.client if type(release) is EarlyRelease else reservation
-        restore(environ, self._key, client)
-        environ[self._release_key] = release
-        try:
-            close()
-        finally:
-            # The app may have passed on the response of the later request, which is over then.
-            later_client, later_release = still_running(later_client, later_release)
-            restore(environ, self._key, later_client)
-            restore(environ, self._release_key, later_release)
 
 
 def _others_run_during_a_wait() -> bool:

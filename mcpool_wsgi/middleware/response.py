@@ -9,26 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import GeneratorType
-from typing import TYPE_CHECKING, Any, Callable, Protocol
+from typing import TYPE_CHECKING, Any, Callable
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
+    from .environ_keys import EnvironKeys
+
 CLOSED: tuple[bytes, ...] = ()  # in the place of a response
-
-
-class Middleware(Protocol):
-    """What a response needs of the middleware."""
-
-    def _end_request(self, environ: WSGIEnvironment, reservation: Any, release: Any) -> None: ...
-
-    def _call_close(
-        self,
-        close: Callable[[], object],
-        environ: WSGIEnvironment,
-        reservation: Any,
-        release: Any,
-    ) -> None: ...
 
 
 class Response:
@@ -38,17 +26,17 @@ class Response:
     than without the middleware. And it is no list: bjoern would not close it.
     """
 
-    __slots__ = ("__weakref__", "_middleware", "_release", "_reservation", "_response", "environ")
+    __slots__ = ("__weakref__", "_keys", "_release", "_reservation", "_response", "environ")
 
     def __init__(
         self,
-        middleware: Middleware,
+        keys: EnvironKeys,
         environ: WSGIEnvironment,
         reservation: Any,
         release: Callable[[], None],
         response: Any,
     ) -> None:
-        self._middleware = middleware
+        self._keys = keys
         self.environ: WSGIEnvironment = environ
         self._reservation = reservation
         self._release = release
@@ -89,11 +77,11 @@ class Response:
 
     def call_close(self, close: Callable[[], object]) -> None:
         """Call the app's *close* as a part of its request."""
-        self._middleware._call_close(close, self.environ, self._reservation, self._release)
+        self._keys.call_close(close, self.environ, self._reservation, self._release)
 
     def end(self) -> None:
         """End the request. More than once does no harm."""
-        self._middleware._end_request(self.environ, self._reservation, self._release)
+        self._keys.end_request(self.environ, self._reservation, self._release)
 
 
 class SizedResponse(Response):

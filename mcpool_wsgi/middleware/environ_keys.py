@@ -1,26 +1,81 @@
 """
-Early release
-=============
+Environ keys
+============
 
-At the end of most requests, two keys are removed from the environ. This module is for the others:
-those that found something at these keys, and those that have a client of somebody else.
+What a request puts into the environ: its client, and the function that releases it early. When the
+request ends, the environ is as it was before. For most requests, it is enough to remove two keys.
+An :class:`EarlyRelease` is for the others: those that found something at these keys, and those
+that have a client of somebody else.
 """
 
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-    from .response import Response
-
 MISSING: Any = object()
 
 
+class EnvironKeys:
+    """The two keys of a middleware, and what they are for."""
+
+    def __init__(self, environ_key: str) -> None:
+        self.client_key: str = environ_key
+        self.release_key: str = f"{environ_key}.release"
+
+    def end_request(self, environ: WSGIEnvironment, reservation: Any, release: Any) -> None:
+        """End a request: release its client, and leave *environ* as it was before it."""
+        try:
+            reservation.__exit__()
+        except BaseException:
+            reservation.__exit__()  # an interrupt came, and something may be left to do
+            raise
+        latest = environ.get(self.release_key)
+        if type(release) is EarlyRelease:
+            release.leave(environ, latest)
+        elif latest is release or environ.get(self.client_key) is reservation:
+            environ.pop(self.release_key, None)  # another thread may close it, too
+            environ.pop(self.client_key, None)
+        else:
+            EarlyRelease.skip(latest, release, MISSING, MISSING)
+
+    def call_close(
+        self,
+        close: Callable[[], object],
+        environ: WSGIEnvironment,
+        reservation: Any,
+        release: Any,
+    ) -> None:
+        """Call the *close* of a response. Meanwhile, *environ* has the client of its request."""
+        if environ.get(self.release_key, release) is release:  # or the app has taken it out
+            close()
+            return
+        # A later request has its own there.
+        later_client = environ.get(self.client_key, MISSING)
+        later_release = environ.get(self.release_key, MISSING)
+        client = release.client if type(release) is EarlyRelease else reservation
+        restore(environ, self.client_key, client)
+        environ[self.release_key] = release
+        try:
+            close()
+        finally:
+            # The app may have passed on the response of the later request, which is over then.
+            later_client, later_release = still_running(later_client, later_release)
+            restore(environ, self.client_key, later_client)
+            restore(environ, self.release_key, later_release)
+
+
+class EnvironHolder(Protocol):
+    """Something that has the environ of a running request: a place, and then the response."""
+
+    environ: WSGIEnvironment
+
+
 class Place:
-    """Where the environ of a running request is. The call of the middleware holds it."""
+    """Holds the environ until there is a response. The call of the middleware holds this."""
 
     __slots__ = ("__weakref__", "environ")
 
@@ -37,7 +92,7 @@ class EarlyRelease:
 
     __slots__ = (
         "_find_place",
-        "_key",
+        "_keys",
         "_reservation",
         "client",
         "client_before",
@@ -45,19 +100,19 @@ class EarlyRelease:
         "release_before",
     )
 
-    def __init__(self, place: Place, key: str, reservation: Any, client: Any) -> None:
+    def __init__(self, place: Place, keys: EnvironKeys, reservation: Any, client: Any) -> None:
         environ = place.environ
-        self._key = key
+        self._keys = keys
         self._reservation = reservation
         self.client: Any = client  # MISSING when it has left the environ
         self.is_over: bool = False  # set when the environ is left
         self.follow(place)
-        self.client_before: Any = environ.get(key, MISSING)
-        self.release_before: Any = environ.get(f"{key}.release", MISSING)
+        self.client_before: Any = environ.get(keys.client_key, MISSING)
+        self.release_before: Any = environ.get(keys.release_key, MISSING)
 
-    def follow(self, place: Place | Response) -> None:
+    def follow(self, place: EnvironHolder) -> None:
         """Find the environ by *place* from now on. The reference is weak: *place* holds this."""
-        self._find_place: Callable[[], Place | Response | None] = weakref.ref(place)
+        self._find_place: Callable[[], EnvironHolder | None] = weakref.ref(place)
 
     def __call__(self) -> None:
         if self.client is not self._reservation:
@@ -71,9 +126,9 @@ class EarlyRelease:
         if self.client is MISSING:  # what is there now, the app has put there
             return
         # By the release, because a later request with this environ may have the same client.
-        latest = environ.get(f"{self._key}.release")
-        if latest is self or environ.get(self._key) is self.client:
-            environ.pop(self._key, None)
+        latest = environ.get(self._keys.release_key)
+        if latest is self or environ.get(self._keys.client_key) is self.client:
+            environ.pop(self._keys.client_key, None)
         while type(latest) is EarlyRelease:
             if latest.release_before is self:
                 latest.client_before = MISSING
@@ -84,15 +139,15 @@ class EarlyRelease:
         """Leave *environ* as it was. *latest* is the release of the latest request with it."""
         if latest is self or (not self.is_over and self._is_replaced(environ, latest)):
             client, release = still_running(self.client_before, self.release_before)
-            restore(environ, self._key, client)
-            restore(environ, f"{self._key}.release", release)
+            restore(environ, self._keys.client_key, client)
+            restore(environ, self._keys.release_key, release)
         else:
             EarlyRelease.skip(latest, self, self.client_before, self.release_before)
         self.is_over = True
 
     def _is_replaced(self, environ: WSGIEnvironment, latest: Any) -> bool:
         """Whether *latest* is not of a later request, but what the app has put in its place."""
-        client = environ.get(self._key, MISSING)
+        client = environ.get(self._keys.client_key, MISSING)
         return latest is None if client is MISSING else client is self.client
 
     @staticmethod
