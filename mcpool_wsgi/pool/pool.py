@@ -14,7 +14,7 @@ pylibmc's pools lack what these have:
 -   Waits end, and waiters are served in order.
 -   Clients are made when they are needed.
 -   A forked child shares no connection with its parent.
--   After a restart of memcached, all clients are replaced.
+-   After a restart of memcached, all clients are renewed.
 -   The client of a thread is closed when the thread ends.
 -   There are :meth:`~Pool.stats` and :meth:`~Pool.close`.
 

@@ -3,7 +3,7 @@ Slots
 =====
 
 A slot is a place for one client. The clients of one :class:`Generation` are clones of one
-master. They are replaced together.
+master. They are renewed together.
 """
 
 from __future__ import annotations
