@@ -45,7 +45,7 @@ def oldest(session: nox.Session) -> None:
 
 @nox.session
 def newest(session: nox.Session) -> None:
-    """The tests that start no servers, with the newest versions and those before a release."""
+    """The tests that start no servers, with the newest versions, pre-releases too."""
     session.install("--pre", "--upgrade", "-e", ".[test,examples,caches]")
     session.run("pytest", *(session.posargs or NO_SERVERS))
 

@@ -114,6 +114,7 @@ class Client(MultiCommands):
         serializer: Serializer | None = None,
         command_timeout: float = 1.0,
     ) -> None:
+        """Make a client. It connects at its first command."""
         servers = checked_servers(servers)
         check_login(username, password, servers)
         binary = checked_switch("binary", binary)
