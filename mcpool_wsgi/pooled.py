@@ -31,13 +31,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any, Callable, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, NoReturn, TypeVar
 
 from pylibmc.consts import BehaviorDict
 
-from .client import BorrowedCommands, Client
+from .client import BorrowedCommands, Client, ClientOptions
 from .errors import ClientReleased
 from .pool import ClientPool, Pool, request_client
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _Self = TypeVar("_Self", bound="PooledClient")
 
@@ -59,12 +62,19 @@ class PooledClient(BorrowedCommands):
 
     @classmethod
     def from_servers(
-        cls: type[_Self], servers: Iterable[str], n_slots: int, **options: Any
+        cls: type[_Self],
+        servers: Iterable[str],
+        n_slots: int,
+        *,
+        timeout: float = 5.0,
+        name: str | None = None,
+        **options: Unpack[ClientOptions],
     ) -> _Self:
         """A client over a pool of its own. The parameters are those of
         :meth:`ClientPool.from_servers() <mcpool_wsgi.ClientPool.from_servers>`.
         """
-        client = cls(ClientPool.from_servers(servers, n_slots, **options))
+        pool = ClientPool.from_servers(servers, n_slots, timeout=timeout, name=name, **options)
+        client = cls(pool)
         client._owns_pool = True
         return client
 

@@ -129,7 +129,12 @@ def test_it_can_be_made_and_used_before_a_fork(cache: PooledClient, fork: Any) -
 @pytest.mark.parametrize("pool_class", Pools)
 def test_from_servers(address: str, pool_class: Any) -> None:
     pool = pool_class.from_servers(
-        [address], 12, behaviors={"connect_timeout": 300}, fail_soft=True, name="mine"
+        [address],
+        12,
+        behaviors={"connect_timeout": 300},
+        fail_soft=True,
+        timeout=2.0,
+        name="mine",
     )
     assert pool.name == "mine"
     assert pool.master.behaviors["connect_timeout"] == 300
@@ -152,7 +157,7 @@ def test_wrong_options_are_errors_at_once(address: str, mc: Client) -> None:
     with pytest.raises(ValueError, match="n_slots must be a positive number, not 0"):
         PooledClient.from_servers([address], 0)
     with pytest.raises(TypeError, match="fail_softly"):
-        PooledClient.from_servers([address], 1, fail_softly=True)
+        PooledClient.from_servers([address], 1, fail_softly=True)  # type: ignore[call-arg]
 
 
 def test_a_pool_that_is_filled_later(mc: Client) -> None:

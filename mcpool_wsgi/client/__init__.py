@@ -45,6 +45,7 @@ from .behaviors import DEFAULT_BEHAVIORS as DEFAULT_BEHAVIORS
 from .behaviors import SEVERAL_SERVERS_BEHAVIORS as SEVERAL_SERVERS_BEHAVIORS
 from .borrowed import BorrowedCommands as BorrowedCommands
 from .client import Client as Client
+from .client import ClientOptions as ClientOptions
 from .discarding import discard as discard
 from .events import CommandEvent as CommandEvent
 from .events import Listener as Listener

@@ -56,7 +56,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
-from typing import Any, Callable, TypeVar
+from typing import Any, Callable, TypedDict, TypeVar
 
 import pylibmc.client
 from pylibmc.consts import BehaviorDict
@@ -71,6 +71,19 @@ from .without_pickle import Serializer, reads_pickle, without_pickle
 
 _Self = TypeVar("_Self", bound="Client")
 _Kind = TypeVar("_Kind")
+
+
+class ClientOptions(TypedDict, total=False):
+    """The parameters of :class:`Client` besides its servers."""
+
+    behaviors: Mapping[str, Any] | None
+    binary: bool
+    username: str | None
+    password: str | None
+    fail_soft: bool
+    allow_pickle: bool
+    serializer: Serializer | None
+    command_timeout: float
 
 
 class Client(MultiCommands):

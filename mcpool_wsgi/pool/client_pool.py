@@ -22,14 +22,17 @@ connections.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import forks
-from ..client import Client, checked_seconds
+from ..client import Client, ClientOptions, checked_seconds
 from .arguments import checked_n_slots, master_of
 from .pool import Pool
 from .slot_queue import SlotQueue
 from .statistics import PoolStats
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _Self = TypeVar("_Self", bound="ClientPool")
 
@@ -74,7 +77,7 @@ class ClientPool(Pool):
         *,
         timeout: float = 5.0,
         name: str | None = None,
-        **options: Any,
+        **options: Unpack[ClientOptions],
     ) -> _Self:
         """A pool of clients for *servers*.
 

@@ -19,16 +19,19 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import forks
-from ..client import Client
+from ..client import Client, ClientOptions, checked_seconds
 from .arguments import checked_n_slots, master_of
 from .generations import Generations
 from .pool import Pool
 from .slot_queue import SlotQueue
 from .slots import NO_GENERATION
 from .statistics import PoolStats, Statistics
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _Self = TypeVar("_Self", bound="ThreadMappedPool")
 
@@ -58,15 +61,17 @@ class ThreadMappedPool(Pool):
         servers: Iterable[str],
         n_slots: int = 1,
         *,
+        timeout: float = 0.0,
         name: str | None = None,
-        **options: Any,
+        **options: Unpack[ClientOptions],
     ) -> _Self:
-        """A pool of clients for *servers*. *n_slots* is checked, and that is all.
+        """A pool of clients for *servers*. *n_slots* and *timeout* are checked, and that is all.
 
         :param options: those of :class:`~mcpool_wsgi.Client`: ``behaviors``, ``fail_soft`` and so
             on.
         """
         checked_n_slots(n_slots)
+        checked_seconds("timeout", timeout, zero=True)
         return cls(Client(servers, **options), name=name)
 
     def _renew(self, master: Any, closed: bool) -> None:
