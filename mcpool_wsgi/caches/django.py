@@ -59,7 +59,7 @@ from ..pool import Pool
 from ..pooled import PooledClient
 from .options import pooled_client, within_limits
 
-_clients: dict[tuple[str | None, str], PooledClient] = {}
+_clients: dict[tuple[str | None, str, int], PooledClient] = {}
 
 
 if TYPE_CHECKING:
@@ -122,7 +122,10 @@ def _alias() -> str | None:
 
 def _client(alias: str | None, location: Any, options: dict[str, Any]) -> PooledClient:
     """The client that all threads use for *alias* and these settings."""
-    key = alias, repr((location, options))
+    pool = options.get("pool")
+    # Pools of one name and of the same servers have one repr(). The client keeps its pool, so no
+    # other pool gets its id().
+    key = alias, repr((location, options)), 0 if isinstance(pool, str) else id(pool)
     client = _clients.get(key)
     if client is None:
         try:

@@ -187,6 +187,14 @@ def test_pool_of_the_site_is_used_without_a_location(address: str) -> None:
             assert mc.get(":1:key") == "value"
 
 
+def test_pools_of_one_name_are_told_apart(address: str) -> None:
+    from mcpool_wsgi.caches.django import PooledCache
+
+    for size in 1, 2:
+        with ClientPool.from_servers([address], size, name="shared") as pool:
+            assert PooledCache("", {"OPTIONS": {"pool": pool}}).pool is pool
+
+
 # -- Requests
 
 
