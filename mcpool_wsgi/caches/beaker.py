@@ -13,6 +13,7 @@ A pool under Beaker's caches and sessions, as the type ``mcpool``::
 :class:`~mcpool_wsgi.PooledClient` in a module of your own, and give its pool to the middleware.
 There are no other options, because ``timeout`` and others are Beaker's own.
 All else is as with ``ext:memcached``: ``clear()`` of a cache removes everything in memcached.
+But errors are raised: :exc:`pylibmc.TooBig` for a value that is too large, for example.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ except ImportError as _error:
     ) from _error
 
 from ..pooled import PooledClient
-from .options import OPTIONS, client_of
+from .options import OPTIONS, client_of, within_limits
 
 if TYPE_CHECKING:
 
     class _Base:  # Beaker has no types
+        def set_value(self, key: str, value: Any, expiretime: int | None) -> None: ...
         def __getattr__(self, name: str) -> Any: ...
 
 else:
@@ -68,3 +70,8 @@ class PooledNamespaceManager(_Base):
         self.lock_dir: str | None = lock_dir or (data_dir and f"{data_dir}/container_mcd_lock")
         if self.lock_dir:
             verify_directory(self.lock_dir)
+
+    def set_value(self, key: str, value: Any, expiretime: float | None = None) -> None:
+        # Beaker keeps the exact time in the value. It may be a fraction, or below 0.
+        time = None if expiretime is None else within_limits(int(expiretime))
+        super().set_value(key, value, time)

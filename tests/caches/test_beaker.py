@@ -53,6 +53,17 @@ def test_cache_of_an_ini_file(address: str, mc: Client, tmp_path: Path) -> None:
     pool.close()
 
 
+@pytest.mark.parametrize(("expire", "is_stored"), [(60.5, True), (0.5, True), (-1, False)])
+def test_time_may_be_any_number(mc: Client, expire: float, is_stored: bool) -> None:
+    from beaker.cache import Cache
+
+    own_pool = ClientPool(mc, 1)
+    cache = Cache("namespace", type="mcpool", pool=own_pool)
+    assert cache.get("key", createfunc=lambda: "value", expiretime=expire) == "value"
+    assert ("key" in cache.namespace) is is_stored
+    own_pool.close()
+
+
 def test_session_uses_the_client_of_its_request(address: str) -> None:
     from beaker.middleware import SessionMiddleware
 
