@@ -240,6 +240,16 @@ def test_options_reach_the_client(library: str) -> None:
             master.set("key", [])
 
 
+@pytest.mark.parametrize("library", WITH_OPTIONS)
+def test_distribution_of_pylibmc_can_be_kept(library: str) -> None:
+    servers = ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]
+    old = pylibmc.Client(servers)
+    with opener(library)(servers, behaviors={"ketama": False}) as cache:
+        for number in range(50):
+            key = b"key%d" % number
+            assert cache.pool.master.hash(key) == old.hash(key)
+
+
 @pytest.mark.parametrize("servers", ["unix:/memcached.sock", ["unix:/memcached.sock"]])
 @pytest.mark.parametrize("library", WITH_OPTIONS)
 def test_unix_socket_is_written_as_in_django(library: str, servers: Any) -> None:
