@@ -35,7 +35,7 @@ Or make the pool yourself, and give it to both: ``"CACHE_OPTIONS": {"pool": pool
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 try:
     from flask_caching.backends.memcache import MemcachedCache
@@ -50,6 +50,8 @@ from .options import pooled_client, within_limits
 
 if TYPE_CHECKING:
     from flask import Flask
+
+_Self = TypeVar("_Self", bound="PooledCache")
 
 _OF_FLASK_CACHING = ("default_timeout", "ignore_delete_many_errors")
 
@@ -67,6 +69,26 @@ else:
 
 class PooledCache(_Base):
     """A cache of Flask-Caching with a pool. :func:`pooled` makes it."""
+
+    @classmethod
+    def factory(
+        cls: type[_Self],
+        app: Flask,
+        config: dict[str, Any],
+        args: list[Any],
+        kwargs: dict[str, Any],
+    ) -> _Self:
+        """See :func:`pooled`. Flask-Caching calls this if ``CACHE_TYPE`` is the class."""
+        if args:
+            raise ValueError(f"CACHE_ARGS must be empty, not {args!r}: use CACHE_OPTIONS")
+        options = {name: kwargs[name] for name in kwargs if name not in _OF_FLASK_CACHING}
+        for name in ("username", "password"):
+            options.setdefault(name, config.get(f"CACHE_MEMCACHED_{name.upper()}"))
+        client = pooled_client(
+            config["CACHE_MEMCACHED_SERVERS"], options, servers_name="CACHE_MEMCACHED_SERVERS"
+        )
+        of_flask_caching = {name: kwargs[name] for name in kwargs if name in _OF_FLASK_CACHING}
+        return cls(client, key_prefix=config["CACHE_KEY_PREFIX"], **of_flask_caching)
 
     @property
     def pool(self) -> Pool:
@@ -86,13 +108,4 @@ def pooled(
     :raises TypeError: an option has a wrong type.
     :raises ValueError: an option is unknown or wrong.
     """
-    if args:
-        raise ValueError(f"CACHE_ARGS must be empty, not {args!r}: use CACHE_OPTIONS")
-    options = {name: kwargs[name] for name in kwargs if name not in _OF_FLASK_CACHING}
-    for name in ("username", "password"):
-        options.setdefault(name, config.get(f"CACHE_MEMCACHED_{name.upper()}"))
-    client = pooled_client(
-        config["CACHE_MEMCACHED_SERVERS"], options, servers_name="CACHE_MEMCACHED_SERVERS"
-    )
-    of_flask_caching = {name: kwargs[name] for name in kwargs if name in _OF_FLASK_CACHING}
-    return PooledCache(client, key_prefix=config["CACHE_KEY_PREFIX"], **of_flask_caching)
+    return PooledCache.factory(app, config, args, kwargs)

@@ -115,6 +115,15 @@ class TestFlaskCaching:
         )
         assert cache.cache.pool.master._credentials == ("me", "secret")
 
+    def test_class_makes_the_same_as_the_function(self, address: str) -> None:
+        _, cache = make_cache(
+            [address],
+            CACHE_TYPE="mcpool_wsgi.caches.flask_caching.PooledCache",
+            CACHE_OPTIONS={"size": 3},
+        )
+        assert cache.set("key", "value")
+        assert cache.cache.pool.stats().slots == 3
+
     def test_positional_arguments_are_refused(self) -> None:
         with pytest.raises(ValueError, match=r"CACHE_ARGS must be empty, not \[5\]"):
             make_cache(["127.0.0.1"], CACHE_ARGS=[5])
