@@ -33,7 +33,8 @@ middleware, and name it in ``OPTIONS``, without a ``LOCATION``:
 ``{"pool": "project.memcached.client"}``.
 
 With ``fail_soft``, ``incr()`` and ``decr()`` raise :exc:`ValueError` during an outage, as for
-every key that is missing.
+every key that is missing. A delta of more than ``2**31 - 1`` raises :exc:`OverflowError`, as with
+Django's own ``PyLibMCCache``.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ except ImportError as _error:
         "mcpool_wsgi.caches.django needs Django: pip install 'mcpool-wsgi[django]'"
     ) from _error
 
+from ..client import LARGEST_DELTA
 from ..pool import Pool
 from ..pooled import PooledClient
 from .options import pooled_client, within_limits
@@ -102,6 +104,9 @@ class PooledCache(_Base):
         return within_limits(super().get_backend_timeout(timeout))
 
     def incr(self, key: str, delta: int = 1, version: int | None = None) -> int:
+        # No ValueError: it says that the key is missing, and callers then store a new value.
+        if isinstance(delta, int) and abs(delta) > LARGEST_DELTA:
+            raise OverflowError(f"delta of key {key!r} must be at most {LARGEST_DELTA}")
         value = super().incr(key, delta, version)
         if value is False:  # an outage, with fail_soft
             raise ValueError(f"Key {key!r} not found")

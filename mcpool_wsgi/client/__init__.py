@@ -37,6 +37,7 @@ For the rooms above:
 -   ``events``: what listeners are told of commands.
 """
 
+from .arguments import LARGEST_DELTA as LARGEST_DELTA
 from .arguments import LARGEST_TIME as LARGEST_TIME
 from .arguments import NOWHERE as NOWHERE
 from .arguments import checked_seconds as checked_seconds

@@ -291,6 +291,14 @@ def test_counting(cache: Any) -> None:
         cache.incr("missing")
 
 
+def test_delta_that_is_too_large_is_no_missing_key(cache: Any) -> None:
+    cache.set("key", 2**31)
+    for count, delta in [(cache.incr, 2**31), (cache.decr, 2**31), (cache.incr, 10**5000)]:
+        with pytest.raises(OverflowError, match="delta of key 'key' must be at most 2147483647"):
+            count("key", delta)
+    assert cache.decr("key", 2**31 - 1) == 1
+
+
 def test_many_keys(cache: Any) -> None:
     assert cache.set_many({"a": 1, "b": 2}) == []
     assert cache.get_many(["a", "b", "c"]) == {"a": 1, "b": 2}
