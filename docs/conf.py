@@ -68,7 +68,7 @@ def resolve(app: Any, env: Any, node: Any, content: Any) -> Any:
     elif name in ("WSGIApplication", "WSGIEnvironment", "StartResponse"):  # from _typeshed
         name = f"wsgiref.types.{name}"
     # Annotations have names that a module imports for type checkers only.
-    imported = ("mcpool_wsgi.pool.", "dns.resolver.")
+    imported = ("mcpool_wsgi.client.", "mcpool_wsgi.pool.", "dns.resolver.")
     for prefix in ("", f"{node.get('py:module')}.", "builtins.", *imported):
         full_name = prefix + name
         try:

@@ -70,7 +70,7 @@ def test_child_uses_a_client_that_another_thread_was_using(fork: Any, mortal: Mo
     mortal.stop()
     thread = threading.Thread(target=lambda: mc.get("key"))
     thread.start()
-    eventually(lambda: mc.deadline < time.monotonic() + 60)
+    eventually(lambda: mc._deadline < time.monotonic() + 60)
 
     def work() -> None:
         mortal.go_on()
@@ -112,7 +112,7 @@ mc.get("key")
 import os, signal
 os.kill({mortal.pid}, signal.SIGSTOP)
 threading.Thread(target=mc.get, args=("key",), daemon=True).start()
-while mc.deadline > time.monotonic() + 60:
+while mc._deadline > time.monotonic() + 60:
     time.sleep(0.001)
 """
     try:

@@ -44,7 +44,7 @@ SOON = 5.0  # seconds, much less than LONG, and enough for a machine under load
 class LimitedClient(pylibmc.Client):  # type: ignore[misc]
     """A client whose commands are watched, and which disconnects when one has expired."""
 
-    __slots__ = ("deadline", "dog", "expired", "limit")
+    __slots__ = ("_deadline", "_expired", "dog", "limit")
 
     def __init__(
         self,
@@ -58,20 +58,20 @@ class LimitedClient(pylibmc.Client):  # type: ignore[misc]
         super().__init__(addresses, behaviors={**LONG, **behaviors}, binary=binary)
         self.limit = limit
         self.dog = dog
-        self.deadline = math.inf
-        self.expired = False
+        self._deadline = math.inf
+        self._expired = False
         dog.watch(self)
 
     def run(self, command: str, *args: Any) -> Any:
-        self.expired = False
-        self.deadline = deadline = monotonic() + self.limit
+        self._expired = False
+        self._deadline = deadline = monotonic() + self.limit
         if deadline < self.dog.wakes_at:
             self.dog.wake()
         try:
             return getattr(self, command)(*args)
         finally:
-            self.deadline = math.inf
-            if self.expired:
+            self._deadline = math.inf
+            if self._expired:
                 self.disconnect_all()
 
 
@@ -141,7 +141,7 @@ def expires(client: LimitedClient, command: str, *args: Any) -> None:
     """The watchdog ends the command. Whether it then raises depends on libmemcached."""
     with limited_time(least=client.limit * 0.9), contextlib.suppress(pylibmc.Error):
         client.run(command, *args)
-    assert client.expired
+    assert client._expired
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_other_commands_go_on_while_one_expires(address: str) -> None:
         def work() -> None:
             while not ended.is_set():
                 assert healthy.run("get", "key") == "value"
-                assert not healthy.expired
+                assert not healthy._expired
 
         def expire() -> None:
             try:
@@ -268,7 +268,7 @@ def test_command_with_a_shorter_limit_than_the_one_before() -> None:
         expires(LimitedClient([server.address], limit=0.1), "get", "key")
         assert in_background.is_alive()
         in_background.join()
-        assert slow.expired
+        assert slow._expired
 
 
 def test_next_command_of_a_client_has_its_whole_time(address: str) -> None:
@@ -277,7 +277,7 @@ def test_next_command_of_a_client_has_its_whole_time(address: str) -> None:
     end = monotonic() + 1
     while monotonic() < end:
         assert client.run("get", "key") == "value"
-        assert not client.expired
+        assert not client._expired
         time.sleep(0.01)
 
 
@@ -319,21 +319,21 @@ class AtTheDeadline(Dripping):
 class BeginsWhileLookedAt:
     """A client whose command begins right after its deadline was read."""
 
-    expired = False
+    _expired = False
 
     def __init__(self, dog: Watchdog) -> None:
         self._dog = dog
-        self._deadline = math.inf
+        self._next = math.inf
         self.wakes: list[bool] = []
 
     @property
-    def deadline(self) -> float:
-        deadline, self._deadline = self._deadline, monotonic() + 1000
-        self.wakes.append(self._deadline < self._dog.wakes_at)
+    def _deadline(self) -> float:
+        deadline, self._next = self._next, monotonic() + 1000
+        self.wakes.append(self._next < self._dog.wakes_at)
         return deadline
 
-    @deadline.setter
-    def deadline(self, deadline: float) -> None:
+    @_deadline.setter
+    def _deadline(self, deadline: float) -> None:
         raise NotImplementedError
 
 
@@ -351,18 +351,18 @@ def test_earliest_deadline_of_all_clients_is_when_it_wakes() -> None:
     clients = [LimitedClient(["127.0.0.1:1"], dog=dog) for _ in range(3)]
     now = monotonic()
     for client, deadline in zip(clients, [now + 200, now + 100, math.inf]):
-        client.deadline = deadline
+        client._deadline = deadline
     assert dog._look() == dog.wakes_at == now + 100
-    assert not any(client.expired for client in clients)
+    assert not any(client._expired for client in clients)
 
 
 def test_client_knows_that_it_has_expired_before_it_is_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     client = LimitedClient(["127.0.0.1:1"], dog=Watchdog())
-    client.deadline = monotonic()
+    client._deadline = monotonic()
     known: list[bool] = []
-    monkeypatch.setattr(sockets, "abort", lambda client, is_due: known.append(client.expired))
+    monkeypatch.setattr(sockets, "abort", lambda client, is_due: known.append(client._expired))
     client.dog._look()
     assert known == [True]
 
@@ -370,9 +370,9 @@ def test_client_knows_that_it_has_expired_before_it_is_ended(
 def test_command_that_has_begun_since_is_not_ended(address: str) -> None:
     client = LimitedClient([address], dog=Watchdog())
     client.run("set", "key", "value")
-    client.deadline = monotonic() + 1000
-    client.dog._expire(client, client.deadline - 1)
-    assert not client.expired
+    client._deadline = monotonic() + 1000
+    client.dog._expire(client, client._deadline - 1)
+    assert not client._expired
     assert client.get("key") == "value"
 
 
@@ -383,10 +383,10 @@ def test_command_that_begins_during_the_pause_is_not_ended(
     client.run("set", "key", "value")
 
     def begin(microseconds: int) -> None:
-        client.deadline = monotonic() + 1000
+        client._deadline = monotonic() + 1000
 
     monkeypatch.setattr(libmemcached._library, "usleep", begin)
-    client.deadline = monotonic()
+    client._deadline = monotonic()
     client.dog._look()
     assert client.get("key") == "value"
 
@@ -441,7 +441,7 @@ def test_deadline_that_an_interrupt_left_behind_wakes_it_ever_more_rarely(
 ) -> None:
     client = LimitedClient([address], dog=counting)
     client.run("set", "key", "value")
-    client.deadline = monotonic() - 100
+    client._deadline = monotonic() - 100
     counting.wake()
     time.sleep(0.5)
     assert counting.looks < 50
@@ -567,10 +567,10 @@ def test_interrupt_at_any_moment_of_a_call_reaches_the_caller(counting: Counting
 
 
 class Broken:
-    expired = False
+    _expired = False
 
     @property
-    def deadline(self) -> float:
+    def _deadline(self) -> float:
         raise ZeroDivisionError
 
 
@@ -598,10 +598,10 @@ def test_thread_that_cannot_end_a_command_is_replaced(
     client = LimitedClient(["127.0.0.1:1"], dog=counting)
     with monkeypatch.context() as broken:
         broken.setattr(sockets, "abort", lambda *args: 1 / 0)
-        client.deadline = monotonic()
+        client._deadline = monotonic()
         counting.wake()
         eventually(lambda: errors and counting._alarm is None)
-        client.deadline = math.inf
+        client._deadline = math.inf
     errors.clear()
     with silent() as server:
         expires(LimitedClient([server.address], dog=counting), "get", "key")
@@ -609,7 +609,7 @@ def test_thread_that_cannot_end_a_command_is_replaced(
 
 def test_deadline_far_away(counting: Counting) -> None:
     client = LimitedClient(["127.0.0.1:1"], dog=counting)
-    client.deadline = 1e300
+    client._deadline = 1e300
     counting.wake()
     eventually(lambda: counting.wakes_at == 1e300)
     time.sleep(0.05)
@@ -651,7 +651,7 @@ def test_fork_while_a_command_runs(fork: Callable[..., int]) -> None:
         child = fork(lambda: expires(LimitedClient([server.address]), "get", "key"))
         succeeds(child)
         thread.join()
-        assert slow.expired
+        assert slow._expired
 
 
 @pytest.mark.parametrize("fork", FORKS)
@@ -662,17 +662,17 @@ def test_child_does_not_end_a_command_of_its_parent(
     client.run("set", "key", "value")
     eventually(lambda: watchdog.wakes_at == math.inf)
     # As if another thread of the parent were in a command. It is not there in the child.
-    client.deadline = monotonic() + 60
+    client._deadline = monotonic() + 60
 
     def work() -> None:
-        client.deadline = monotonic()
+        client._deadline = monotonic()
         with silent() as server:
             expires(LimitedClient([server.address]), "get", "key")
-        assert not client.expired
+        assert not client._expired
 
     child = fork(work)
     succeeds(child)
-    client.deadline = math.inf
+    client._deadline = math.inf
     assert client.get("key") == "value"
 
 
@@ -751,15 +751,15 @@ PRELUDE = """
 import contextlib, math, socket, sys, threading, time
 
 def limited(limit=0.3, command="get"):
-    client.expired = False
-    client.deadline = deadline = time.monotonic() + limit
+    client._expired = False
+    client._deadline = deadline = time.monotonic() + limit
     if deadline < watchdog.wakes_at:
         watchdog.wake()
     try:
         with contextlib.suppress(pylibmc.Error):
             getattr(client, command)("key")
     finally:
-        client.deadline = math.inf
+        client._deadline = math.inf
 
 listener = socket.socket()
 listener.bind(("127.0.0.1", 0))
@@ -769,7 +769,7 @@ import pylibmc
 from mcpool_wsgi.client.watchdog import watchdog
 
 class Client(pylibmc.Client):
-    deadline, expired = math.inf, False
+    _deadline, _expired = math.inf, False
 
 client = Client(
     ["127.0.0.1:%d" % listener.getsockname()[1]],
@@ -799,7 +799,7 @@ PATCHES = {
 EXPIRES = """
 start = time.monotonic()
 limited()
-assert client.expired
+assert client._expired
 assert time.monotonic() - start < 5
 """
 

@@ -53,12 +53,12 @@ class Connection(Availability):
     # What every command looks at: to read and set a slot takes a third of the time.
     __slots__ = (
         "_command_timeout",
+        "_deadline",
+        "_expired",
         "_listeners",
         "_out_of_sync",
         "_process",
         "_turn",
-        "deadline",
-        "expired",
     )
 
     _process: forks.Process  # the one that the connection belongs to
@@ -66,8 +66,8 @@ class Connection(Availability):
     _out_of_sync: bool
     _command_timeout: float  # seconds
     _listeners: list[Listener]  # a pool's clients share one list
-    deadline: float  # when the running command must have ended, in monotonic() time
-    expired: bool  # whether the watchdog has ended the running command
+    _deadline: float  # when the running command must have ended, in monotonic() time
+    _expired: bool  # whether the watchdog has ended the running command
 
     _credentials: tuple[str | None, str | None] = (None, None)  # username and password
     _missed_on: Any = None  # the connections on which a read has found nothing twice
@@ -79,8 +79,8 @@ class Connection(Availability):
         self._out_of_sync = self._credentials[0] is not None  # so that it logs in first
         self._command_timeout = command_timeout
         self._listeners = []
-        self.deadline = NEVER
-        self.expired = False
+        self._deadline = NEVER
+        self._expired = False
         self._process = forks.current  # last, for the finaliser of a client that is not complete
         watchdog.watch(self)
         opened_here.add(self)
@@ -98,15 +98,15 @@ class Connection(Availability):
             here = self._here()
             return here._command(command, (here, *args[1:]), limit)
         with self._turn:
-            if self.deadline is not NEVER:
+            if self._deadline is not NEVER:
                 return self._command_of_signal_handler(command, args, limit)
             is_sent = False
             if limit is None:
                 limit = self._command_timeout
             deadline = monotonic() + limit
             try:
-                self.expired = False
-                self.deadline = deadline
+                self._expired = False
+                self._deadline = deadline
                 if deadline < watchdog.wakes_at:
                     watchdog.wake()
                 if self._out_of_sync and command is not disconnect_all:
@@ -121,20 +121,20 @@ class Connection(Availability):
                 # Before the deadline: the command of a signal handler that comes later may fail.
                 # After disconnect_all, the next command looks whether the server rests.
                 self._out_of_sync = command is disconnect_all
-                self.deadline = NEVER  # before the look at expired: see the watchdog
-                if self.expired:
+                self._deadline = NEVER  # before the look at _expired: see the watchdog
+                if self._expired:
                     raise self._expiry(command.__name__)
             except Exception as error:
                 self._out_of_sync = not (
                     is_sent and failures.leaves_sync(error, len(self.addresses))
                 )
-                self.deadline = NEVER
-                if self.expired:
+                self._deadline = NEVER
+                if self._expired:
                     self._out_of_sync = True
                 # A signal handler's exception is no failure of memcached, and reaches the caller.
                 is_own = failures.is_own(error)
                 if is_own:
-                    if self.expired and not isinstance(error, failures.CommandExpired):
+                    if self._expired and not isinstance(error, failures.CommandExpired):
                         error = self._expiry(command.__name__, error)
                     error = explained(self, error)
                 forgiven = is_own and self._forgives(error)
@@ -150,7 +150,7 @@ class Connection(Availability):
             finally:
                 # Again, for an interrupt above: while there is a deadline, each command counts
                 # as one of a signal handler.
-                self.deadline = NEVER
+                self._deadline = NEVER
         if self._listeners:
             self._tell(command, args, result, None, deadline - limit)
         return result
@@ -159,26 +159,26 @@ class Connection(Availability):
         self, command: Callable[..., Any], args: tuple[Any, ...], limit: float | None
     ) -> Any:
         """Run a command while another one of this client, which was interrupted, waits."""
-        began, deadline, expired = monotonic(), self.deadline, self.expired
-        self.deadline = NEVER
+        began, deadline, expired = monotonic(), self._deadline, self._expired
+        self._deadline = NEVER
         try:
             return self._command(command, args, limit)
         finally:
             # The interrupted command does not know what this one has left on the connection.
             if self._out_of_sync:
-                self.deadline = monotonic() + self._command_timeout
+                self._deadline = monotonic() + self._command_timeout
                 self._wake_watchdog()
                 self._disconnect()
             # A deadline that had passed before is left of a command whose end was interrupted.
             # One that has passed meanwhile is moved a little into the future, so that the watchdog
             # ends the interrupted command.
-            self.deadline = max(deadline, monotonic() + GRACE) if deadline > began else NEVER
+            self._deadline = max(deadline, monotonic() + GRACE) if deadline > began else NEVER
             self._wake_watchdog()
-            self.expired = expired
+            self._expired = expired
             self._out_of_sync = True
 
     def _wake_watchdog(self) -> None:
-        if self.deadline < watchdog.wakes_at:
+        if self._deadline < watchdog.wakes_at:
             watchdog.wake()
 
     def _tell(
@@ -229,7 +229,7 @@ class Connection(Availability):
 
     def _forgives(self, error: Exception) -> bool:
         """Note the *error* of a command. Return whether its caller gets a miss instead of it."""
-        self.expired = False
+        self._expired = False
         if not failures.is_unavailable(error):
             return False
         self._note_failure(error)

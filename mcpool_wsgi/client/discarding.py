@@ -33,7 +33,9 @@ def discard(client: object) -> None:
     if not client._turn.acquire(False):  # another thread has a command
         return
     try:
-        if client.deadline is not NEVER:  # this thread has one, which a signal handler interrupted
+        if (
+            client._deadline is not NEVER
+        ):  # this thread has one, which a signal handler interrupted
             return
         if client._out_of_sync:  # with several servers, _disconnect() shuts nothing down
             sockets.shut_down(client)

@@ -46,7 +46,7 @@ def is_answered(client: Any, command: str, times: int) -> bool:
     :raises pylibmc.Error: it failed for another reason.
     """
     error = silent_error(client, command)
-    if client.deadline is NEVER:  # it passed while a signal handler was at work
+    if client._deadline is NEVER:  # it passed while a signal handler was at work
         raise client._expiry(command, error)
     if error is None:
         # If memcached has too many connections, it answers ERROR and closes this one, and
@@ -60,7 +60,7 @@ def is_answered(client: Any, command: str, times: int) -> bool:
             return True
         client._missed_on = connections
         return False
-    if client.expired or not isinstance(error, failures.Interrupted):
+    if client._expired or not isinstance(error, failures.Interrupted):
         try:
             raise error
         finally:
@@ -123,7 +123,7 @@ def _at_a_server_left_out(client: Any, command: Callable[..., Any], args: tuple[
 
 def _may_run_again(client: Any, error: Exception, command: Callable[..., Any]) -> bool:
     """Whether *command* changes nothing, or was not sent, and has failed in a short time."""
-    if client.deadline - monotonic() < client._command_timeout / 2:
+    if client._deadline - monotonic() < client._command_timeout / 2:
         return False
     # add_multi may have added some of its keys, and would not add them again.
     if command.__name__ == "add_multi" or not failures.is_own(error):

@@ -12,15 +12,15 @@ A client does this for each command:
 
 .. code-block:: python
 
-    client.expired = False
-    client.deadline = deadline = monotonic() + limit
+    client._expired = False
+    client._deadline = deadline = monotonic() + limit
     if deadline < watchdog.wakes_at:
         watchdog.wake()
     try:
         ...  # run the command in C
     finally:
-        client.deadline = math.inf
-    if client.expired:
+        client._deadline = math.inf
+    if client._expired:
         ...  # the watchdog has shut the sockets down, or was about to: disconnect
 
 **A command takes no lock.** The watchdog first sets ``wakes_at`` to infinity. Then it reads all
@@ -38,7 +38,7 @@ time does not add up when many servers hang one after the other.
 
 **A command may end at its deadline.** The watchdog compares the deadline again right before
 each shutdown, and in CPython 3.11 and later no other thread runs Python code in between. So a
-client that sets ``deadline`` to infinity, *and then* reads ``expired``, always knows whether
+client that sets ``_deadline`` to infinity, *and then* reads ``_expired``, always knows whether
 its sockets may have been shut down. In CPython 3.9 and 3.10 the next command of the client can
 begin in between, and its socket is shut down. This command then raises an error, or is a miss,
 as after any lost connection. It never gets a wrong value: a socket that was shut down delivers
@@ -82,9 +82,9 @@ class Watched(Protocol):
 
     #: When its command must have ended, in seconds of ``time.monotonic()``. Infinity if no
     #: command runs.
-    deadline: float
+    _deadline: float
     #: Whether the watchdog has ended its command.
-    expired: bool
+    _expired: bool
 
 
 class Watchdog:
@@ -205,7 +205,7 @@ class Watchdog:
             client: Watched | None = reference()
             if client is None:
                 continue
-            deadline = client.deadline
+            deadline = client._deadline
             if deadline <= now:
                 late.append((client, deadline))
                 # The interval grows, because an interrupt can leave an idle client a deadline.
@@ -219,9 +219,9 @@ class Watchdog:
 
     def _expire(self, client: Watched, deadline: float) -> None:
         # No other thread runs between the comparison and the assignment.
-        if client.deadline == deadline:
-            client.expired = True
-            sockets.abort(client, lambda: client.deadline == deadline)
+        if client._deadline == deadline:
+            client._expired = True
+            sockets.abort(client, lambda: client._deadline == deadline)
 
 
 def _interpreter_ends() -> bool:
