@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Callable
 
 import pylibmc
 import pytest
-from apps import BlogPool, Closable, count_and_greet, foreign_pools, request, responding
+from apps import (
+    BlogPool,
+    Closable,
+    count_and_greet,
+    foreign_pools,
+    raising,
+    request,
+    responding,
+)
 from harness import in_threads
 from interrupts import interrupted_everywhere, tracing
 from webtest import TestApp
@@ -189,6 +198,49 @@ def test_class_based_foreign_reservation_ends_once(end: str) -> None:
             for _ in range(2 if end == "twice" else 1):
                 response.close()
         assert (pool.ended, pool.idle) == (number, ["client"])
+
+
+@pytest.mark.parametrize("error", [ValueError("exit"), KeyboardInterrupt()])
+@pytest.mark.parametrize("app", [responding(Closable()), responding([]), raising])
+def test_environ_is_restored_if_the_end_of_a_foreign_reservation_raises(
+    error: BaseException, app: Any
+) -> None:
+    class Raising(ClassBased):
+        def __exit__(self, *exc: object) -> None:
+            super().__exit__()
+            raise error
+
+    pool = Raising("client")
+    before = {"REQUEST_METHOD": "GET", "mc.client": "outer"}
+    environ: dict[str, Any] = before.copy()
+    with pytest.raises(type(error)):
+        request(MemcachedPoolMiddleware(app, pool), environ).close()
+    assert (environ, pool.ended) == (before, 1)
+
+
+def test_requests_with_one_environ_may_have_one_client() -> None:
+    """Behind a pool that lends the same client to all, the outer request ends first."""
+
+    class Shared:
+        @contextmanager
+        def reserve(self) -> Iterator[Any]:
+            yield self
+
+    class Response(Closable):
+        def close(self) -> None:
+            seen.append(environ.get("mc.client"))
+
+    seen: list[Any] = []
+    pool = Shared()
+    middleware = MemcachedPoolMiddleware(responding(Response()), pool)
+    environ: dict[str, Any] = {}
+    outer = request(middleware, environ)
+    inner = request(middleware, environ)
+    outer.close()
+    assert environ["mc.client"] is pool
+    inner.close()
+    assert seen == [pool, pool]
+    assert environ == {}
 
 
 def test_interrupt_after_a_class_based_foreign_reservation_was_entered_loses_nothing(

@@ -29,18 +29,20 @@ class EnvironKeys:
     def end_request(self, environ: WSGIEnvironment, reservation: Any, release: Any) -> None:
         """End a request: release its client, and leave *environ* as it was before it."""
         try:
-            reservation.__exit__()
-        except BaseException:
-            reservation.__exit__()  # an interrupt came, and something may be left to do
-            raise
-        latest = environ.get(self.release_key)
-        if type(release) is EarlyRelease:
-            release.leave(environ, latest)
-        elif latest is release or environ.get(self.client_key) is reservation:
-            environ.pop(self.release_key, None)  # another thread may close it, too
-            environ.pop(self.client_key, None)
-        else:
-            EarlyRelease.skip(latest, release, MISSING, MISSING)
+            try:
+                reservation.__exit__()
+            except BaseException:
+                reservation.__exit__()  # an interrupt came, and something may be left to do
+                raise
+        finally:  # somebody else's reservation may raise
+            latest = environ.get(self.release_key)
+            if type(release) is EarlyRelease:
+                release.leave(environ, latest)
+            elif latest is release or environ.get(self.client_key) is reservation:
+                environ.pop(self.release_key, None)  # another thread may close it, too
+                environ.pop(self.client_key, None)
+            else:
+                EarlyRelease.skip(latest, release, MISSING, MISSING)
 
     def call_close(
         self,
@@ -147,6 +149,8 @@ class EarlyRelease:
 
     def _is_replaced(self, environ: WSGIEnvironment, latest: Any) -> bool:
         """Whether *latest* is not of a later request, but what the app has put in its place."""
+        if type(latest) is EarlyRelease:  # of a later request, which may have the same client
+            return False
         client = environ.get(self._keys.client_key, MISSING)
         return latest is None if client is MISSING else client is self.client
 
