@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import signal
@@ -280,6 +281,27 @@ def test_stopping_twice_stops_no_other(mc: Client) -> None:
     stop()
     mc.get("key")
     assert len(seen) == 1
+
+
+@dataclasses.dataclass
+class Counting:
+    """A listener that is equal to another one, as dataclasses are."""
+
+    calls: int = 0
+
+    def __call__(self, *what: Any) -> None:
+        self.calls += 1
+
+
+def test_stopping_stops_no_equal_one(pool: ClientPool) -> None:
+    for observe in (pool.observe, pool.observe_reservations):
+        first, second = Counting(), Counting()
+        observe(first)
+        stop = observe(second)
+        stop()
+        with pool.reserve() as mc:
+            mc.get("key")
+        assert (first.calls > 0, second.calls) == (True, 0)
 
 
 def test_seconds_of_the_keys_of_one_command_are_no_more_than_its_own(mc: Client) -> None:

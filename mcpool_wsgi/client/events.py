@@ -25,6 +25,7 @@ caller.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from typing import Any, Callable, NamedTuple, TypeVar
 
@@ -130,11 +131,11 @@ def observe(listeners: list[_Function], listener: _Function) -> Callable[[], Non
     """
     if not callable(listener):
         raise TypeError(f"a listener is a function, not {listener!r}")
-    listeners.append(listener)
-    added = [listener]
+    told: Any = functools.partial(listener)  # equal to nothing else, as a listener may be
+    listeners.append(told)
 
     def stop() -> None:
-        with contextlib.suppress(IndexError, ValueError):
-            listeners.remove(added.pop())  # once, if the same one listens twice
+        with contextlib.suppress(ValueError):
+            listeners.remove(told)
 
     return stop
