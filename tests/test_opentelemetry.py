@@ -608,6 +608,31 @@ def test_pools_share_a_meter(pool: ClientPool, mc: Client, telemetry: Telemetry)
     assert telemetry.figures(most) == {("default",): 2}
 
 
+def test_pools_may_come_and_go_while_figures_are_collected(
+    pool: ClientPool, mc: Client, telemetry: Telemetry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At each line of the collection, as another thread could do it."""
+    others = [ClientPool(mc, 1) for _ in range(3)]
+    undo: list[Callable[[], None]] = []
+
+    def come_or_go(*_: Any) -> Any:
+        if len(undo) == len(others):
+            while undo:
+                undo.pop()()
+        else:
+            undo.append(telemetry.instrument(others[len(undo)]))
+        return come_or_go
+
+    before = sys.gettrace()
+    sys.settrace(come_or_go)
+    try:
+        found = telemetry.figures("db.client.connection.max")
+    finally:
+        sys.settrace(before)
+    assert found["default",] == 2
+    assert not caplog.records
+
+
 def test_closed_pool_keeps_its_figures(pool: ClientPool, telemetry: Telemetry) -> None:
     with pool.reserve():
         pass

@@ -56,7 +56,7 @@ def instrument(
     tracer = trace.get_tracer(NAME, scope_version, tracer_provider, SCHEMA_URL)
     instruments = instruments_of(meter_provider, NAME, scope_version, SCHEMA_URL)
     undo = ExitStack()
-    for pools in (_instrumented, instruments.pools):
+    for pools in (_instrumented, instruments):
         pools.add(pool)
         undo.callback(pools.discard, pool)
     undo.callback(pool.observe(Commands(tracer, instruments.duration, capture_keys)))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from typing import Callable
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from opentelemetry import metrics
 from opentelemetry.context import get_current
@@ -33,7 +33,7 @@ class Instruments:
     """The instruments of one meter, and the pools that they tell of."""
 
     def __init__(self, meter: Meter) -> None:
-        self.pools: WeakSet[Pool] = WeakSet()
+        self._pools: WeakValueDictionary[int, Pool] = WeakValueDictionary()  # by id
         self.duration: Histogram = _histogram(
             meter, "db.client.operation.duration", "Duration of database client operations."
         )
@@ -75,13 +75,24 @@ class Instruments:
             "The number of connection timeouts when obtaining a connection from the pool.",
         )
 
+    def add(self, pool: Pool) -> None:
+        """Tell of *pool* from now on."""
+        self._pools[id(pool)] = pool
+
+    def discard(self, pool: Pool) -> None:
+        """Tell of *pool* no more."""
+        self._pools.pop(id(pool), None)
+
     def _observe(
         self, figure: Callable[[PoolStats], int | None], attributes: dict[str, str] | None = None
     ) -> Observe:
         """A callback that gives a *figure* of each pool; None if the pool has none."""
 
         def observe(options: CallbackOptions) -> Iterable[Observation]:
-            for pool in list(self.pools):
+            for find in self._pools.valuerefs():  # a copy: another thread may change them
+                pool = find()
+                if pool is None:
+                    continue
                 value = figure(pool.stats())
                 if value is not None:
                     yield Observation(value, {POOL_NAME: pool.name, **(attributes or {})})
