@@ -4,6 +4,7 @@ PROMETHEUS_MULTIPROC_DIR when it is imported.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import gc
 import os
@@ -131,6 +132,24 @@ def fails(pool: Asked) -> None:
     eventually(lambda: hits() == 1)
 
 
+def has_no_thread(pool: Asked) -> None:
+    """No thread can be started at the first command. A later one publishes all of them."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    hit(ClientPool(pool.master, 1))  # the thread that limits the time of commands is another one
+    threads: Any = _thread
+    start, threads.start_new_thread = threads.start_new_thread, fail
+    hit(pool)
+    threads.start_new_thread = start
+    with pool.reserve() as mc:
+        mc.get("missing")
+        mc.delete("missing")
+    eventually(lambda: value("mcpool_misses_total", **HIT) == 1)
+    assert hits() == 1
+
+
 def main(what: str, address: str) -> None:
     if what == "looks":  # there are commands in each interval
         workers.INTERVAL = 0.05
@@ -144,6 +163,8 @@ def main(what: str, address: str) -> None:
         looks(pools.pop())
     elif what == "fails":
         fails(pools.pop())
+    elif what == "has_no_thread":
+        has_no_thread(pools.pop())
     else:
         forks(pools.pop(), getattr(forking, what))
     del collector

@@ -114,6 +114,12 @@ def test_directory_that_cannot_be_written_is_logged_once(address: str, tmp_path:
     assert log.count("FileNotFoundError") == 1
 
 
+def test_process_that_can_start_no_thread_publishes_later(address: str, tmp_path: Path) -> None:
+    log = published("has_no_thread", address, tmp_path)
+    assert log.count("cannot publish its metrics") == 1
+    assert "a listener failed" not in log
+
+
 def test_directory_that_is_none_is_refused(
     address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -45,7 +45,7 @@ class Commands(NamedTuple):
 class Recorder:
     """Counts in :meth:`note`, which is the listener.
 
-    :param on_first: called at the first command in each process.
+    :param on_first: called at the first command of each name in each process, and at errors.
     """
 
     def __init__(self, on_first: Callable[[], object]) -> None:
@@ -78,8 +78,7 @@ class Recorder:
     def _note_rare(self, event: CommandEvent) -> None:
         if event.command == "disconnect_all":
             return  # nothing is sent
-        if not self._rows and not self._error_rows:
-            self._on_first()  # not while the lock is held: that may want a lock of its own
+        self._on_first()  # not while the lock is held: that may want a lock of its own
         with self._lock:
             if event.error is None or event.outcome == "miss":
                 row = self._rows.setdefault(event.command, _new_row())

@@ -77,20 +77,31 @@ class Publisher:
     def _reset_in_child(self) -> None:
         # Reentrant, for signal handlers that use the pool.
         self._lock = threading.RLock()
-        self._is_started = False
+        self._is_used = False
+        self._has_thread = False
         self._has_failed = False
         self._files: dict[str, Any] = {}
         self._gauges: dict[str, Gauge] = {}
         self._shown: dict[tuple[str, tuple[str, ...]], float] = {}
 
     def start(self) -> None:
-        """Publish from now on, in this process."""
+        """Publish from now on, in this process. A second call does nothing."""
+        if not self._has_thread:  # no command waits for the lock while the figures are written
+            self._is_used = True
+            self._start_thread()
+
+    def _start_thread(self) -> None:
         with self._lock:
-            if self._is_started:
+            if self._has_thread:  # another thread was faster
                 return
-            self._is_started = True
-        # Not a threading.Thread: with gevent, what a signal handler raises in it would end there.
-        _thread.start_new_thread(self._run, ())
+            try:
+                # Not a threading.Thread: with gevent, what a signal handler raises in it would
+                # end there.
+                _thread.start_new_thread(self._run, ())
+            except RuntimeError:  # there are too many threads: a later command tries again
+                self._note_error()
+                return
+            self._has_thread = True  # last: after an interrupt, a later command starts one
 
     def _run(self) -> None:
         while True:
@@ -98,18 +109,21 @@ class Publisher:
             self._try_to_publish()
 
     def _end(self) -> None:
-        if self._is_started:
+        if self._is_used:
             self._try_to_publish(gauges=False)
 
     def _try_to_publish(self, gauges: bool = True) -> None:
         try:
             self._publish(gauges)
         except Exception:
-            if not self._has_failed:
-                logger.exception("process %d cannot publish its metrics", os.getpid())
-            self._has_failed = True
+            self._note_error()
         else:
             self._has_failed = False
+
+    def _note_error(self) -> None:
+        if not self._has_failed:
+            logger.exception("process %d cannot publish its metrics", os.getpid())
+        self._has_failed = True
 
     def _publish(self, gauges: bool = True) -> None:
         """Write all figures. Without *gauges*, those that are added up become 0."""
