@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Callable
 
+import pylibmc
 import pytest
 from harness import eventually
 
@@ -103,6 +104,18 @@ def test_holder_names_the_request_the_thread_and_the_place(
         assert str(holder) == (
             f"{holder.seconds:.1f} s by worker-3, POST {path}, at {holder.frames[0]}"
         )
+    assert pool.holders() == []
+
+
+@pytest.mark.parametrize("pool_class", [ClientPool, ThreadMappedPool])
+def test_holder_of_a_client_of_another_package_has_its_request(
+    address: str, pool_class: Any
+) -> None:
+    slots = [1] if pool_class is ClientPool else []
+    pool = pool_class(pylibmc.Client([address]), *slots)
+    with holding(serving(pool, "/slow"), "worker"):
+        (holder,) = pool.holders()
+        assert holder.request == "POST /slow"
     assert pool.holders() == []
 
 

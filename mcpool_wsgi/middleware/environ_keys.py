@@ -13,6 +13,8 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
+from ..pool import ReservationHolder
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
@@ -85,7 +87,7 @@ class Place:
         self.environ: WSGIEnvironment = environ
 
 
-class EarlyRelease:
+class EarlyRelease(ReservationHolder):
     """What is at ``environ["mc.client.release"]`` if it must do more than release the client.
 
     It knows what an outer request has put into the environ. And a client of somebody else

@@ -21,7 +21,7 @@ from time import monotonic
 from types import FrameType
 from typing import Any
 
-from .slots import Slot, SlotHolder
+from .slots import ReservationHolder, Slot, SlotHolder
 
 FRAMES = 3  # that a holder shows
 _paths = sysconfig.get_paths()
@@ -106,9 +106,19 @@ def requests_of(things: list[Any]) -> list[tuple[Any, dict[str, Any]]]:
     reservations = {
         id(one): one for one in gc.get_referrers(*things) if issubclass(type(one), SlotHolder)
     }
+    referrers = gc.get_referrers(*reservations.values()) if reservations else []
+    # A client that is not of this package is no reservation, and something else has that one.
+    others = [
+        one
+        for one in referrers
+        if issubclass(type(one), ReservationHolder) and id(one._reservation) in reservations
+    ]
+    if others:
+        reservations.update((id(one), one._reservation) for one in others)
+        referrers += gc.get_referrers(*others)
     return [
-        (value, one)
-        for one in (gc.get_referrers(*reservations.values()) if reservations else ())
+        (reservations[id(value)], one)
+        for one in referrers
         if type(one) is dict
         for key, value in list(one.items())
         if id(value) in reservations and type(key) is str

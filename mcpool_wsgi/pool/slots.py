@@ -41,6 +41,12 @@ class SlotHolder:
     __slots__ = ()
 
 
+class ReservationHolder:
+    """Base of what stands for a reservation in an environ: its ``_reservation`` is one."""
+
+    __slots__ = ()
+
+
 class SlotOwner(Protocol):
     """What a slot needs of its queue."""
 
