@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, Callable
 from wsgiref.util import FileWrapper
 
@@ -290,6 +291,27 @@ def test_request_uses_its_own_client(pool: ClientPool, cache: PooledClient, lazy
     assert serve(wrapped) == [b"value"]
     assert pool.stats().reservations == 1
     assert cache.get("key") == "value"  # afterwards it borrows again
+
+
+def test_request_uses_its_own_client_if_a_subclass_of_the_pool_reserves_it(mc: Client) -> None:
+    class Noting(ClientPool):
+        reserved = 0
+
+        @contextmanager
+        def reserve(self, *args: Any, **options: Any) -> Iterator[Any]:  # type: ignore[override]
+            with super().reserve(*args, **options) as client:
+                self.reserved += 1
+                yield client
+
+    pool = Noting(mc, 1, timeout=0)
+    cache = PooledClient(pool)
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        cache.set("key", 1)
+        return [b"%d" % get_client(environ).get("key")]
+
+    assert serve(MemcachedPoolMiddleware(app, pool)) == [b"1"]
+    assert pool.reserved == 1
 
 
 def test_as_many_threads_as_slots_never_wait(mc: Client) -> None:

@@ -161,7 +161,7 @@ class MemcachedPoolMiddleware:
                 release = EarlyRelease(place, keys, reservation, client)
             environ[keys.client_key] = client
             environ[keys.release_key] = release
-            tells = self._tells_requests and client is reservation
+            tells = self._tells_requests and isinstance(client, LentClient)
             app = self._app_in_request if tells else self._app
             file = None
             if "wsgi.file_wrapper" in environ:
