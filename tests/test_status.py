@@ -662,6 +662,14 @@ def test_history_begins_with_the_app(mc: Client) -> None:
     assert found["stats"]["timeouts"] == 1
 
 
+def test_closing_connections_is_no_command(pool: ClientPool) -> None:
+    app = StatusApp(pool)
+    with pool.reserve() as client:
+        client.get("key")
+        client.disconnect_all()
+    assert facts(app)["pools"][0]["history"]["total"]["commands"] == 1
+
+
 def test_commands_of_many_threads_are_all_counted(mc: Client) -> None:
     pool = ClientPool(mc, 4)
     app = StatusApp(pool)

@@ -82,6 +82,8 @@ class History:
 
     def note(self, event: CommandEvent) -> None:
         """Count a command."""
+        if event.command == "disconnect_all":
+            return  # nothing is sent
         with self._lock:
             is_new = monotonic() >= self._ends
             if is_new:
