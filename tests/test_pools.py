@@ -265,6 +265,16 @@ def test_lent_client_of_a_subclass_has_what_the_subclass_has(address: str) -> No
             greet()
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+def test_lent_client_of_a_subclass_observes_no_other_reservation(mc: Client, lazy: bool) -> None:
+    class Mine(Client):
+        pass
+
+    pool = ClientPool(Mine(mc.addresses), 1)
+    with pool.reserve(lazy=lazy) as lent, pytest.raises(AttributeError, match="'observe'"):
+        lent.observe(print)
+
+
 def test_pool_with_all_clients_reserved_is_true(either_pool: Any) -> None:
     with either_pool.reserve():
         assert either_pool

@@ -212,7 +212,8 @@ class _Extras:
     get_multi: Any = BorrowedCommands.get_multi
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
+        # Not what is a Client's own: observe() would be told of the next reservations, too.
+        if name.startswith("_") or hasattr(Client, name):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         value = getattr(self._use(), name)
         if not callable(value):
