@@ -189,13 +189,13 @@ class PooledClient(BorrowedCommands):
         self.close()
 
     def __getattr__(self, name: str) -> Any:
-        """A method that a subclass of :class:`~mcpool_wsgi.Client` has of its own."""
-        if name.startswith("_") or hasattr(Client, name) or not self._is_method(name):
+        """A method or a class that a subclass of :class:`~mcpool_wsgi.Client` has of its own."""
+        value = None
+        if not name.startswith("_") and not hasattr(Client, name):
+            value = getattr(type(self._master()), name, None)
+        if not callable(value):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return functools.partial(self._run_extra, name)
-
-    def _is_method(self, name: str) -> bool:
-        return callable(getattr(type(self._master()), name, None))
+        return value if isinstance(value, type) else functools.partial(self._run_extra, name)
 
     def _run_extra(self, name: str, *args: Any, **kwargs: Any) -> Any:
         return self._run(name, args, kwargs)

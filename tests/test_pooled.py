@@ -277,6 +277,23 @@ def test_methods_of_a_subclass_are_there(address: str) -> None:
         _ = cache.get_thrice
 
 
+@pytest.mark.parametrize("kind", ["lent", "lazy", "pooled"])
+def test_error_of_a_subclass_can_be_caught(address: str, kind: str) -> None:
+    class Mine(Client):
+        class Locked(Exception):
+            pass
+
+        def lock(self, key: str) -> None:
+            raise self.Locked(key)
+
+    pool = ClientPool(Mine([address]), 1)
+    with PooledClient(pool) if kind == "pooled" else pool.reserve(lazy=kind == "lazy") as found:
+        mc: Any = found
+        assert mc.Locked is Mine.Locked
+        with pytest.raises(mc.Locked, match="key"):
+            mc.lock("key")
+
+
 # -- In a request
 
 

@@ -216,7 +216,7 @@ class _Extras:
         if name.startswith("_") or hasattr(Client, name):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         value = getattr(self._use(), name)
-        if not callable(value):
+        if not callable(value) or isinstance(value, type):  # an error of its own, for example
             return value
 
         @functools.wraps(value)
