@@ -196,6 +196,8 @@ class Connection(Availability):
         """Call *listener* after each command of this client and of its clones, with a
         :class:`~mcpool_wsgi.CommandEvent`.
 
+        The clients of a pool are no such clones. They call the listeners of the pool.
+
         :return: a function that ends it.
         :raises TypeError: *listener* cannot be called.
         """

@@ -22,7 +22,8 @@ outcome          seconds
 
 A listener is called in the thread of the reservation. If it raises an exception, that is logged.
 An exception that a signal handler raises meanwhile reaches the caller. Listeners hear nothing of a
-reservation that was made before they were added.
+reservation that was made before they were added. They do not hear of the end of a reservation that
+is dropped without a release, because that would run them in a finaliser.
 
 The classes of this module are used only while somebody observes the pool. So a pool without
 listeners pays nothing.
