@@ -17,7 +17,7 @@ import hostile
 import pylibmc
 import pytest
 from forking import FORKS, succeeds
-from harness import eventually
+from harness import eventually, in_threads
 from mortal import Mortal
 from opentelemetry import context, trace
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
@@ -762,6 +762,22 @@ def test_wrong_arguments_are_named(mc: Client, address: str) -> None:
         with pytest.raises(TypeError, match=text):
             instrument(*arguments)
     instrument(pool)()
+
+
+def test_one_of_many_threads_instruments_a_pool(mc: Client, telemetry: Telemetry) -> None:
+    together = threading.Barrier(4)
+
+    def work() -> None:
+        together.wait(10)
+        with contextlib.suppress(RuntimeError):
+            telemetry.instrument(pool)
+
+    for _ in range(20):
+        pool = ClientPool(mc, 1)
+        in_threads([work] * 4)
+        with pool.reserve() as client:
+            client.get("key")
+        assert len(telemetry.spans()) == 1
 
 
 def test_without_the_library_the_extra_is_named() -> None:

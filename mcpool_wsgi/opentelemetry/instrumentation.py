@@ -7,7 +7,8 @@ Switches the spans and the metrics of a pool on and off.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import threading
+from contextlib import AbstractContextManager, ExitStack
 from importlib.metadata import version
 from typing import Any, Callable
 from weakref import WeakSet
@@ -26,6 +27,7 @@ NAME = "mcpool_wsgi"
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.33.0"
 
 _instrumented: WeakSet[Pool] = WeakSet()
+_lock: AbstractContextManager[Any] = threading.RLock()
 
 
 def instrument(
@@ -47,21 +49,23 @@ def instrument(
     :raises RuntimeError: *pool* is instrumented already.
     """
     _check(pool, tracer_provider, meter_provider)
-    if pool in _instrumented:
-        raise RuntimeError(
-            f"{pool!r} is instrumented already: to change that, first call the function that"
-            " instrument() has returned"
-        )
-    scope_version = version("mcpool-wsgi")
-    tracer = trace.get_tracer(NAME, scope_version, tracer_provider, SCHEMA_URL)
-    instruments = instruments_of(meter_provider, NAME, scope_version, SCHEMA_URL)
-    undo = ExitStack()
-    for pools in (_instrumented, instruments):
-        pools.add(pool)
-        undo.callback(pools.discard, pool)
-    undo.callback(pool.observe(Commands(tracer, instruments.duration, capture_keys)))
-    undo.callback(pool.observe_reservations(instruments.reservations(pool.name)))
-    return undo.close
+    with _lock:  # another thread may do the same
+        if pool in _instrumented:
+            raise RuntimeError(
+                f"{pool!r} is instrumented already: to change that, first call the function that"
+                " instrument() has returned"
+            )
+        _instrumented.add(pool)
+    with ExitStack() as undo:  # if something raises
+        undo.callback(_instrumented.discard, pool)
+        scope_version = version("mcpool-wsgi")
+        tracer = trace.get_tracer(NAME, scope_version, tracer_provider, SCHEMA_URL)
+        instruments = instruments_of(meter_provider, NAME, scope_version, SCHEMA_URL)
+        instruments.add(pool)
+        undo.callback(instruments.discard, pool)
+        undo.callback(pool.observe(Commands(tracer, instruments.duration, capture_keys)))
+        undo.callback(pool.observe_reservations(instruments.reservations(pool.name)))
+        return undo.pop_all().close
 
 
 def _check(pool: Any, tracer_provider: Any, meter_provider: Any) -> None:
