@@ -65,6 +65,25 @@ def test_slow_request_is_logged_once(
     assert len(lines(caplog)) == 2
 
 
+def test_two_middlewares_of_one_pool_log_a_slow_request_once(
+    mc: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "mcpool_wsgi")
+    pool = ClientPool(mc, 2)
+    over = threading.Event()
+    apps = [MemcachedPoolMiddleware(slow_app(over), pool, slow_after=0.05) for _ in range(2)]
+    for app in apps:
+        over.clear()
+        thread = threading.Thread(
+            target=lambda: app({}, lambda *_: print).close(),  # type: ignore[attr-defined]  # noqa: B023
+        )
+        thread.start()
+        eventually(lambda: pool.holders(longer_than=0.2))
+        over.set()
+        thread.join(10)
+    assert len(lines(caplog)) == 2
+
+
 def test_log_handler_that_raises_does_not_end_the_thread(mc: Client) -> None:
     class Failing(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

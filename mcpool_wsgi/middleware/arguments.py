@@ -12,7 +12,7 @@ from typing import Any, Callable
 
 from ..client import checked_switch
 from ..pool import Pool
-from .slow import SlowHolders
+from .slow import slow_holders
 
 
 def check_arguments(
@@ -50,5 +50,5 @@ def reserve_function(pool: Pool, lazy: bool, slow_after: float | None) -> Callab
         reserve = pool._reserve_lazily
         reserve()  # takes nothing, and raises if the pool cannot do it
     if slow_after is not None:
-        reserve = SlowHolders(pool, slow_after).watching(reserve)
+        reserve = slow_holders(pool, slow_after).watching(reserve)
     return reserve

@@ -24,6 +24,12 @@ LOOKS = 4  # per slow_after
 logger: logging.Logger = logging.getLogger("mcpool_wsgi.middleware")
 
 
+def slow_holders(pool: Pool, seconds: float) -> SlowHolders:
+    """What logs the clients of *pool*. Middlewares with the same pool share it."""
+    by_seconds = _of_pools.setdefault(pool, {})
+    return by_seconds.setdefault(seconds, SlowHolders(pool, seconds))
+
+
 class SlowHolders:
     """Logs the clients of *pool* that are held for longer than *seconds*.
 
@@ -72,3 +78,6 @@ class SlowHolders:
                     with contextlib.suppress(Exception):  # of a log handler: the thread goes on
                         logger.warning("%s: a client is held for %s", pool.name, holder)
             del pool
+
+
+_of_pools: weakref.WeakKeyDictionary[Pool, dict[float, SlowHolders]] = weakref.WeakKeyDictionary()
