@@ -33,9 +33,7 @@ def discard(client: object) -> None:
     if not client._turn.acquire(False):  # another thread has a command
         return
     try:
-        if (
-            client._deadline is not NEVER
-        ):  # this thread has one, which a signal handler interrupted
+        if client._deadline is not NEVER:  # a signal handler has interrupted this thread's
             return
         if client._out_of_sync:  # with several servers, _disconnect() shuts nothing down
             sockets.shut_down(client)

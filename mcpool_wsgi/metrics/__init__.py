@@ -45,7 +45,8 @@ in the form of Prometheus. A connection is a client. The exception is
 
 Errors are counted by kind in ``db_client_operation_duration_seconds_count{error_type!=""}``.
 ``mcpool_failures_total`` has those that are not the fault of the caller. With ``fail_soft``,
-both count what the caller gets as a miss.
+both count what the caller gets as a miss. Of several servers, one may fail, and another one does
+the command then. That is no error of the command, but counts as a failure.
 
 ``mcpool_up`` is as old as the last command: no command is sent to find it out. It is absent
 until the first command. It stays at 0 while nobody uses the pool. If a pool has several servers,

@@ -52,7 +52,8 @@ class PoolStats:
     wait_times: Mapping[float, int]
     #: Reservations that ended in a :exc:`~mcpool_wsgi.PoolTimeout`.
     timeouts: int
-    #: Commands that failed because memcached could not do them, with ``fail_soft`` as well.
+    #: Commands that a memcached could not do, with ``fail_soft`` as well. Another server may have
+    #: done them then.
     failures: int
     #: Clients that were made, as replacements or as the first of their slot.
     clients_made: int
