@@ -17,7 +17,8 @@ from mcpool_wsgi import (
 )
 
 
-def test_early_release_is_idempotent_and_final(pool: ClientPool) -> None:
+@pytest.mark.parametrize("before", [{}, {"mc.client": "somebody's"}])
+def test_early_release_is_idempotent_and_final(pool: ClientPool, before: dict[str, Any]) -> None:
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
         release = environ["mc.client.release"]
         mc = environ["mc.client"]
@@ -31,7 +32,7 @@ def test_early_release_is_idempotent_and_final(pool: ClientPool) -> None:
         yield b"streaming"
         release()
 
-    response = request(MemcachedPoolMiddleware(app, pool))
+    response = request(MemcachedPoolMiddleware(app, pool), dict(before))
     assert list(response) == [b"streaming"]
     with pool.reserve():
         response.close()  # must not return it once more
@@ -123,6 +124,9 @@ def test_environ_is_as_it_was_whatever_the_app_does_with_the_function_that_relea
     environ["mc.client"] = "the next request's"
     response.close()
     assert environ["mc.client"] == "the next request's"
+    environ.clear()
+    response.close()
+    assert environ == {}
 
 
 def test_internal_redirect_whose_first_response_is_closed_late(mc: Client) -> None:

@@ -48,10 +48,15 @@ def test_early_release_of_a_foreign_client_is_final_or_nothing(address: str) -> 
     assert len(pool) == 1
 
 
-def test_early_release_takes_a_foreign_client_out_of_the_environ(address: str) -> None:
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_early_release_takes_a_foreign_client_out_of_the_environ(
+    address: str, is_wrapped: bool
+) -> None:
     pool = BlogPool([pylibmc.Client([address])])
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        if is_wrapped:
+            environ["mc.client"] = {"the client of the request": environ["mc.client"]}
         environ["mc.client.release"]()
         assert "mc.client" not in environ
         assert len(pool) == 1
@@ -67,13 +72,17 @@ def test_early_release_takes_a_foreign_client_out_of_the_environ(address: str) -
 def test_released_foreign_client_does_not_come_back_into_the_environ(mc: Client) -> None:
     outer_pool = BlogPool([mc.clone()])
     middleware = MemcachedPoolMiddleware(responding(Closable()), outer_pool)
-    later = MemcachedPoolMiddleware(responding([]), ClientPool(mc, 1))
+    later = MemcachedPoolMiddleware(responding([]), ClientPool(mc, 2))
     environ: dict[str, Any] = {}
     response = request(middleware, environ)
     release = environ["mc.client.release"]
     later_response = request(later, environ)
+    later_client = environ["mc.client"]
+    last_response = request(later, environ)
     release()
     assert isinstance(environ["mc.client"], LentClient)
+    last_response.close()
+    assert environ["mc.client"] is later_client
     later_response.close()
     assert "mc.client" not in environ
     response.close()

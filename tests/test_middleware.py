@@ -87,14 +87,17 @@ def test_get_client_is_the_client_or_says_why_there_is_none(pool: ClientPool) ->
         get_client({}, "mc.sessions")
 
 
-def test_length_is_the_apps_or_none(pool: ClientPool) -> None:
+@pytest.mark.parametrize(
+    "options", [{}, {"lazy": True}, {"server_timing": True}], ids=lambda options: str([*options])
+)
+def test_length_is_the_apps_or_none(pool: ClientPool, options: dict[str, Any]) -> None:
     for inner, length in ([b"a"], 1), ((b"a", b"b"), 2), ([], 0):
-        response = request(MemcachedPoolMiddleware(responding(inner), pool))
+        response = request(MemcachedPoolMiddleware(responding(inner), pool, **options))
         assert len(response) == length
         assert list(response) == list(response) == list(inner)
         response.close()
     for app in generating(b"a"), responding(Closable()):
-        response = request(MemcachedPoolMiddleware(app, pool))
+        response = request(MemcachedPoolMiddleware(app, pool, **options))
         assert not hasattr(response, "__len__")
         response.close()
 

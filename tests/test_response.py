@@ -174,17 +174,23 @@ def test_interrupted_request_loses_nothing(
     assert interrupted_everywhere(error, serve, nothing_is_lost) > 100
 
 
-def test_nobody_else_gets_the_client_of_a_generator_that_runs(mc: Client) -> None:
+@pytest.mark.parametrize(
+    "options", [{}, {"lazy": True}, {"server_timing": True}], ids=lambda options: str([*options])
+)
+def test_nobody_else_gets_the_client_of_a_generator_that_runs(
+    mc: Client, options: dict[str, Any]
+) -> None:
     """A server that closes from another thread in the middle of a chunk gets Python's error."""
     pool = ClientPool(mc, 1)
     running, done = threading.Event(), threading.Event()
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        get_client(environ).get("key")
         running.set()
         done.wait(DEADLINE)
         yield b"chunk"
 
-    response = request(MemcachedPoolMiddleware(app, pool))
+    response = request(MemcachedPoolMiddleware(app, pool, **options))
     server = threading.Thread(target=lambda: next(iter(response)))
     server.start()
     assert running.wait(DEADLINE)
