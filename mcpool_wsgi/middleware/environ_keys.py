@@ -44,7 +44,7 @@ class EnvironKeys:
                 environ.pop(self.release_key, None)  # another thread may close it, too
                 environ.pop(self.client_key, None)
             else:
-                EarlyRelease.skip(latest, release, MISSING, MISSING)
+                EarlyRelease.skip(latest, release)
 
     def call_close(
         self,
@@ -145,8 +145,6 @@ class EarlyRelease(ReservationHolder):
             client, release = still_running(self.client_before, self.release_before)
             restore(environ, self._keys.client_key, client)
             restore(environ, self._keys.release_key, release)
-        else:
-            EarlyRelease.skip(latest, self, self.client_before, self.release_before)
         self.is_over = True
 
     def _is_replaced(self, environ: WSGIEnvironment, latest: Any) -> bool:
@@ -157,20 +155,15 @@ class EarlyRelease(ReservationHolder):
         return latest is None if client is MISSING else client is self.client
 
     @staticmethod
-    def skip(latest: Any, ended: Any, client_before: Any, release_before: Any) -> None:
-        """Let a later request restore what was there before the one that has ended.
-
-        Both have the same environ.
+    def skip(latest: Any, ended: Any) -> None:
+        """Let a later request with this environ put nothing back of one that has ended.
 
         :param latest: the release of the latest request with this environ.
-        :param ended: the release of the request that has ended.
-        :param client_before: the client that was there before that request.
-        :param release_before: the release that was there before it.
+        :param ended: the release of the request that has ended, before which there was nothing.
         """
         while type(latest) is EarlyRelease:
             if latest.release_before is ended:
-                latest.client_before = client_before
-                latest.release_before = release_before
+                latest.client_before = latest.release_before = MISSING
             latest = latest.release_before
 
 
