@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 import pylibmc
 import pytest
-from apps import count_and_greet, foreign_pools, generating, request, responding
+from apps import Closable, count_and_greet, foreign_pools, generating, request, responding
 from harness import DEADLINE, eventually, in_thread
 from webtest import TestApp
 
@@ -319,23 +319,61 @@ def test_generator_that_finds_no_client_is_answered_by_on_exhausted(
     assert pool.stats().in_use == 0
 
 
+def test_empty_response_that_has_not_started_is_sent(mc: Client) -> None:
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        yield from ()
+
+    pool = ClientPool(mc, 1)
+    assert TestApp(MemcachedPoolMiddleware(app, pool, lazy=True)).get("/").body == b""
+
+
+def test_response_of_on_exhausted_is_closed(mc: Client) -> None:
+    busy = Closable()
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        yield get_client(environ).get("key")
+
+    pool = ClientPool(mc, 1, timeout=0)
+    with pool.reserve():
+        middleware = MemcachedPoolMiddleware(app, pool, lazy=True, on_exhausted=responding(busy))
+        response = request(middleware)
+        assert list(response) == [b"chunk"]
+        assert busy.closed == 0
+        response.close()
+    assert busy.closed == 1
+
+
 def test_lazy_request_passes_exc_info_on(mc: Client) -> None:
+    started: list[Any] = []
+
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        start_response("200 OK", [])
         start_response("500 Oops", [], exc_info=None)
+        start_response("500 Oops", [], (None, None, None))
         return []
 
     middleware: Any = MemcachedPoolMiddleware(app, ClientPool(mc, 1), lazy=True)
-    middleware({}, lambda status, headers, exc_info=None: None).close()
+    middleware({}, lambda *args: started.append(args)).close()
+    assert started == [
+        ("200 OK", []),
+        ("500 Oops", []),
+        ("500 Oops", [], (None, None, None)),
+    ]
 
 
-def test_time_out_of_another_pool_is_the_apps(mc: Client) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+def test_time_out_of_another_pool_is_the_apps(mc: Client, stream: bool) -> None:
     other = ClientPool(mc, 1, timeout=0)
 
+    def generate() -> Iterator[bytes]:
+        yield other.reserve().__enter__().get("key")
+
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        return other.reserve().__enter__()
+        return generate() if stream else list(generate())
 
     with other.reserve(), pytest.raises(PoolTimeout):
-        request(MemcachedPoolMiddleware(app, ClientPool(mc, 1), lazy=True))
+        list(request(MemcachedPoolMiddleware(app, ClientPool(mc, 1), lazy=True)))
 
 
 def test_lazy_middleware_over_a_pool_of_plain_clients_is_refused_at_once(address: str) -> None:

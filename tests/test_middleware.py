@@ -118,6 +118,15 @@ def test_chunks_come_one_by_one(pool: ClientPool) -> None:
     response.close()
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+def test_server_gets_the_iterator_of_the_app(pool: ClientPool, lazy: bool) -> None:
+    """So a chunk costs no more than without the middleware."""
+    chunks = iter([b"a", b"b"])
+    response = request(MemcachedPoolMiddleware(responding(chunks), pool, lazy=lazy))
+    assert iter(response) is chunks
+    response.close()
+
+
 def test_app_is_called_at_once_and_not_at_the_first_chunk(pool: ClientPool) -> None:
     status = []
 
