@@ -82,6 +82,45 @@ def test_file_behind_middlewares_in_a_row_is_what_the_server_gets(
     assert pool.stats().in_use == 0
 
 
+class Unclosing:
+    """As bjoern has it: a type that is written in C and does not always close its file."""
+
+    __slots__ = ("file",)
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.file)
+
+
+@pytest.mark.parametrize("wrapper", [Unclosing, lambda file: Closable()])
+def test_response_is_closed_if_the_server_may_not_close_its_file(
+    pool: ClientPool, wrapper: Any
+) -> None:
+    response = request(
+        MemcachedPoolMiddleware(wrapping_a_file, pool), {"wsgi.file_wrapper": wrapper}
+    )
+    assert list(response) == [b"chunk"]
+    assert pool.stats().in_use == 1
+    response.close()
+    assert pool.stats().in_use == 0
+
+
+def test_file_is_closed_once(pool: ClientPool) -> None:
+    file = Closable()
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        return environ["wsgi.file_wrapper"](file)
+
+    response = request(
+        MemcachedPoolMiddleware(app, pool), {"wsgi.file_wrapper": lambda file: file}
+    )
+    response.close()
+    response.close()
+    assert (file.closed, pool.stats().in_use) == (1, 0)
+
+
 def test_file_inside_another_response_leaves_the_client_alone(pool: ClientPool) -> None:
     """The app goes on using its client after it has closed the file."""
     used = []
@@ -92,6 +131,7 @@ def test_file_inside_another_response_leaves_the_client_alone(pool: ClientPool) 
 
     def around(file: Any, mc: LentClient) -> Iterator[bytes]:
         yield from file
+        file.close()
         file.close()
         used.append(mc.set("key", "value"))
 
@@ -118,16 +158,23 @@ def test_file_that_the_app_does_not_respond_with_leaves_the_client_to_the_respon
     assert (pool.stats().in_use, other.closed) == (0, 1)
 
 
+@pytest.mark.parametrize("wrapper", [FileWrapper, lambda file: file])
 @pytest.mark.parametrize("is_over", [False, True])
-def test_file_of_a_subrequest_is_in_no_circle(mc: Client, is_over: bool) -> None:
+def test_file_of_a_subrequest_is_in_no_circle(mc: Client, is_over: bool, wrapper: Any) -> None:
     """The copy of an environ has the wrapper of the outer request, which raises or ends."""
     pool = ClientPool(mc, 2)
     inner = MemcachedPoolMiddleware(wrapping_a_file, pool)
     copies: list[dict[str, Any]] = []
+    made: list[Any] = []
     files: list[weakref.ref[Any]] = []
+
+    def server_wrapper(file: Any) -> Any:
+        made.append(wrapper(file))
+        return made[-1]
 
     def subrequest(environ: dict[str, Any]) -> None:
         response = request(inner, environ)
+        assert response is made.pop()
         assert list(response) == [b"chunk"]
         files.append(weakref.ref(response))
         response.close()
@@ -143,7 +190,7 @@ def test_file_of_a_subrequest_is_in_no_circle(mc: Client, is_over: bool) -> None
     gc.disable()
     try:
         with contextlib.suppress(RuntimeError):
-            request(middleware, {"wsgi.file_wrapper": FileWrapper}).close()
+            request(middleware, {"wsgi.file_wrapper": server_wrapper}).close()
         if is_over:
             subrequest(copies.pop())
         assert [find() for find in files] == [None]

@@ -795,6 +795,7 @@ def test_file_stays_a_file(pool: ClientPool, cache: PooledClient) -> None:
     environ = {"wsgi.file_wrapper": FileWrapper}
     response = MemcachedPoolMiddleware(app, pool)(environ, lambda *_: lambda data: None)
     assert isinstance(response, FileWrapper)
+    assert response.filelike.closed is False
     response.close()
     assert pool.stats().in_use == 0
 

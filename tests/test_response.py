@@ -269,8 +269,12 @@ def test_generator_that_raises_when_it_is_closed_releases_its_client(
 def test_nobody_else_gets_the_client_while_the_app_closes(pool: ClientPool, wrapper: Any) -> None:
     """However often the server closes meanwhile."""
     file = SlowFile()
-    app = MemcachedPoolMiddleware(responding(FileWrapper(file) if wrapper else file), pool)
-    response = request(app, {"wsgi.file_wrapper": wrapper} if wrapper else {})
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        return environ["wsgi.file_wrapper"](file) if wrapper else file
+
+    environ = {"wsgi.file_wrapper": wrapper} if wrapper else {}
+    response = request(MemcachedPoolMiddleware(app, pool), environ)
     close = response.close
     server = threading.Thread(target=close)
     server.start()
