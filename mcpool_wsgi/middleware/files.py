@@ -37,7 +37,7 @@ def call_with_files(
         file, wrapped = wrapper.file, wrapper.wrapped
         wrapper.is_over = True
         wrapper.file = wrapper.wrapped = None  # the app may keep the wrapper
-    if file is None or response is not wrapped:
+    if response is not wrapped:
         return response, None
     is_closed = is_closed_by_the_server(response, file, server_wrapper)
     return response, file if is_closed else None
