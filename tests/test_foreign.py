@@ -267,15 +267,17 @@ def test_interrupt_after_a_class_based_foreign_reservation_was_entered_loses_not
 
 @pytest.mark.slow
 @tracing
-def test_no_interrupt_of_a_request_with_a_foreign_client_is_swallowed() -> None:
+@pytest.mark.parametrize("idle", [["client"], []])
+def test_no_interrupt_of_a_request_to_a_foreign_pool_is_swallowed(idle: list[str]) -> None:
     """No finaliser of the reservation runs any code."""
     pool = ClassBased("client")
-    middleware = MemcachedPoolMiddleware(responding([]), pool)
+    middleware = MemcachedPoolMiddleware(responding([]), pool, on_exhausted=responding(Closable()))
 
     def start_again() -> None:
-        pool.idle[:] = ["client"]  # an interrupt may lose the client of such a pool
+        pool.idle[:] = idle  # an interrupt may lose the client of such a pool
 
     def serve() -> None:
         request(middleware).close()
 
+    start_again()
     assert interrupted_everywhere(SystemExit, serve, start_again) > 50
