@@ -19,6 +19,7 @@ from mcpool_wsgi import (
     Client,
     ClientPool,
     MemcachedPoolMiddleware,
+    PooledClient,
     PoolTimeout,
     get_client,
 )
@@ -80,6 +81,24 @@ def test_request_waits_for_a_client(mc: Client, multithread: dict[str, Any]) -> 
         eventually(lambda: pool.stats().waiting == 1)
     waiter.join(DEADLINE)
     assert bodies == [b"visit 1"]
+
+
+def test_request_waits_for_a_client_that_its_own_thread_has_reserved(mc: Client) -> None:
+    """Another thread may release it."""
+    pool = ClientPool(mc, 1, timeout=60)
+    client = pool.reserve().__enter__()
+
+    def release() -> None:
+        eventually(lambda: pool.stats().waiting == 1)
+        client.release()
+
+    other = threading.Thread(target=release, daemon=True)
+    other.start()
+    app = MemcachedPoolMiddleware(count_and_greet, pool)
+    response = request(app, {"REQUEST_METHOD": "GET", "wsgi.multithread": True})
+    assert list(response) == [b"visit 1"]
+    response.close()
+    other.join(DEADLINE)
 
 
 def test_no_wait_where_it_would_stop_the_only_thread(mc: Client) -> None:
@@ -159,8 +178,13 @@ def test_lazy_request_keeps_its_client_to_its_end(mc: Client) -> None:
     assert pool.stats().in_use == 0
 
 
-def test_lazy_request_that_finds_no_client_is_answered_by_on_exhausted(mc: Client) -> None:
+@pytest.mark.parametrize("tells_requests", [False, True])
+def test_lazy_request_that_finds_no_client_is_answered_by_on_exhausted(
+    mc: Client, tells_requests: bool
+) -> None:
     pool = ClientPool(mc, 1, timeout=0)
+    if tells_requests:
+        PooledClient(pool)
     app = TestApp(MemcachedPoolMiddleware(count_and_greet, pool, lazy=True))
     with pool.reserve():
         response = app.get("/", status=503)

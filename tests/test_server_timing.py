@@ -73,6 +73,15 @@ def test_request_without_commands_has_no_header(mc: Client) -> None:
     assert answer(app, ClientPool(mc, 1)).headers.getall("Server-Timing") == ["db;dur=5"]
 
 
+def test_no_header_unless_it_is_asked_for(pool: ClientPool) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        get_client(environ).get("missing")
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b""]
+
+    assert "Server-Timing" not in TestApp(MemcachedPoolMiddleware(app, pool)).get("/").headers
+
+
 def test_app_may_name_the_parameter_of_start_response(mc: Client) -> None:
     """PEP 3333 forbids it, but every server takes it."""
 
