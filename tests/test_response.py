@@ -286,6 +286,25 @@ def test_nobody_else_gets_the_client_while_the_app_closes(pool: ClientPool, wrap
     assert pool.stats().in_use == 0
 
 
+def test_app_that_closes_finds_what_it_has_put_in_the_place_of_its_client(
+    pool: ClientPool,
+) -> None:
+    found = []
+
+    class Response(Closable):
+        def close(self) -> None:
+            found.append(environ["mc.client"])
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Response:
+        environ["mc.client"] = "the app's own"
+        return Response()
+
+    environ: dict[str, Any] = {}
+    request(MemcachedPoolMiddleware(app, pool), environ).close()
+    assert found == ["the app's own"]
+    assert environ == {}
+
+
 @pytest.mark.parametrize("tells_requests", [False, True])
 @pytest.mark.parametrize(
     "options", [{}, {"lazy": True}, {"server_timing": True}], ids=lambda options: str([*options])
