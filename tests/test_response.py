@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Iterator
+from traceback import walk_tb
 from typing import Any, Callable
 from wsgiref.util import FileWrapper
 
@@ -172,6 +173,40 @@ def test_interrupted_request_loses_nothing(
             pass
 
     assert interrupted_everywhere(error, serve, nothing_is_lost) > 100
+
+
+@pytest.mark.slow
+@tracing
+def test_interrupted_release_is_completed_while_the_environ_is_kept() -> None:
+    """Whoever keeps it has the client, too, so no finaliser finds the slot."""
+    pool = ClientPool(Client(["127.0.0.1:1"]), 1)
+    middleware = MemcachedPoolMiddleware(responding([b"chunk"]), pool)
+    kept: list[dict[str, Any]] = []
+    tested: list[bool] = []
+    is_release_interrupted = [False]
+
+    def serve() -> None:
+        is_release_interrupted[0] = False
+        kept[:] = [{}]
+        response = request(middleware, kept[0])
+        kept[0]["kept"] = kept[0]["mc.client"]
+        try:
+            response.close()
+        except SystemExit as error:
+            functions = [frame.f_code.co_name for frame, _ in walk_tb(error.__traceback__)]
+            is_release_interrupted[0] = "__exit__" in functions
+            raise
+
+    def client_is_released() -> None:
+        if is_release_interrupted[0]:
+            assert pool.stats().in_use == 0
+            tested.append(True)
+        kept.clear()
+        with pool.reserve(block=False):
+            pass  # if the slot was lost, the next request need not replace it
+
+    interrupted_everywhere(SystemExit, serve, client_is_released)
+    assert len(tested) > 10
 
 
 @pytest.mark.parametrize(
