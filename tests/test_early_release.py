@@ -60,6 +60,7 @@ def test_client_that_is_kept_past_its_request_refuses_every_command(pool: Client
         # A middleware that an app had before may set the client only.
         {"mc.client": "somebody's"},
         {"mc.client": None},
+        {"mc.client.release": "somebody's"},
     ],
 )
 def test_environ_is_as_it_was_before_the_request(pool: ClientPool, before: dict[str, Any]) -> None:

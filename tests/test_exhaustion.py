@@ -83,8 +83,13 @@ def test_request_waits_for_a_client(mc: Client, multithread: dict[str, Any]) -> 
     assert bodies == [b"visit 1"]
 
 
-def test_request_waits_for_a_client_that_its_own_thread_has_reserved(mc: Client) -> None:
-    """Another thread may release it."""
+@pytest.mark.parametrize("is_patched", [False, True])
+def test_request_waits_for_a_client_that_its_own_thread_has_reserved(
+    mc: Client, monkeypatch: pytest.MonkeyPatch, is_patched: bool
+) -> None:
+    """Another thread may release it, or a greenlet, if gevent has patched the lock."""
+    if is_patched:
+        monkeypatch.setattr(threading, "Lock", lambda lock=threading.Lock: lock())
     pool = ClientPool(mc, 1, timeout=60)
     client = pool.reserve().__enter__()
 
@@ -95,7 +100,7 @@ def test_request_waits_for_a_client_that_its_own_thread_has_reserved(mc: Client)
     other = threading.Thread(target=release, daemon=True)
     other.start()
     app = MemcachedPoolMiddleware(count_and_greet, pool)
-    response = request(app, {"REQUEST_METHOD": "GET", "wsgi.multithread": True})
+    response = request(app, {"REQUEST_METHOD": "GET", "wsgi.multithread": not is_patched})
     assert list(response) == [b"visit 1"]
     response.close()
     other.join(DEADLINE)
