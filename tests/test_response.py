@@ -103,6 +103,13 @@ def test_closing_twice_releases_once(pool: ClientPool) -> None:
         assert a is not b
 
 
+def test_closed_response_has_no_chunks(pool: ClientPool) -> None:
+    for app in responding([b"one"]), responding((b"one",)), responding(Closable()):
+        response = request(MemcachedPoolMiddleware(app, pool))
+        response.close()
+        assert list(response) == []
+
+
 def test_closing_from_many_threads_releases_once(pool: ClientPool) -> None:
     for _ in range(200):
         response = request(MemcachedPoolMiddleware(responding([b""]), pool))
@@ -283,9 +290,10 @@ def test_generator_that_ends_while_middlewares_in_a_row_close_it_is_closed_later
     assert (app_response.closed, pool.stats().in_use) == (2, 0)
 
 
+@pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("error", [ValueError("no number"), RuntimeError("app"), SystemExit()])
 def test_generator_that_raises_when_it_is_closed_releases_its_client(
-    pool: ClientPool, error: BaseException
+    pool: ClientPool, error: BaseException, depth: int
 ) -> None:
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
         try:
@@ -293,11 +301,14 @@ def test_generator_that_raises_when_it_is_closed_releases_its_client(
         finally:
             raise error
 
-    response = request(MemcachedPoolMiddleware(app, pool))
+    wrapped: Any = app
+    for _ in range(depth):
+        wrapped = MemcachedPoolMiddleware(wrapped, pool)
+    response = request(wrapped)
     next(iter(response))
     with pytest.raises(type(error)):
         response.close()
-    assert (pool.stats().in_use, pool.stats().idle) == (0, 1)
+    assert (pool.stats().in_use, pool.stats().idle) == (0, depth)
 
 
 @pytest.mark.parametrize("wrapper", [None, FileWrapper])
@@ -315,6 +326,8 @@ def test_nobody_else_gets_the_client_while_the_app_closes(pool: ClientPool, wrap
     server.start()
     assert file.closing.wait(DEADLINE)
     close()
+    if not wrapper:
+        assert list(response) == []
     assert pool.stats().in_use == 1
     file.done.set()
     server.join(DEADLINE)
