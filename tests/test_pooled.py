@@ -19,6 +19,7 @@ from wsgiref.util import FileWrapper
 import greenlet
 import pylibmc
 import pytest
+from apps import generating, request
 from forking import FORKS, succeeds
 from harness import Connections, eventually, in_thread, in_threads
 from interrupts import (
@@ -227,6 +228,17 @@ def test_a_clone_uses_the_same_pool(cache: PooledClient, pool: ClientPool) -> No
     assert clone.pool is pool
     clone.close()  # somebody else has made the pool
     assert cache.get("key") == 1
+
+
+def test_close_leaves_a_pool_open_that_somebody_else_has_made(
+    address: str, pool: ClientPool
+) -> None:
+    with PooledClient(pool) as cache:
+        assert cache.set("key", 1)
+    assert cache.get("key") == 1
+    with PooledClient.from_servers([address], 1) as cache:
+        cache.clone().close()
+        assert cache.get("key") == 1
 
 
 def test_a_clone_of_a_subclass_is_like_it(pool: ClientPool) -> None:
@@ -514,6 +526,37 @@ def test_response_is_asked_for_its_iterator_at_once(
         iter(response)
     response.close()
     assert pool.stats().in_use == 0
+
+
+def test_server_is_in_no_request_between_the_chunks_of_a_stream(
+    pool: ClientPool, cache: PooledClient
+) -> None:
+    response = request(MemcachedPoolMiddleware(generating(b"one", b"two"), pool))
+    chunks = iter(response)
+    for chunk in (b"one", b"two"):
+        assert next(chunks) == chunk
+        with pytest.raises(PoolTimeout):
+            cache.get("key")
+    response.close()
+    assert cache.get("key") is None
+
+
+def test_inner_of_two_middlewares_whose_client_is_released_uses_that_of_the_outer_one(
+    mc: Client,
+) -> None:
+    pool = ClientPool(mc, 2, timeout=0)
+    cache = PooledClient(pool)
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        environ["mc.client.release"]()
+        with pool.reserve():
+            cache.set("key", "value")
+            return [cache.get("key").encode()]
+
+    inner = MemcachedPoolMiddleware(app, pool)
+    outer = MemcachedPoolMiddleware(inner, pool, environ_key="mc.sessions")
+    assert serve(outer) == [b"value"]
+    assert pool.stats().reservations == 3
 
 
 def test_interleaved_streams_use_their_own_clients(mc: Client) -> None:
