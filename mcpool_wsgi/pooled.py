@@ -114,7 +114,7 @@ class PooledClient(BorrowedCommands):
         if master is None:
             raise RuntimeError("the pool has no clients yet: fill(mc, n_slots) makes some")
         value = getattr(master, name)
-        return value(*args) if args or callable(value) else value
+        return value(*args) if callable(value) else value
 
     @property
     def addresses(self) -> list[str]:  # type: ignore[override]
