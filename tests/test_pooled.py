@@ -289,7 +289,7 @@ def test_methods_of_a_subclass_are_there(address: str) -> None:
     cache.set("key", 1)
     assert cache.get_twice("key") == [1, 1]
     for name in ("get_thrice", "_get_once"):
-        with pytest.raises(AttributeError, match=f"'PooledClient' object has no attribute '{name}'"):
+        with pytest.raises(AttributeError, match=f"'PooledClient' .* no attribute '{name}'"):
             getattr(cache, name)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Callable
 import hostile
 import pylibmc
 import pytest
-from harness import Connections, eventually, in_thread
+from harness import Connections, eventually, in_thread, in_threads
 from interrupts import interrupted_everywhere, tracing
 
 from mcpool_wsgi import (
@@ -182,6 +182,30 @@ def test_setting_twice_costs_one_connection(pool: Any, connections: Connections)
             mc.on_connection_failure = None
             mc.get("key")
     assert connections.opened() == opened + 1
+
+
+def test_settings_that_two_threads_of_a_request_make_at_once_are_both_kept(address: str) -> None:
+    together: list[threading.Barrier] = []
+
+    class Slow(Client):
+        def clone(self) -> Any:
+            for barrier in together:
+                with contextlib.suppress(threading.BrokenBarrierError):
+                    barrier.wait(0.1)
+            return super().clone()
+
+    pool = ClientPool(Slow([address]), 1, timeout=0)
+    with pool.reserve() as mc:
+        together.append(threading.Barrier(2))
+        in_threads(
+            [
+                lambda: mc.set_behaviors({"connect_timeout": 300}),
+                lambda: mc.set_behaviors({"retry_timeout": 3}),
+            ]
+        )
+        assert mc.set("key", "value")
+        assert (mc.behaviors["connect_timeout"], mc.behaviors["retry_timeout"]) == (300, 3)
+    assert pool.stats().in_use == 0
 
 
 def test_nothing_set_costs_no_connection(pool: Any, connections: Connections) -> None:
