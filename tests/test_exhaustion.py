@@ -405,6 +405,13 @@ def test_time_out_of_another_pool_is_the_apps(mc: Client, stream: bool) -> None:
         list(request(MemcachedPoolMiddleware(app, ClientPool(mc, 1), lazy=True)))
 
 
+def test_lazy_middleware_over_a_pool_that_is_filled_later(mc: Client) -> None:
+    pool = ClientPool()
+    app = TestApp(MemcachedPoolMiddleware(count_and_greet, pool, lazy=True))
+    pool.fill(mc, 1)
+    assert app.get("/").text == "visit 1"
+
+
 def test_lazy_middleware_over_a_pool_of_plain_clients_is_refused_at_once(address: str) -> None:
     pool = ClientPool(pylibmc.Client([address]), 1)
     with pytest.raises(TypeError, match="lazy"):

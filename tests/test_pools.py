@@ -243,6 +243,13 @@ def test_master_itself_is_never_reserved(address: str) -> None:
         assert lent is not master
 
 
+def test_lent_client_takes_parameters_by_name(mc: Client) -> None:
+    with ClientPool(mc, 1).reserve() as lent:
+        assert lent.set(key="count", val=1, time=60)
+        assert lent.incr("count", delta=2) == 3
+        assert lent.get(key="missing", default="nothing") == "nothing"
+
+
 def test_lent_client_of_a_subclass_has_what_the_subclass_has(address: str) -> None:
     class Mine(Client):
         prefix = "mine-"
