@@ -95,6 +95,26 @@ def test_read_that_a_signal_ended_is_sent_again(
             assert found == {"key": "value", "other": "more"} or "value" in found, found
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("binary", [False, True])
+def test_read_of_several_servers_that_a_signal_ended_is_sent_again(
+    address: str, embedded: bool, binary: bool
+) -> None:
+    """libmemcached gives up at the first signal if it waits for two servers."""
+    skip_if_not_spoken(binary, embedded)
+    values = {f"key{number}": "value" for number in range(20)}
+    with hostile.proxy(address) as one, hostile.proxy(address) as other, signals(60) as seen:
+        mc = Client([one.address, other.address], {**BEHAVIORS, "_poll_timeout": 500}, binary)
+        assert mc.set_multi(values) == []
+        one.delay = other.delay = 0.03
+        for number in range(1, 6):
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            found = mc.get_multi(values)
+            assert found
+            assert found.items() <= values.items()
+            assert len(seen) == number
+
+
 def test_partial_answer_of_several_servers_is_kept_with_fail_soft(address: str) -> None:
     keys = [f"key{number}" for number in range(20)]
     with hostile.fake(hostile.silent) as silent:
