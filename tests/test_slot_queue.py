@@ -12,7 +12,7 @@ from typing import Any, Callable
 import greenlet
 import pytest
 from harness import eventually, in_threads
-from interrupts import INTERRUPTS, interrupted_everywhere, tracing
+from interrupts import INTERRUPTS, SignalHandler, interrupted_everywhere, tracing
 from orders import Scheduler, Stepped, SteppedWaiter, explore, step
 
 from mcpool_wsgi import ClientPool, PoolClosed, PoolTimeout, ThreadMappedPool
@@ -181,6 +181,39 @@ def test_the_explorer_finds_a_lost_wakeup(
 
 
 # -- An interrupt at every point
+
+
+@pytest.mark.slow
+def test_nobody_is_served_before_the_one_who_waits() -> None:
+    """A signal handler reserves at each moment of a release."""
+    pool = ClientPool(FakeClient(), 1, timeout=60)
+    overtaken = []
+
+    def wait() -> None:
+        with pool.reserve():
+            is_over.wait(60)
+
+    def overtake() -> None:
+        with contextlib.suppress(PoolTimeout), pool.reserve(block=False):
+            overtaken.append(at)
+
+    at = 0
+    while True:
+        at += 1
+        is_over = threading.Event()
+        reservation = pool.reserve()
+        reservation.__enter__()
+        waiter = threading.Thread(target=wait, daemon=True)
+        waiter.start()
+        eventually(lambda: pool.stats().waiting == 1)
+        with SignalHandler(overtake, at) as handler:
+            reservation.release()
+        is_over.set()
+        waiter.join(60)
+        if handler.left > 0:
+            break
+    assert at > 20
+    assert overtaken == []
 
 
 @pytest.mark.slow
