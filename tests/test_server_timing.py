@@ -8,6 +8,7 @@ from typing import Any
 
 import hostile
 import pytest
+from apps import responding
 from harness import in_threads
 from webtest import TestApp
 
@@ -33,6 +34,7 @@ def test_header_counts_commands_and_misses(mc: Client, lazy: bool, stream: bool)
         client = get_client(environ)
         client.set("key", 1)
         client.get("missing")
+        client.delete("missing")
         cache.get("key")
         client.get_multi(["key", "a", "b"])
         client.disconnect_all()  # sends nothing
@@ -48,7 +50,7 @@ def test_header_counts_commands_and_misses(mc: Client, lazy: bool, stream: bool)
         response = answer(app, pool, lazy=lazy)
         own, ours = response.headers.getall("Server-Timing")
         assert own == "db;dur=5"
-        assert re.fullmatch(r'memcached;dur=\d+\.\d;desc="4 commands, 3 misses"', ours)
+        assert re.fullmatch(r'memcached;dur=\d+\.\d;desc="5 commands, 4 misses"', ours)
         assert response.text == "body"
 
 
@@ -93,6 +95,41 @@ def test_app_may_name_the_parameter_of_start_response(mc: Client) -> None:
     assert answer(app, ClientPool(mc, 1)).headers.getall("Server-Timing")
 
 
+def test_start_response_gets_what_the_app_gives_it(pool: ClientPool) -> None:
+    started: list[Any] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        start_response("500 Oops", [], (None, None, None))
+        return []
+
+    middleware: Any = MemcachedPoolMiddleware(app, pool, server_timing=True)
+    middleware({}, lambda *args: started.append(args)).close()
+    assert started == [("200 OK", []), ("500 Oops", [], (None, None, None))]
+
+
+def test_commands_after_a_subrequest_are_counted(mc: Client) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        if "test.inner" not in environ:
+            middleware({**environ, "test.inner": True}, lambda *_: lambda data: None)
+        get_client(environ).get("key")
+        started(start_response)
+        return [b""]
+
+    middleware: Any = MemcachedPoolMiddleware(app, ClientPool(mc, 2), server_timing=True)
+    (_, ours) = TestApp(middleware).get("/").headers.getall("Server-Timing")
+    assert ours.endswith('desc="1 command, 1 miss"')
+
+
+def test_commands_outside_of_a_request_are_nobodys(
+    pool: ClientPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    MemcachedPoolMiddleware(responding([]), pool, server_timing=True)
+    with pool.reserve() as client:
+        client.get("missing")
+    assert caplog.records == []
+
+
 def test_requests_of_other_threads_are_not_counted(mc: Client) -> None:
     pool = ClientPool(mc, 4)
 
@@ -105,5 +142,6 @@ def test_requests_of_other_threads_are_not_counted(mc: Client) -> None:
     def work() -> None:
         (_, ours) = answer(app, pool).headers.getall("Server-Timing")
         assert '"50 commands"' in ours
+        assert "dur=0.0;" not in ours
 
     in_threads([work] * 4)
