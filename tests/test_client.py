@@ -13,7 +13,7 @@ from typing import Any, Callable
 import pylibmc
 import pytest
 from harness import Connections
-from hostile import Conversation, answers, fake
+from hostile import Conversation, answers, fake, silent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from interrupts import interrupted_everywhere, tracing
@@ -292,6 +292,20 @@ def test_namespace_counts_for_the_length(address: str) -> None:
         with pytest.raises(InvalidKey, match="247 bytes where 246"):
             client.set("x" * 247, 1)
     assert Client([address]).get("app:" + "x" * 246) == 1
+
+
+def test_client_for_other_servers_has_the_options_of_this_one() -> None:
+    mc = Client(["127.0.0.1:1"], {"connect_timeout": 300}, fail_soft=True)
+    other = mc.with_servers(["127.0.0.1:2"])
+    assert other.behaviors["connect_timeout"] == 300
+    assert other.get("key") is None
+
+
+def test_client_for_other_servers_may_have_a_time_of_its_own() -> None:
+    with fake(silent) as server:
+        mc = Client(["127.0.0.1:1"], command_timeout=60)
+        with pytest.raises(pylibmc.Error, match=r"command_timeout, 0\.25 s"):
+            mc.with_servers([server.address], command_timeout=0.25).get("key")
 
 
 @pytest.mark.parametrize("binary", [False, True])
