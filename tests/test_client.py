@@ -294,6 +294,14 @@ def test_namespace_counts_for_the_length(address: str) -> None:
     assert Client([address]).get("app:" + "x" * 246) == 1
 
 
+def test_servers_that_fail_are_left_out_after_other_behaviors_are_set(address: str) -> None:
+    """The C code is asked, because Client knows only what was chosen."""
+    mc = Client([address, "127.0.0.1:1"], {"auto_eject": True})
+    mc.set_behaviors({"connect_timeout": 300})
+    behaviors = pylibmc.client.Client.get_behaviors(mc)
+    assert (behaviors["auto_eject"], behaviors["connect_timeout"]) == (1, 300)
+
+
 def test_client_for_other_servers_has_the_options_of_this_one() -> None:
     mc = Client(["127.0.0.1:1"], {"connect_timeout": 300}, fail_soft=True)
     other = mc.with_servers(["127.0.0.1:2"])
