@@ -82,7 +82,7 @@ def signals(interval: float) -> Iterator[list[int]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("read", ["get", "get_multi"])  # gets raises an error of its own
 @pytest.mark.parametrize("binary", [False, True])
-def test_read_that_a_signal_ended_is_sent_again(
+def test_signals_during_a_read_of_one_server_do_not_make_it_a_miss(
     address: str, embedded: bool, read: str, binary: bool
 ) -> None:
     skip_if_not_spoken(binary, embedded)
