@@ -94,7 +94,7 @@ class BlogPool(list):  # type: ignore[type-arg]
             self.append(mc)
 
 
-def foreign_pools(address: str) -> Iterable[Any]:
+def third_party_pools(address: str) -> Iterable[Any]:
     mc = pylibmc.Client([address])
     return [
         BlogPool(mc.clone() for _ in range(2)),

@@ -150,22 +150,22 @@ def test_no_finaliser_of_a_client_runs_when_it_is_replaced_or_the_pool_closed(
     assert callers == []
 
 
-@pytest.mark.parametrize("foreign", [False, True])
+@pytest.mark.parametrize("third_party", [False, True])
 def test_interrupted_request_is_in_no_circle(
-    mc: Client, monkeypatch: pytest.MonkeyPatch, foreign: bool
+    mc: Client, monkeypatch: pytest.MonkeyPatch, third_party: bool
 ) -> None:
     """An interrupt may come before the end of a request has begun, after the app has raised."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    pool: Any = BlogPool(mc.clone() for _ in range(2)) if foreign else ClientPool(mc, 2)
+    pool: Any = BlogPool(mc.clone() for _ in range(2)) if third_party else ClientPool(mc, 2)
     middleware = MemcachedPoolMiddleware(MemcachedPoolMiddleware(raising, pool), pool)
     monkeypatch.setattr(EnvironKeys, "end_request", interrupt)
     gc.disable()
     try:
         with contextlib.suppress(KeyboardInterrupt):
             request(middleware)
-        assert len(pool) == 2 if foreign else pool.stats().in_use == 0
+        assert len(pool) == 2 if third_party else pool.stats().in_use == 0
     finally:
         gc.enable()

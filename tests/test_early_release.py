@@ -105,16 +105,16 @@ def wrap_release(environ: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("change", [take_release, take_both, wrap_release])
 @pytest.mark.parametrize("before", [{}, {"mc.client": "somebody's", "mc.client.release": "too"}])
-@pytest.mark.parametrize("foreign", [False, True])
+@pytest.mark.parametrize("third_party", [False, True])
 def test_environ_is_as_it_was_whatever_the_app_does_with_the_function_that_releases(
-    mc: Client, change: Callable[..., Any], before: dict[str, Any], foreign: bool
+    mc: Client, change: Callable[..., Any], before: dict[str, Any], third_party: bool
 ) -> None:
     """If a client of somebody else stayed, the app would use a client that it has released."""
-    pool: Any = BlogPool([mc.clone()]) if foreign else ClientPool(mc, 1)
+    pool: Any = BlogPool([mc.clone()]) if third_party else ClientPool(mc, 1)
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         change(environ)
-        if foreign and change is take_release:
+        if third_party and change is take_release:
             assert "mc.client" not in environ
         return []
 
@@ -202,9 +202,9 @@ def test_requests_with_one_environ_behind_middlewares_in_a_row_end_in_any_order(
 
 @pytest.mark.parametrize("depth", [2, 3, 4])
 @pytest.mark.parametrize("before", [{}, {"mc.client": "somebody's", "mc.client.release": "too"}])
-@pytest.mark.parametrize("foreign", [False, True])
+@pytest.mark.parametrize("third_party", [False, True])
 def test_middlewares_in_a_row_leave_the_environ_as_it_was(
-    mc: Client, depth: int, before: dict[str, Any], foreign: bool
+    mc: Client, depth: int, before: dict[str, Any], third_party: bool
 ) -> None:
     class Response(Closable):
         def __init__(self, environ: dict[str, Any]) -> None:
@@ -219,7 +219,9 @@ def test_middlewares_in_a_row_leave_the_environ_as_it_was(
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         return [] if environ.get("list") else Response(environ)
 
-    pool: Any = BlogPool([mc.clone() for _ in range(depth)]) if foreign else ClientPool(mc, depth)
+    pool: Any = (
+        BlogPool([mc.clone() for _ in range(depth)]) if third_party else ClientPool(mc, depth)
+    )
     wrapped: Any = app
     for _ in range(depth):
         wrapped = MemcachedPoolMiddleware(wrapped, pool)
@@ -261,11 +263,11 @@ def test_subrequest_from_inside_a_stream(mc: Client, copy: bool) -> None:
     assert pool.stats().in_use == 0
 
 
-@pytest.mark.parametrize("foreign", [False, True])
+@pytest.mark.parametrize("third_party", [False, True])
 def test_outer_app_uses_its_client_after_the_inner_one_has_ended(
-    mc: Client, foreign: bool
+    mc: Client, third_party: bool
 ) -> None:
-    outer_pool: Any = BlogPool([mc.clone()]) if foreign else ClientPool(mc, 1)
+    outer_pool: Any = BlogPool([mc.clone()]) if third_party else ClientPool(mc, 1)
     inner_pool = ClientPool(mc, 1)
 
     def inner(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:

@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 import pylibmc
 import pytest
-from apps import Closable, count_and_greet, foreign_pools, generating, request, responding
+from apps import Closable, count_and_greet, generating, request, responding, third_party_pools
 from harness import DEADLINE, eventually, in_thread
 from webtest import TestApp
 
@@ -312,7 +312,7 @@ def test_lazy_response_that_rewinds_in_its_iter_is_sent_once(mc: Client) -> None
 
 
 def test_lazy_request_needs_a_pool_of_this_package(address: str) -> None:
-    for pool in foreign_pools(address):
+    for pool in third_party_pools(address):
         with pytest.raises(TypeError, match="lazy"):
             MemcachedPoolMiddleware(count_and_greet, pool, lazy=True)
 

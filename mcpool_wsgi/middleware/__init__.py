@@ -5,7 +5,7 @@ A request takes this road:
 
 -   ``middleware``: reserves a client, calls the app, and ends the request.
 -   ``arguments``: what the middleware refuses when it is made.
--   ``foreign``: reservations of other people's pools.
+-   ``third_party``: reservations of other people's pools.
 -   ``environ_keys``: what a request puts into the environ, and how it leaves it.
 -   ``response``, ``files``: what the server gets, and closes.
 

@@ -52,10 +52,10 @@ from .arguments import check_arguments, reserve_function
 from .environ_keys import EarlyRelease, EnvironKeys, Place
 from .exhaustion import LazyExhaustion
 from .files import call_with_files
-from .foreign import ForeignReservation
 from .request import InRequest
 from .response import response_class
 from .server_timing import ServerTiming
+from .third_party import ThirdPartyReservation
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -142,7 +142,7 @@ class MemcachedPoolMiddleware:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         reservation = self._reserve()
         if not isinstance(reservation, Reservation):
-            reservation = ForeignReservation(reservation)
+            reservation = ThirdPartyReservation(reservation)
         elif not environ.get("wsgi.multithread", True) and not _others_run_during_a_wait():
             reservation._wait_for_other_threads_only()
         release = reservation.release

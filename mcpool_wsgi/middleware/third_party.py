@@ -1,6 +1,6 @@
 """
-Foreign reservations
-====================
+Third-party reservations
+========================
 
 The reservations of other people's pools: pylibmc's, the blog's list, or your own.
 """
@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 
-class ForeignReservation:
+class ThirdPartyReservation:
     """A reservation of somebody else's pool. It ends once.
 
     :param reservation: the context manager that the pool gave.

@@ -13,10 +13,10 @@ from apps import (
     BlogPool,
     Closable,
     count_and_greet,
-    foreign_pools,
     raising,
     request,
     responding,
+    third_party_pools,
 )
 from harness import in_threads
 from interrupts import interrupted_everywhere, tracing
@@ -30,7 +30,7 @@ from mcpool_wsgi import (
 )
 
 
-def test_early_release_of_a_foreign_client_is_final_or_nothing(address: str) -> None:
+def test_early_release_of_a_third_party_client_is_final_or_nothing(address: str) -> None:
     """Behind a middleware that drops the response and goes on with its iterator."""
     pool = BlogPool([pylibmc.Client([address])])
 
@@ -49,7 +49,7 @@ def test_early_release_of_a_foreign_client_is_final_or_nothing(address: str) -> 
 
 
 @pytest.mark.parametrize("is_wrapped", [False, True])
-def test_early_release_takes_a_foreign_client_out_of_the_environ(
+def test_early_release_takes_a_third_party_client_out_of_the_environ(
     address: str, is_wrapped: bool
 ) -> None:
     pool = BlogPool([pylibmc.Client([address])])
@@ -69,7 +69,7 @@ def test_early_release_takes_a_foreign_client_out_of_the_environ(
     assert len(pool) == 1
 
 
-def test_released_foreign_client_does_not_come_back_into_the_environ(mc: Client) -> None:
+def test_released_third_party_client_does_not_come_back_into_the_environ(mc: Client) -> None:
     outer_pool = BlogPool([mc.clone()])
     middleware = MemcachedPoolMiddleware(responding(Closable()), outer_pool)
     later = MemcachedPoolMiddleware(responding([]), ClientPool(mc, 2))
@@ -89,7 +89,7 @@ def test_released_foreign_client_does_not_come_back_into_the_environ(mc: Client)
     assert environ == {}
 
 
-def test_app_does_not_close_with_a_released_foreign_client(mc: Client) -> None:
+def test_app_does_not_close_with_a_released_third_party_client(mc: Client) -> None:
     seen = []
 
     class Response(Closable):
@@ -108,7 +108,7 @@ def test_app_does_not_close_with_a_released_foreign_client(mc: Client) -> None:
     assert environ == {}
 
 
-def test_second_release_of_a_foreign_client_leaves_the_next_request_alone(mc: Client) -> None:
+def test_second_release_of_a_third_party_client_leaves_the_next_request_alone(mc: Client) -> None:
     """The next request with the environ has the same client, because the pool has no other."""
     pool = BlogPool([mc.clone()])
     middleware = MemcachedPoolMiddleware(responding(Closable()), pool)
@@ -127,7 +127,9 @@ def test_second_release_of_a_foreign_client_leaves_the_next_request_alone(mc: Cl
     assert len(pool) == 1
 
 
-def test_second_release_of_a_foreign_client_leaves_what_the_app_has_put_there(mc: Client) -> None:
+def test_second_release_of_a_third_party_client_leaves_what_the_app_put_there(
+    mc: Client,
+) -> None:
     seen = []
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
@@ -143,19 +145,19 @@ def test_second_release_of_a_foreign_client_leaves_what_the_app_has_put_there(mc
     assert environ == {}
 
 
-def test_foreign_pools_are_driven_unchanged(address: str) -> None:
-    for visits, pool in enumerate(foreign_pools(address)):
+def test_third_party_pools_are_driven_unchanged(address: str) -> None:
+    for visits, pool in enumerate(third_party_pools(address)):
         app = TestApp(MemcachedPoolMiddleware(count_and_greet, pool))
         for visit in range(1, 4):
             assert app.get("/").text == f"visit {3 * visits + visit}"
 
 
-def test_foreign_pools_say_exhaustion_their_own_way(address: str) -> None:
+def test_third_party_pools_say_exhaustion_their_own_way(address: str) -> None:
     for pool in (BlogPool(), pylibmc.ClientPool()):
         TestApp(MemcachedPoolMiddleware(count_and_greet, pool)).get("/", status=503)
 
 
-def test_client_of_a_foreign_pool_is_released_once(address: str) -> None:
+def test_client_of_a_third_party_pool_is_released_once(address: str) -> None:
     pool = BlogPool([pylibmc.Client([address])])
     response = request(MemcachedPoolMiddleware(responding([]), pool))
     assert len(pool) == 0
@@ -187,7 +189,7 @@ class ClassBased:
 
 
 @pytest.mark.parametrize("end", ["once", "twice", "from many threads", "dropped", "interrupted"])
-def test_class_based_foreign_reservation_ends_once(end: str) -> None:
+def test_class_based_third_party_reservation_ends_once(end: str) -> None:
     pool = ClassBased("client")
     error = KeyboardInterrupt() if end == "interrupted" else None
     middleware = MemcachedPoolMiddleware(responding(Closable(error)), pool)
@@ -211,7 +213,7 @@ def test_class_based_foreign_reservation_ends_once(end: str) -> None:
 
 @pytest.mark.parametrize("error", [ValueError("exit"), KeyboardInterrupt()])
 @pytest.mark.parametrize("app", [responding(Closable()), responding([]), raising])
-def test_environ_is_restored_if_the_end_of_a_foreign_reservation_raises(
+def test_environ_is_restored_if_the_end_of_a_third_party_reservation_raises(
     error: BaseException, app: Any
 ) -> None:
     class Raising(ClassBased):
@@ -252,7 +254,7 @@ def test_requests_with_one_environ_may_have_one_client() -> None:
     assert environ == {}
 
 
-def test_interrupt_after_a_class_based_foreign_reservation_was_entered_loses_nothing(
+def test_interrupt_after_a_class_based_third_party_reservation_was_entered_loses_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def interrupt(*_: object) -> None:
@@ -268,7 +270,7 @@ def test_interrupt_after_a_class_based_foreign_reservation_was_entered_loses_not
 @pytest.mark.slow
 @tracing
 @pytest.mark.parametrize("idle", [["client"], []])
-def test_no_interrupt_of_a_request_to_a_foreign_pool_is_swallowed(idle: list[str]) -> None:
+def test_no_interrupt_of_a_request_to_a_third_party_pool_is_swallowed(idle: list[str]) -> None:
     """No finaliser of the reservation runs any code."""
     pool = ClassBased("client")
     middleware = MemcachedPoolMiddleware(responding([]), pool, on_exhausted=responding(Closable()))
