@@ -10,24 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Callable, Protocol
 from weakref import WeakValueDictionary
 
 from prometheus_client import Metric
 
-from ..client import Listener
-from ..pool import PoolStats
+from ..pool import Pool, pools_by_name
 from .families import Figures, families
 from .recorder import Recorder
 from .workers import DIRECTORY, Publisher
-
-
-class Pool(Protocol):
-    """The part of a pool that :class:`PoolCollector` uses."""
-
-    def stats(self) -> PoolStats: ...
-
-    def observe(self, listener: Listener) -> Callable[[], None]: ...
 
 
 class PoolCollector:
@@ -36,22 +26,22 @@ class PoolCollector:
     It refers to the pools weakly. A pool that nothing else refers to is absent from the
     next scrape. A closed pool stays, with its last counts.
 
-    :param pools: ``{name: pool}``, or pools that have different ``name``. A registry takes one
-        collector, so give all pools here.
-    :raises TypeError: a name is no str, or a pool has no ``stats()`` or ``observe()``.
+    :param pools: a pool, pools that have different ``name``, or ``{name: pool}``. A registry takes
+        one collector, so give all pools here.
+    :raises TypeError: one of them is no pool of this package, or a name is no str.
     :raises ValueError: two pools have the same name, or ``PROMETHEUS_MULTIPROC_DIR`` is set and
         is no directory.
     """
 
-    def __init__(self, pools: Mapping[str, Pool] | Iterable[Any]) -> None:
-        pools = _by_name(pools)
+    def __init__(self, pools: Pool | Iterable[Pool] | Mapping[str, Pool]) -> None:
+        named = pools_by_name(pools)
         directory = os.environ.get(DIRECTORY)
         self._publisher = None if directory is None else Publisher(directory, self._collect_news)
         self._pools: WeakValueDictionary[str, Pool]
-        self._pools = WeakValueDictionary(pools)
-        self._recorders = {name: Recorder(self._on_first_command) for name in pools}
+        self._pools = WeakValueDictionary(named)
+        self._recorders = {name: Recorder(self._on_first_command) for name in named}
         self._published: dict[str, float] = {}
-        for name, pool in pools.items():
+        for name, pool in named.items():
             pool.observe(self._recorders[name].note)
 
     def describe(self) -> Iterable[Metric]:
@@ -88,21 +78,3 @@ class PoolCollector:
             self._published[figures.name] = number
             news.append(figures)
         return families(news)
-
-
-def _by_name(pools: Mapping[str, Pool] | Iterable[Any]) -> dict[str, Pool]:
-    if isinstance(pools, Mapping):
-        pairs = list(pools.items())
-    else:
-        pairs = [(getattr(pool, "name", None), pool) for pool in pools]
-    named: dict[str, Pool] = {}
-    for name, pool in pairs:
-        if not isinstance(name, str):
-            raise TypeError(f"the name of a pool must be a str, not {name!r}")
-        if name in named:
-            raise ValueError(f"{named[name]!r} and {pool!r} have the same name")
-        for method in ("stats", "observe"):
-            if not callable(getattr(pool, method, None)):
-                raise TypeError(f"pool {name!r} must have a method {method}(): {pool!r}")
-        named[name] = pool
-    return named

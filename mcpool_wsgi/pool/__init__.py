@@ -23,11 +23,13 @@ The slots:
 What is told of a pool:
 
 -   ``statistics``: the counts.
+-   ``by_name``: the pools that the metrics and the status page are given.
 -   ``holders``: who has the clients.
 -   ``timeouts``, ``outages``: the lines in the log, and the text of a time-out.
 """
 
 from .arguments import checked_n_slots as checked_n_slots
+from .by_name import pools_by_name as pools_by_name
 from .client_pool import ClientPool as ClientPool
 from .holders import Holder as Holder
 from .lent_client import LazyClient as LazyClient

@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from werkzeug.wrappers import Request, Response
 
 from .. import forks
-from ..pool import Pool
+from ..pool import Pool, pools_by_name
 from . import page
 from .report import Reporter
 
@@ -44,7 +44,10 @@ class StatusApp:
     """
 
     def __init__(self, pools: Pool | Iterable[Pool] | Mapping[str, Pool]) -> None:
-        self._reporter = Reporter(named(pools))
+        named = pools_by_name(pools)
+        if not named:
+            raise ValueError(f"StatusApp needs one pool or more, and {pools!r} has none")
+        self._reporter = Reporter(named)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         forks.check_process()
@@ -69,30 +72,3 @@ class StatusApp:
         if wanted == "json":
             return Response(json.dumps(report), mimetype="application/json")
         return Response(page.render(report), mimetype="text/html")
-
-
-def named(pools: Pool | Iterable[Pool] | Mapping[str, Pool]) -> dict[str, Pool]:
-    """``{name: pool}``
-
-    :raises TypeError: something in *pools* is no pool of this package, or a name is no str.
-    :raises ValueError: there is no pool, or two have the same name.
-    """
-    if isinstance(pools, Mapping):
-        pairs = list(pools.items())
-    else:
-        given: Any = pools if isinstance(pools, Iterable) else [pools]
-        pairs = [(getattr(pool, "name", ""), pool) for pool in given]
-    found: dict[str, Pool] = {}
-    for name, pool in pairs:
-        if not isinstance(pool, Pool):
-            raise TypeError(
-                f"StatusApp shows a ClientPool or a ThreadMappedPool of this package, not {pool!r}"
-            )
-        if not isinstance(name, str):
-            raise TypeError(f"the name of a pool must be a str, not {name!r}")
-        if name in found:
-            raise ValueError(f"two pools have the name {name!r}: name them, as {{name: pool}}")
-        found[name] = pool
-    if not found:
-        raise ValueError(f"StatusApp needs one pool or more, and {pools!r} has none")
-    return found
