@@ -29,6 +29,7 @@ from .middleware import get_client as get_client
 from .pool import ClientPool as ClientPool
 from .pool import Holder as Holder
 from .pool import LentClient as LentClient
+from .pool import Pool as Pool
 from .pool import PoolStats as PoolStats
 from .pool import ThreadMappedPool as ThreadMappedPool
 from .pooled import PooledClient as PooledClient

@@ -47,7 +47,7 @@ _numbers = itertools.count(1)
 
 
 class Pool:
-    """The interface of both pools."""
+    """The interface of both pools, for annotations."""
 
     timeout: float
     #: What log lines and metrics call the pool.
