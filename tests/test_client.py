@@ -268,6 +268,26 @@ def test_interrupt_while_behaviors_are_set_leaves_none_that_nobody_knows_of() ->
     assert interrupted_everywhere(KeyboardInterrupt, change, check) > 200
 
 
+@tracing
+def test_interrupt_while_all_servers_fail_leaves_the_failure_limit_as_it_was() -> None:
+    """The last attempt of a command ignores it."""
+    mc = Client(["127.0.0.1:1", "127.0.0.1:2"])
+    limits = []
+
+    def store() -> None:
+        with contextlib.suppress(pylibmc.Error):
+            mc.set("key", 1)
+
+    def check() -> None:
+        limits.append(pylibmc.client.Client.get_behaviors(mc)["failure_limit"])
+        for _ in range(3):
+            store()
+
+    check()
+    assert interrupted_everywhere(KeyboardInterrupt, store, check) > 500
+    assert set(limits) == {1}
+
+
 @pytest.mark.parametrize("name", ["num_replicas", "_noreply", "buffer_requests"])
 def test_behaviors_with_which_answers_are_wrong_are_refused(mc: Client, name: str) -> None:
     with pytest.raises(ValueError, match=f"^behavior {name} must be 0, not 1: "):

@@ -114,11 +114,15 @@ def _at_a_server_left_out(client: Any, command: Callable[..., Any], args: tuple[
     In 1.0.16, a command that does not read would find for ever that all servers are left out: to
     find it counts as the next failure of its server.
     """
-    native.set_behaviors(client, {"failure_limit": NO_LIMIT})
     try:
-        return command(*args)
-    finally:
+        try:
+            native.set_behaviors(client, {"failure_limit": NO_LIMIT})
+            return command(*args)
+        finally:
+            native.set_behaviors(client, {"failure_limit": client._failure_limit})
+    except BaseException:  # an interrupt may have come before the limit was back
         native.set_behaviors(client, {"failure_limit": client._failure_limit})
+        raise
 
 
 def _may_run_again(client: Any, error: Exception, command: Callable[..., Any]) -> bool:
