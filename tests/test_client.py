@@ -12,6 +12,7 @@ from typing import Any, Callable
 
 import pylibmc
 import pytest
+from forking import in_child, succeeds
 from harness import Connections
 from hostile import Conversation, answers, fake, silent
 from hypothesis import given, settings
@@ -20,7 +21,8 @@ from interrupts import interrupted_everywhere, tracing
 from mortal import Mortal
 
 from mcpool_wsgi import Client, ClientPool, InvalidKey, PooledClient
-from mcpool_wsgi.client import DEFAULT_BEHAVIORS
+from mcpool_wsgi.client import DEFAULT_BEHAVIORS, native
+from mcpool_wsgi.client.behaviors import NO_LIMIT
 from mcpool_wsgi.devserver import Memcached
 
 KEYWORD_ONLY = Parameter.KEYWORD_ONLY
@@ -286,6 +288,20 @@ def test_interrupt_while_all_servers_fail_leaves_the_failure_limit_as_it_was() -
     check()
     assert interrupted_everywhere(KeyboardInterrupt, store, check) > 500
     assert set(limits) == {1}
+
+
+def test_clone_and_child_have_the_failure_limit_while_a_command_ignores_it() -> None:
+    mc = Client(["127.0.0.1:1", "127.0.0.1:2"])
+    native.set_behaviors(mc, {"failure_limit": NO_LIMIT})  # as another thread does
+
+    def limit(client: Any) -> Any:
+        return pylibmc.client.Client.get_behaviors(client)["failure_limit"]
+
+    def work() -> None:
+        assert limit(mc._here()) == 1
+
+    assert limit(mc.clone()) == 1
+    succeeds(in_child(work))
 
 
 @pytest.mark.parametrize("name", ["num_replicas", "_noreply", "buffer_requests"])

@@ -153,9 +153,12 @@ class Client(MultiCommands):
         clone = super()._clone()
         clone._chosen = self._chosen
         clone._serializer = self._serializer
-        forgotten = forgotten_in_a_clone(self._chosen)
-        if forgotten and len(self.addresses) > 1 and not have_weights(self.addresses):
-            super(Client, clone).set_behaviors(forgotten)
+        if len(self.addresses) > 1:
+            # A command of this client may ignore its limit at this moment: see run_again.
+            behaviors = {"failure_limit": self._failure_limit}
+            if not have_weights(self.addresses):
+                behaviors.update(forgotten_in_a_clone(self._chosen))
+            super(Client, clone).set_behaviors(behaviors)
         return clone
 
     def with_servers(
