@@ -256,6 +256,27 @@ def test_behaviors_that_two_threads_set_are_both_kept(mc: Client) -> None:
     assert mc.behaviors["no_block"] == mc.behaviors["cas"] == 1
 
 
+@pytest.mark.parametrize("servers", [1, 2])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [{"failure_limit": 4}, {"remove_failed": 1}],
+        [{"remove_failed": 1}, {"failure_limit": 4}],
+        [{"remove_failed": 1, "failure_limit": 4}, {"failure_limit": 3, "remove_failed": 2}],
+        [{"auto_eject": 1}, {"auto_eject": 0}],
+    ],
+    ids=str,
+)
+def test_behaviors_that_set_others_are_shown(changes: list[dict[str, int]], servers: int) -> None:
+    mc = Client(["127.0.0.1:1", "127.0.0.1:2"][:servers])
+    for change in changes:
+        mc.set_behaviors(change)
+    for client in (mc, mc.clone(), mc.with_servers(mc.addresses)):
+        in_c = pylibmc.client.Client.get_behaviors(client)
+        names = ("remove_failed", "failure_limit", "auto_eject", "dead_timeout")
+        assert {name: in_c[name] for name in names} == {name: mc.behaviors[name] for name in names}
+
+
 @tracing
 def test_interrupt_while_behaviors_are_set_leaves_none_that_nobody_knows_of() -> None:
     mc = Client(["/nowhere"], {"auto_eject": True})

@@ -256,12 +256,17 @@ class Client(MultiCommands):
             if here._chosen.get("namespace") and behaviors.get("namespace", b"") is None:
                 raise ValueError("behavior namespace cannot be None once there is one")
             chosen = {**here._chosen, **new}
+            if "remove_failed" in new and "failure_limit" not in new:  # which it sets, too
+                chosen.pop("failure_limit", None)
             rule = KeyRule(self.binary, chosen.get("namespace") or b"")
             # The C code sets one after the other, and keeps what it has set when it refuses one.
-            leaves_out = here._unconnected(chosen).get_behaviors()["auto_eject"]
+            shown = here._unconnected(chosen).get_behaviors()
+            leaves_out = shown["auto_eject"]
             servers = len(here.addresses)
             before, after = completed(here._chosen, servers), completed(chosen, servers)
-            new.update(after.items() - before.items())  # the defaults depend on what is chosen
+            # The defaults depend on what is chosen.
+            new.update(after.items() - before.items())
+            new.update((name, shown[name]) for name in before.keys() - after.keys())
             if here._out_of_sync:
                 # The C code may send ``quit`` to the server, and wait with Python's lock held.
                 with contextlib.suppress(CommandExpired):
