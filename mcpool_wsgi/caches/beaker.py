@@ -18,6 +18,7 @@ But errors are raised: :exc:`pylibmc.TooBig` for a value that is too large, for 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 try:
@@ -72,6 +73,9 @@ class PooledNamespaceManager(_Base):
             verify_directory(self.lock_dir)
 
     def set_value(self, key: str, value: Any, expiretime: float | None = None) -> None:
-        # Beaker keeps the exact time in the value. It may be a fraction, or below 0.
-        time = None if expiretime is None else within_limits(int(expiretime))
-        super().set_value(key, value, time)
+        # Beaker keeps the exact time in the value. It may be a fraction, or below 0. In memcached,
+        # 0 is for ever.
+        if expiretime is not None:
+            expiretime = math.ceil(expiretime) if expiretime > 0 else math.floor(expiretime)
+            expiretime = within_limits(expiretime)
+        super().set_value(key, value, expiretime)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from harness import demand, in_threads
 from werkzeug.test import Client as Browser
 
 from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware, PooledClient
+from mcpool_wsgi.caches.options import EXPIRED
 
 pool = ClientPool()
 
@@ -61,6 +63,23 @@ def test_time_may_be_any_number(mc: Client, expire: float, is_stored: bool) -> N
     cache = Cache("namespace", type="mcpool", pool=own_pool)
     assert cache.get("key", createfunc=lambda: "value", expiretime=expire) == "value"
     assert ("key" in cache.namespace) is is_stored
+    own_pool.close()
+
+
+@pytest.mark.parametrize(("expire", "time"), [(60.5, 61), (0.5, 1), (0, 0), (-0.5, EXPIRED)])
+def test_memcached_keeps_a_value_for_its_time_and_not_for_ever(
+    mc: Client, monkeypatch: pytest.MonkeyPatch, expire: float, time: int
+) -> None:
+    from beaker.cache import Cache
+
+    times = []
+    own_pool = ClientPool(mc, 1)
+    namespace = Cache("namespace", type="mcpool", pool=own_pool).namespace
+    monkeypatch.setattr(
+        namespace, "mc", SimpleNamespace(set=lambda key, value, time=0: times.append(time))
+    )
+    namespace.set_value("key", "value", expire)
+    assert times == [time]
     own_pool.close()
 
 
