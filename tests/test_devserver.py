@@ -20,6 +20,7 @@ from typing import Any
 
 import pylibmc
 import pytest
+from forking import in_child, succeeds
 from harness import eventually, free_port
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -592,6 +593,22 @@ def test_server_removes_its_socket_when_it_ends(tmp_path: Path) -> None:
         assert not path.exists()
 
 
+def test_server_that_ends_keeps_the_socket_of_another(tmp_path: Path) -> None:
+    path = tmp_path / "memcached.sock"
+    option = f"--unix-socket={path}"
+    # The second takes the path over, as memcached does.
+    with command_line(option) as (first, _), command_line(option) as (second, address):
+        first.send_signal(signal.SIGTERM)
+        assert first.communicate(timeout=10) == (b"", b"")
+
+        client = pylibmc.Client([address])
+        assert client.set("a", 1)
+        client.disconnect_all()
+        second.send_signal(signal.SIGTERM)
+        assert second.communicate(timeout=10) == (b"", b"")
+    assert not path.exists()
+
+
 # The context manager
 
 KINDS = [
@@ -645,6 +662,21 @@ def test_server_listens_on_a_unix_socket(embedded: bool, tmp_path: Path) -> None
         assert client.get("a") == 1
         client.disconnect_all()
         server.process.kill()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("embedded", KINDS)
+def test_child_that_leaves_the_block_keeps_the_socket_of_its_parent(
+    embedded: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "memcached.sock"
+    with contextlib.ExitStack() as block:
+        server = block.enter_context(memcached(embedded=embedded, unix_socket=str(path)))
+        succeeds(in_child(block.close))
+
+        client = pylibmc.Client([server.address])
+        assert client.set("a", 1)
+        client.disconnect_all()
     assert not path.exists()
 
 

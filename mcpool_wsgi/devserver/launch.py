@@ -101,8 +101,9 @@ def memcached(
         finally:
             process.kill()  # memcached takes a second to end on SIGTERM, and has nothing to save
             process.wait()
-            if unix_socket is not None:
-                with contextlib.suppress(FileNotFoundError):  # a killed server leaves it behind
+            # A killed server leaves its socket behind. In a forked child the server still runs.
+            if unix_socket is not None and is_abandoned(unix_socket):
+                with contextlib.suppress(FileNotFoundError):
                     os.unlink(unix_socket)
 
 

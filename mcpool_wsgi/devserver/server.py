@@ -34,13 +34,14 @@ async def serve(cache: Cache, host: str, port: int, unix_socket: str | None) -> 
     else:
         os.umask(0o077)  # only this user may connect, as with memcached
         server = await asyncio.start_unix_server(accept, unix_socket, backlog=1024)
-        address = unix_socket
+        address, own_socket = unix_socket, os.stat(unix_socket)
     print(f"listening on {address}", flush=True)
     await stop.wait()
     server.close()
     if unix_socket is not None:
         with contextlib.suppress(FileNotFoundError):  # close() removes it from Python 3.13 on
-            os.unlink(unix_socket)
+            if os.path.samestat(os.stat(unix_socket), own_socket):  # not that of another server
+                os.unlink(unix_socket)
 
 
 def format_address(host: str, port: int) -> str:
