@@ -666,6 +666,18 @@ def test_server_listens_on_a_unix_socket(embedded: bool, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("embedded", KINDS)
+def test_address_of_a_relative_path_is_absolute(
+    embedded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with memcached(embedded=embedded, unix_socket="memcached.sock") as server:
+        assert server.address == str(tmp_path / "memcached.sock")
+        client = pylibmc.Client([server.address])
+        assert client.set("a", 1)
+        client.disconnect_all()
+
+
+@pytest.mark.parametrize("embedded", KINDS)
 def test_child_that_leaves_the_block_keeps_the_socket_of_its_parent(
     embedded: bool, tmp_path: Path
 ) -> None:

@@ -57,11 +57,14 @@ def memcached(
         ``None`` starts the real memcached if it is installed, and the development server
         otherwise.
     :param port: ``0`` chooses a free one.
-    :param unix_socket: the path of a socket to listen on instead of *host* and *port*.
+    :param unix_socket: the path of a socket to listen on instead of *host* and *port*. The
+        address is its absolute path, because a client takes no other.
     :raises FileExistsError: *unix_socket* belongs to a running server, or is not a socket.
     :raises FileNotFoundError: *embedded* is ``False`` and no memcached is installed.
     :raises RuntimeError: the server does not start, or does not answer within 10 seconds.
     """
+    if unix_socket is not None:
+        unix_socket = os.path.abspath(unix_socket)
     binary = None if embedded else shutil.which("memcached")
     if binary is None and embedded is False:
         raise FileNotFoundError("there is no memcached on the PATH; embedded=None works without")
