@@ -113,6 +113,11 @@ CONVERSATIONS: dict[str, tuple[bytes, bytes]] = {
         stored(b"x") + b"flush_all 60\r\nget a\r\n",
         STORED + b"OK\r\n" + value(b"x"),
     ),
+    "flush_all 1": (stored(b"x") + b"flush_all 1\r\nget a\r\n", STORED + b"OK\r\nEND\r\n"),
+    "flush_all at the first second": (
+        stored(b"x") + b"flush_all 2592001\r\nget a\r\n",
+        STORED + b"OK\r\n" + value(b"x"),
+    ),
     "flush_all noreply": (
         stored(b"x") + b"flush_all noreply\r\nflush_all 0 noreply\r\nget a\r\n",
         STORED + b"END\r\n",
@@ -446,7 +451,7 @@ def test_items_expire(server: Memcached) -> None:
 
 
 def test_flush_all_waits_for_its_delay(server: Memcached) -> None:
-    ask(server, stored(b"x") + b"flush_all 1\r\n")
+    ask(server, stored(b"x") + b"flush_all 2\r\n")
 
     eventually(lambda: ask(server, b"get a\r\n") == b"END\r\n")
     # The real memcached also flushes items that are stored in the same second.

@@ -225,7 +225,9 @@ class Session:
         if args not in ([], [b"noreply"]):
             delay = signed(args[0], b"CLIENT_ERROR invalid exptime argument")
         if delay > 0:
-            self.cache.flush_at = expiry(delay)
+            # memcached flushes a second sooner, and never at a time before its start.
+            at = expiry(delay)
+            self.cache.flush_at = at - 1 if at > self.cache.started else math.inf
         else:
             self.cache.flush()
         return b"OK"
