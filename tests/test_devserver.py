@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -436,6 +437,18 @@ def test_slow_client_does_not_delay_another(server: Memcached) -> None:
         assert ask(server, b"get b\r\n") == b"END\r\n"
         slow.sendall(b" done.\r\nquit\r\n")
         assert received(slow) == STORED
+
+
+def test_clients_that_wait_for_no_answer_do_not_delay_another(devserver: Memcached) -> None:
+    with contextlib.ExitStack() as connections:
+        hasty = [connections.enter_context(connected(devserver.address)) for _ in range(20)]
+        other = connections.enter_context(connected(devserver.address))
+        for connection in hasty:
+            connection.sendall(b"delete a noreply\r\n" * 5000 + b"version\r\n")
+        other.sendall(b"version\r\n")
+
+        assert other.recv(100).startswith(b"VERSION ")
+        assert select.select(hasty, [], [], 0)[0] == []
 
 
 # The cache

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import math
 import os
 import re
@@ -27,6 +28,7 @@ LINE_MAX_LENGTH = 2048  # of a request line whose end has not arrived
 GET_MAX_LENGTH = 16 * MEBIBYTE  # the same for a get, which may name many keys
 RELATIVE_MAX = 60 * 60 * 24 * 30  # a larger exptime is a Unix time
 CHUNK = 65536
+REQUESTS_PER_TURN = 20  # as memcached's -R
 BINARY_MAGIC = b"\x80"
 BAD_FORMAT = b"CLIENT_ERROR bad command line format"
 NUMBER = re.compile(rb"[\t-\r ]*([+-]?[0-9]{1,40})(?:[\t-\r \0]|\Z)")  # as in strtoull()
@@ -87,9 +89,11 @@ class Session:
             with contextlib.suppress(EOFError, OSError, asyncio.CancelledError):
                 await self.fill()
                 binary = self.buffer.startswith(BINARY_MAGIC)
-                while not binary:
+                for turn in () if binary else itertools.count(1):
                     self.writer.write(await self.answer(await self.read_line()))
                     await self.writer.drain()
+                    if turn % REQUESTS_PER_TURN == 0:
+                        await asyncio.sleep(0)  # the other clients have their turn
         finally:
             self.cache.connections -= 1
             self.writer.close()
