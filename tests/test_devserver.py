@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import re
+import resource
 import select
 import shutil
 import signal
@@ -625,6 +626,23 @@ def test_server_that_ends_keeps_the_socket_of_another(tmp_path: Path) -> None:
         second.send_signal(signal.SIGTERM)
         assert second.communicate(timeout=10) == (b"", b"")
     assert not path.exists()
+
+
+def test_server_takes_more_clients_than_the_soft_limit_of_descriptors() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    low = len(os.listdir("/dev/fd")) + 64  # this process needs some itself
+    with contextlib.ExitStack() as connections:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (low, hard))
+        try:
+            process, address = connections.enter_context(command_line("--port=0"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        clients = [connections.enter_context(connected(address)) for _ in range(low)]
+        for client in clients:
+            client.sendall(b"version\r\n")
+            assert client.recv(100).startswith(b"VERSION ")
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=10) == (b"", b"")
 
 
 # The context manager

@@ -11,12 +11,23 @@ import argparse
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import sys
 from collections.abc import Awaitable
 
 from .cache import Cache
 from .protocol import MEBIBYTE, Session
+
+DESCRIPTORS = 4096  # more than the 1024 clients that memcached takes
+
+
+def raise_limit_of_descriptors() -> None:
+    """Raise the soft limit, which may be 256, as memcached does for its clients."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def serve(cache: Cache, host: str, port: int, unix_socket: str | None) -> None:
@@ -60,6 +71,7 @@ def main() -> None:
         parser.error("--unix-socket must be a path")
     if options.memory < 1:
         parser.error("--memory must be at least 1")
+    raise_limit_of_descriptors()
     cache = Cache(options.memory * MEBIBYTE)
     try:
         asyncio.run(serve(cache, options.host, options.port, options.unix_socket))
