@@ -175,6 +175,10 @@ def test_answer_may_come_in_pieces(endpoint: Endpoint) -> None:
         answer(1, "node|10.0.0.1|0"),
         answer(1, "node|10.0.0.1|70000"),
         answer(1, "node|10.0.0.1|port"),
+        answer(1, "node|/run/memcached.sock|11211"),
+        answer(1, "node|[::1]|11211"),
+        answer(1, "node|\xe9|11211"),
+        answer(1, "node,other||11211"),
     ],
     ids=lambda garbage: repr(garbage[:30]),
 )

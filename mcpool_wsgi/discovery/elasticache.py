@@ -20,6 +20,7 @@ LONGEST_ANSWER = 1 << 20  # bytes
 _ENDPOINT = re.compile(r"(\[[^\]]+\]|[^:/\[\]+\s]+)(?::([0-9]{1,5}))?")
 _ANSWER = re.compile(r"CONFIG cluster [0-9]+ [0-9]+\r\n([0-9]+)\r?\n([^\r\n]+)\r?\n\r?\nEND\r\n")
 _NODE = re.compile(r"([^|\s]*)\|([^|\s]*)\|([0-9]{1,5})")
+_is_host = re.compile(r"[A-Za-z0-9._:%-]+").fullmatch
 
 
 class Configuration(NamedTuple):
@@ -92,7 +93,7 @@ def _parsed(answer: bytes) -> Configuration:
     servers = []
     for node in nodes:
         host = node and (node[2] or node[1])
-        if not node or not host or not 0 < int(node[3]) < 65536:
+        if not node or not host or not _is_host(host) or not 0 < int(node[3]) < 65536:
             break
         servers.append(address_of(host, int(node[3])))
     if match is None or not servers or len(servers) < len(nodes):
