@@ -64,6 +64,10 @@ SERVERS: dict[str, Row] = {
     "weight has a space": (["host:11211: 2"], ValueError, ["'host:11211: 2' is not"]),
     "two hosts": (["one,other"], ValueError, ["'one,other' is not", ADDRESS_FORMS]),
     "path after the host": (["host/path:1"], ValueError, ["'host/path:1' is not"]),
+    "query after the host": (["host?lazy=1"], ValueError, ["'host?lazy=1' is not"]),
+    "brackets in brackets": (["[[::1]]:1"], ValueError, ["'[[::1]]:1' is not"]),
+    "bracket after the host": (["host]"], ValueError, ["'host]' is not", ADDRESS_FORMS]),
+    "password before the host": (["secret@host"], ValueError, ["may contain a password"]),
     "host is too long": (["h" * 1025], ValueError, ["is not the address"]),
     "host and port as a tuple": (
         [("127.0.0.1", 11211)],

@@ -32,7 +32,7 @@ LARGEST_LENGTH = 2**31 - 1
 NOWHERE = "/dev/null/"
 #: Bytes of the path of a Unix socket.
 LONGEST_PATH = 107 if sys.platform == "linux" else 103
-_is_host = re.compile(r"[^ ,/+]{1,255}").fullmatch
+_is_host = re.compile(r"[^ ,/+?#@\[\]]{1,255}").fullmatch
 _is_number = re.compile(r"[0-9]{1,5}").fullmatch
 #: What no text of C can have: NUL, and halves of surrogate pairs, which are no UTF-8.
 _not_in_c = re.compile("[\0\ud800-\udfff]").search
