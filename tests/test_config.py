@@ -276,6 +276,23 @@ def test_other_urls_are_refused_and_not_shown(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "what"),
+    [
+        ("memcached://secret%FF:x@cache", "username"),
+        ("memcached://me:100%de-secret@cache", "password"),
+        ("memcached://me:secret%ED%A0%80@cache", "password"),
+        ("memcached:///run/secret%FF.sock", "path"),
+    ],
+)
+def test_parts_of_a_url_that_are_no_utf_8_are_refused_and_not_shown(url: str, what: str) -> None:
+    error = f"^the {what} in a URL must be percent-encoded UTF-8; write %25 for a %$"
+    with pytest.raises(ValueError, match=error) as caught:
+        client_from_url(url)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
     ("query", "error"),
     [
         ("ketma=true", "^unknown option 'ketma'; the options are .*ketama,"),
@@ -302,6 +319,10 @@ def test_other_urls_are_refused_and_not_shown(url: str) -> None:
         ("buffer_requests=true", "^behavior buffer_requests must be 0, not True: "),
         ("_noreply=on", "^behavior _noreply must be 0, not True: "),
         ("num_replicas=1", "^behavior num_replicas must be 0, not 1: "),
+        ("fail_soft=ye%C5%BF", "^fail_soft must be true or false, not 'ye\u017f'$"),
+        ("ketama=on&ketama=off", "^ketama is given twice$"),
+        ("fail_soft=off&ketama=on&fail_soft=off", "^fail_soft is given twice$"),
+        ("namespace=%FF", "^the query in a URL must be percent-encoded UTF-8; write"),
         ("pickle_protocol=99", "^pickle_protocol must be 0 to [5-9], not '99'$"),
     ],
 )

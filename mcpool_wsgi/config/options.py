@@ -66,7 +66,7 @@ def _is_yes(text: str) -> bool:
 
 
 _text = _matching(".+", "some text")
-_switch = _matching("(?i)true|yes|on|1|false|no|off|0", "true or false", _is_yes)
+_switch = _matching("(?ai)true|yes|on|1|false|no|off|0", "true or false", _is_yes)
 _integer = _matching("[0-9]{1,9}", "an integer of up to nine digits", int)
 _NUMBER = "([0-9]{1,9}([.][0-9]{0,9})?|[.][0-9]{1,9})"
 

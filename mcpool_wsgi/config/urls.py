@@ -58,12 +58,30 @@ def _options_in(url: str) -> tuple[dict[str, Any], dict[str, Any]]:
             "the URL of a memcached must be like memcached://username:password@host:port,"
             "host:port/?name=value or like memcached:///path/to/socket"
         )
-    given = dict(parse_qsl(match["query"] or "", keep_blank_values=True))
-    query = parsed(given, {**CLIENT, **BEHAVIORS})
+    try:
+        pairs = parse_qsl(match["query"] or "", keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError:
+        raise _not_utf_8("query") from None
+    query = parsed(dict(pairs), {**CLIENT, **BEHAVIORS})
+    names = [name for name, _ in pairs]
+    for name in query:
+        if names.count(name) > 1:
+            raise ValueError(f"{name} is given twice")
     options = parsed({} if path else {"servers": match["hosts"]}, ADDRESS)
     if path:
-        options["servers"] = [unquote(path)]
+        options["servers"] = [_decoded(path, "path")]
     options.update(
-        (name, unquote(match[name])) for name in ("username", "password") if match[name]
+        (name, _decoded(match[name], name)) for name in ("username", "password") if match[name]
     )
     return {**options, **part(query, CLIENT)}, part(query, BEHAVIORS)
+
+
+def _decoded(text: str, what: str) -> str:
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise _not_utf_8(what) from None  # without the text, which may be a password
+
+
+def _not_utf_8(what: str) -> ValueError:
+    return ValueError(f"the {what} in a URL must be percent-encoded UTF-8; write %25 for a %")
