@@ -48,8 +48,9 @@ In place of servers there can be one source of :mod:`mcpool_wsgi.discovery`:
 *   A pool from :func:`pool_from_environ` or :func:`pool_from_url`, and the pool of a
     middleware from an ``.ini`` file, **follows the source**: it gets the current servers, and
     each change. The :class:`~mcpool_wsgi.discovery.Discovery` has its defaults, and it ends
-    when the pool is closed. If the source does not answer at start-up, one warning is logged,
-    and until it answers every command fails at once, or is a miss with ``fail_soft``.
+    with the first question after the pool was closed. If the source does not answer at start-up,
+    one warning is logged, and until it answers every command fails at once, or is a miss with
+    ``fail_soft``.
 *   A client from :func:`client_from_environ` or :func:`client_from_url` has **the current
     servers, and keeps them**. If the source does not answer, an :exc:`OSError` is raised.
 *   A source stands alone. With other servers or a second source it is a :exc:`ValueError`.

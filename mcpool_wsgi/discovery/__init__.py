@@ -34,9 +34,9 @@ it is installed. It asks the system (``getaddrinfo``) if it is not, or if DNS do
 the name, because the name may be in ``/etc/hosts``. The system tells no TTL.
 
 :meth:`~Discovery.start` asks once, so that the first request finds the servers. Then a
-daemon thread asks again and again, until :meth:`~Discovery.stop`, or until the pool is
-closed. It asks when the TTL of the answer is over, but not sooner than *min_interval* and
-not later than *interval*. An answer without a TTL is good for *interval*.
+daemon thread asks again and again, until :meth:`~Discovery.stop`. If the pool is closed, the
+thread ends when it would ask next. It asks when the TTL of the answer is over, but not sooner than
+*min_interval* and not later than *interval*. An answer without a TTL is good for *interval*.
 
 The order of the servers in an answer means nothing. The pool is given them sorted, and only
 if they have changed. Then all clients of the pool are renewed. If a name in SRV records has
