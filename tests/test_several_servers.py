@@ -203,6 +203,34 @@ def test_servers_that_have_all_failed_are_used_when_they_are_back(
     assert errors() == []
 
 
+def test_client_that_stores_does_not_wait_each_time_for_servers_that_all_hang(
+    nodes: list[Mortal], embedded: bool
+) -> None:
+    skip_if_not_spoken(True, embedded)
+    if pylibmc.libmemcached_version != "1.0.16":
+        pytest.skip("later ones wait each time")
+    mc = Client(addresses(nodes), {"_poll_timeout": 200}, binary=True)
+    assert mc.set_multi(dict.fromkeys(KEYS, 1)) == []
+    for node in nodes:
+        node.stop()
+    slow = 0
+    for key in KEYS[:50]:
+        began = monotonic()
+        with pytest.raises(pylibmc.Error):
+            mc.set(key, 1)
+        slow += monotonic() - began > 0.1
+    for node in nodes:
+        node.go_on()
+    assert slow < 10  # each server once, and one of them once in a retry_timeout
+    eventually(lambda: _is_stored(mc))
+
+
+def _is_stored(mc: Client) -> bool:
+    with contextlib.suppress(pylibmc.Error):
+        return mc.set("key", 1)
+    return False
+
+
 # Without touch, whose error is the same as that of a server that fails.
 @pytest.mark.parametrize("command", [name for name in EACH_KEY if name != "touch"])
 def test_a_node_that_is_back_when_the_client_comes_back_costs_no_second_error(

@@ -62,6 +62,7 @@ class Availability(_Base):
     _rests_until: float = 0.0
     _rests_because: str = ""
     _fails_until: float = 0.0  # of a client of several servers: how long one may be left out
+    _hangs_until: float = 0.0  # likewise: how long none that hangs is tried if all are left out
 
     @property
     def renewal_interval(self) -> float:

@@ -216,6 +216,12 @@ class Client(MultiCommands):
         limit: int = behaviors.get("failure_limit") or behaviors["remove_failed"]
         return limit
 
+    @property
+    def _retry_timeout(self) -> int:
+        """Seconds for which a server that failed is not tried again."""
+        seconds: int = completed(self._chosen, len(self.addresses))["retry_timeout"]
+        return seconds
+
     def _is_on(self, behavior: str) -> bool:
         return bool(self._chosen.get(behavior))
 

@@ -93,7 +93,7 @@ def run_elsewhere(
                 break
             client._disconnect()  # the answers of other servers may be on their way
             try:
-                if times < FAILURES_LEFT_OUT - 1:
+                if times < FAILURES_LEFT_OUT - 1 or monotonic() < client._hangs_until:
                     result = command(*args)
                 else:  # it may be that all servers have failed
                     result = _at_a_server_left_out(client, command, args)
@@ -120,8 +120,12 @@ def _at_a_server_left_out(client: Any, command: Callable[..., Any], args: tuple[
             return command(*args)
         finally:
             native.set_behaviors(client, {"failure_limit": client._failure_limit})
-    except BaseException:  # an interrupt may have come before the limit was back
+    except BaseException as error:
+        # An interrupt may have come before the limit was back.
         native.set_behaviors(client, {"failure_limit": client._failure_limit})
+        if client._expired or (isinstance(error, Exception) and failures.is_timeout(error)):
+            # Not each command waits for a server that hangs.
+            client._hangs_until = monotonic() + client._retry_timeout
         raise
 
 
