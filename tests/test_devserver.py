@@ -28,7 +28,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mcpool_wsgi.devserver import Memcached, memcached
-from mcpool_wsgi.devserver.protocol import VERSION
+from mcpool_wsgi.devserver.commands import VERSION
 
 pytestmark = pytest.mark.servers
 

@@ -17,7 +17,8 @@ import sys
 from collections.abc import Awaitable
 
 from .cache import Cache
-from .protocol import MEBIBYTE, Session
+from .commands import MEBIBYTE
+from .protocol import Session
 
 DESCRIPTORS = 4096  # more than the 1024 clients that memcached takes
 
