@@ -206,21 +206,25 @@ class Client(MultiCommands):
         A pool does not renew its clients more often: each new client would wait for a
         server that is down again.
         """
-        behaviors = completed(self._chosen, len(self.addresses))
+        behaviors = self._completed()
         return float(max(behaviors["retry_timeout"], behaviors.get("dead_timeout", 0)))
 
     @property
     def _failure_limit(self) -> int:
         """The failures in a row after which libmemcached leaves out one of several servers."""
-        behaviors = completed(self._chosen, len(self.addresses))
+        behaviors = self._completed()
         limit: int = behaviors.get("failure_limit") or behaviors["remove_failed"]
         return limit
 
     @property
     def _retry_timeout(self) -> int:
         """Seconds for which a server that failed is not tried again."""
-        seconds: int = completed(self._chosen, len(self.addresses))["retry_timeout"]
+        seconds: int = self._completed()["retry_timeout"]
         return seconds
+
+    def _completed(self) -> dict[str, Any]:
+        """The behaviors that were chosen, and the defaults for the others."""
+        return completed(self._chosen, len(self.addresses))
 
     def _is_on(self, behavior: str) -> bool:
         return bool(self._chosen.get(behavior))
