@@ -102,6 +102,19 @@ EACH_KEY: dict[str, Callable[[Any, str], object]] = {
 }
 
 
+def errors_of(mc: Client, command: str, keys: list[str]) -> list[str]:
+    """The errors of a *command* for each of *keys*. A key that is not there is none."""
+    errors = []
+    for key in keys:
+        try:
+            EACH_KEY[command](mc, key)
+        except pylibmc.NotFound:
+            pass
+        except pylibmc.Error as error:
+            errors.append(repr(error))
+    return errors
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("binary", [False, True])
 def test_node_that_was_restarted_is_used_by_a_pool_that_only_stores(
@@ -160,14 +173,7 @@ def test_a_dead_node_is_one_error(
     mc = Client(addresses(nodes), {"cas": True}, binary)
     assert mc.set_multi(dict.fromkeys(KEYS, 1)) == []
     nodes[2].kill()
-    errors = []
-    for key in KEYS:
-        try:
-            EACH_KEY[command](mc, key)
-        except pylibmc.NotFound:
-            pass
-        except pylibmc.Error as error:
-            errors.append(repr(error))
+    errors = errors_of(mc, command, KEYS)
     assert len(errors) == 1, errors
 
 
@@ -180,27 +186,15 @@ def test_servers_that_have_all_failed_are_used_when_they_are_back(
     skip_if_not_spoken(binary, embedded)
     mc = Client(addresses(nodes), {"cas": True}, binary)
     keys = KEYS[:20]
-
-    def errors() -> list[str]:
-        raised = []
-        for key in keys:
-            try:
-                EACH_KEY[command](mc, key)
-            except pylibmc.NotFound:
-                pass
-            except pylibmc.Error as error:
-                raised.append(repr(error))
-        return raised
-
-    assert errors() == []
+    assert errors_of(mc, command, keys) == []
     for node in nodes:
         node.kill()
     for _ in range(3):
-        assert errors()
+        assert errors_of(mc, command, keys)
     for node in nodes:
         node.start()
-    errors()
-    assert errors() == []
+    errors_of(mc, command, keys)
+    assert errors_of(mc, command, keys) == []
 
 
 def test_client_that_stores_does_not_wait_each_time_for_servers_that_all_hang(
