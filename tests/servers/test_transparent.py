@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 
 from .catalogue import DIFFERENCES, UNSTEADY
@@ -43,13 +45,22 @@ APPS = [
 ]
 
 
+def cut_short(one: Response, other: Response) -> bool:
+    """Whether the server lost the end of one of two equal responses."""
+    shorter, longer = sorted((one, other), key=lambda response: len(response.head + response.body))
+    return (longer.head + longer.body).startswith(shorter.head + shorter.body) and (
+        one.ending == other.ending
+    )
+
+
 @pytest.mark.parametrize("app", APPS)
 def test_bytes_are_those_of_the_bare_app(server: Running, app: str) -> None:
+    unsteady = app in UNSTEADY.get(server.server.name, {})
     differences = []
     for request in REQUESTS:
         bare: set[Response] = set()
         wrapped: set[Response] = set()
-        for _ in range(TRIES if app in UNSTEADY.get(server.server.name, {}) else 1):
+        for _ in range(TRIES if unsteady else 1):
             for road, responses in ("bare", bare), ("wrapped", wrapped):
                 response = exchange(server.port, f"/{road}/{app}", *request)
                 if not server.server.keeps_chunks:
@@ -58,7 +69,8 @@ def test_bytes_are_those_of_the_bare_app(server: Running, app: str) -> None:
             if bare & wrapped:
                 break
         else:
-            differences.append((request, bare, wrapped))
+            if not (unsteady and all(cut_short(*pair) for pair in product(bare, wrapped))):
+                differences.append((request, bare, wrapped))
     if app in DIFFERENCES.get(server.server.name, {}):
         assert differences, "the difference has disappeared"
     else:
