@@ -158,4 +158,4 @@ def test_interrupt_of_the_greenlet_that_publishes_reaches_the_program(tmp_path: 
     demand("gevent")
     program = [sys.executable, "-c", PROGRAM_WITH_GEVENT, str(tmp_path)]
     ended = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.stdout == "interrupted\n", ended.stderr
+    assert (ended.returncode, ended.stdout) == (0, "interrupted\n"), ended.stderr
