@@ -136,6 +136,8 @@ import sys
 import time
 from mcpool_wsgi.metrics import workers
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
+
 def collect():
     if not interrupts:
         interrupts.append(signal.SIGINT)

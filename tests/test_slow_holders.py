@@ -195,6 +195,8 @@ import signal
 import time
 from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
+
 class Pool(ClientPool):
     def holders(self, longer_than=0.0):
         signal.raise_signal(signal.SIGINT)
