@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, NoReturn, TypeVar
 
 from pylibmc.consts import BehaviorDict
@@ -180,12 +179,7 @@ class PooledClient(BorrowedCommands):
     def __enter__(self: _Self) -> _Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def __getattr__(self, name: str) -> Any:

@@ -12,7 +12,6 @@ import logging
 import signal
 import threading
 from collections.abc import Iterable
-from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from .. import forks
@@ -122,12 +121,7 @@ class Discovery:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.stop()
 
     def _use(self, answer: Answer) -> None:

@@ -153,12 +153,12 @@ class LazyClient(LentClient):
     def __enter__(self: _Self) -> _Self:
         return self
 
-    def __exit__(self, *exc: Any) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._is_over = True  # a thread that reserves it at this moment looks at this last
         if self._client is NOT_RESERVED:
             self._client = RELEASED
         else:
-            super().__exit__(*exc)
+            super().__exit__()
 
     def _use(self) -> Any:
         if self._client is NOT_RESERVED:

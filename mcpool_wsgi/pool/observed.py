@@ -34,7 +34,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from time import monotonic
-from types import TracebackType
 from typing import Any, Callable
 
 from ..client import is_of_signal_handler
@@ -71,18 +70,13 @@ class _Observed:
             raise
         return entered
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         since = None
         with contextlib.suppress(AttributeError):
             reserved_at = self._reserved_at
             del self._reserved_at  # succeeds once
             since = reserved_at
-        super().__exit__(exc_type, exc, traceback)  # type: ignore[misc]
+        super().__exit__()  # type: ignore[misc]
         if since is not None:
             self._tell("released", since)
 

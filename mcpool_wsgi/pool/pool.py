@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Any, Callable, NoReturn, TypeVar
 
 from .. import forks
@@ -270,12 +269,7 @@ class Pool:
     def __enter__(self: _Self) -> _Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:

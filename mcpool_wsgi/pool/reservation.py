@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from _thread import get_ident
 from time import monotonic
-from types import TracebackType
 from typing import Any, NoReturn, Protocol
 
 from ..errors import ClientReleased
@@ -102,12 +101,8 @@ class Reservation(SlotHolder):
 
     _reserve_now = __enter__  # for classes that are entered in another way
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
+    # Not *exc: to make a tuple for each release takes time.
+    def __exit__(self, exc_type: object = None, exc: object = None, tb: object = None) -> None:
         try:
             slot = self._slot
             del self._slot  # succeeds once
