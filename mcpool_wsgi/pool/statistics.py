@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
+QUIET = 10.0  # seconds without a time-out, after which the next one is a first one again
 #: The keys of :attr:`PoolStats.wait_times`, in seconds: those that OpenTelemetry recommends.
 WAIT_TIMES: tuple[float, ...] = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, math.inf)
 
@@ -62,22 +63,6 @@ class PoolStats:
     clients_renewed: Mapping[str, int]
 
 
-class Burst:
-    """Tells the first of many events from those that follow it, so that one line is logged."""
-
-    QUIET = 10.0  # seconds without an event, after which the next one is a first one again
-
-    def __init__(self) -> None:
-        self._last = float("-inf")
-
-    def begins(self) -> bool:
-        """Note one event. Return whether it is the first."""
-        now = monotonic()
-        first = now - self._last >= self.QUIET
-        self._last = now
-        return first
-
-
 class RecentMaximum:
     """The largest of the values noted in the last minute or two."""
 
@@ -113,9 +98,9 @@ class Statistics:
         self._lock: AbstractContextManager[Any] = threading.RLock()
         self._ended_reservations = 0.0
         self._failures = 0
-        self._timeout_burst = Burst()
         self._waits = 0
         self._timeouts = 0
+        self._last_timeout = -math.inf
         self._seconds_waited = 0.0
         self._longest_wait = 0.0
         self._recent_waits = RecentMaximum()
@@ -147,7 +132,10 @@ class Statistics:
             if not timed_out:
                 return False
             self._timeouts += 1
-            return self._timeout_burst.begins()
+            now = monotonic()
+            is_first = now - self._last_timeout >= QUIET
+            self._last_timeout = now
+            return is_first
 
     def _add_up(self) -> None:
         while self.ended:
