@@ -77,7 +77,7 @@ class Generations:
         self._outages.note_failure(generation.master, error)
         with self._lock:
             age = monotonic() - generation.born
-            is_over = generation is self.current and age >= generation.renewal_interval
+            is_over = generation is self.current and age >= generation.master.renewal_interval
             if generation is not self.current:
                 generation.current = False  # an interrupt may have come before that was done
             if is_over:

@@ -19,15 +19,13 @@ from ..client import discard
 class Generation:
     """The clients made from one master since one moment."""
 
-    __slots__ = ("born", "current", "master", "reason", "renewal_interval")
+    __slots__ = ("born", "current", "master", "reason")
 
     def __init__(self, master: Any, reason: str) -> None:
         self.master: Any = master
         self.reason: str = reason  # why it replaced the one before
         self.born: float = monotonic()
         self.current: bool = True
-        # Seconds that pass before a failure replaces it.
-        self.renewal_interval: float = getattr(master, "renewal_interval", 0.0)
 
 
 #: The generation of a slot that has no client.
