@@ -201,7 +201,7 @@ class SlotQueue:
         is_first = self._statistics.note_wait(waited, timed_out=slot is None)
         if slot is not None:
             return slot
-        raise self._timeouts.error(self.in_use, self.size, timeout, waited, is_first) from None
+        raise self._timeouts.error(self.in_use(), self.size, timeout, waited, is_first) from None
 
     def _last_chance(self, waiter: Waiter) -> Slot | None:
         """The slot of *waiter*, if an interrupt kept another thread from assigning it."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from time import monotonic
-from typing import Callable
 
 from ..errors import PoolTimeout
 from .holders import Holder, find_holders
@@ -35,7 +34,7 @@ class Timeouts:
 
     def error(
         self,
-        in_use: Callable[[], list[Slot]],
+        slots: list[Slot],
         size: float,
         timeout: float,
         waited: float,
@@ -43,14 +42,13 @@ class Timeouts:
     ) -> PoolTimeout:
         """The error of a reservation that got no client in time.
 
+        :param slots: those that are reserved, of *size* slots.
         :param timeout: seconds that it may wait.
         :param waited: seconds that it has waited.
-        :param in_use: returns the slots that are reserved, of *size* slots.
         :param is_first: whether to log it.
         """
         if not size:
             return PoolTimeout(f"{self._name} has no slots: fill(mc, n_slots) makes some")
-        slots = in_use()
         holders = self._find_holders(slots, is_first)
         if is_first:
             logger.warning(
