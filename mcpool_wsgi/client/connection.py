@@ -32,7 +32,7 @@ from .availability import Availability
 from .events import Listener, observe, tell
 from .failures import MISS
 from .login import explained, log_in
-from .opened_here import close_inherited, opened_here
+from .opened_here import opened_here
 from .run_again import confirmed, run_elsewhere
 from .watchdog import NEVER, watchdog
 
@@ -278,6 +278,6 @@ class Connection(Availability):
             # If this is the first to notice the fork, the garbage collector has cleared the weak
             # reference by which the child would find it.
             if not is_finalizing():
-                close_inherited(self)
+                sockets.close_inherited(self)
         elif self._out_of_sync:
             sockets.shut_down(self)  # to free it closes the connection: see _disconnect()

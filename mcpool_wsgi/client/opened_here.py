@@ -8,11 +8,9 @@ does not notice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import _pylibmc
-import pylibmc.client
 
 from .. import forks
 from . import sockets
@@ -35,25 +33,7 @@ class OpenedHere:
         for reference in inherited.references():
             client = reference()
             if client is not None:
-                close_inherited(client)
-
-
-def close_inherited(client: Any) -> None:
-    """Close the sockets of *client*, of the parent, in a child. A second call does nothing."""
-    # Without addresses, its __init__ has raised, and something keeps it.
-    if hasattr(client, "addresses"):
-        sockets.close_inherited(client, _peers(client.addresses))
-
-
-def _peers(addresses: Iterable[Any]) -> set[object]:
-    """The ports and the paths of *addresses*."""
-    peers: set[object] = set()
-    for address in addresses:
-        spec = address
-        if isinstance(address, str):
-            spec = pylibmc.client.translate_server_spec(address)
-        peers.update((spec[1], spec[2]))
-    return peers
+                sockets.close_inherited(client)
 
 
 #: Every client that may have a connection, of this package or of pylibmc.

@@ -27,8 +27,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from collections.abc import Collection
-from typing import Callable
+from collections.abc import Iterable
+from typing import Any, Callable
+
+from pylibmc.client import translate_server_spec
 
 from .libmemcached import calibrated, is_socket, peer
 
@@ -100,32 +102,42 @@ def shut_down(client: object) -> None:
             library.shutdown(descriptor.value, 2)
 
 
-def close_inherited(client: object, peers: Collection[object] | None = None) -> None:
+def close_inherited(client: object) -> None:
     """Close the sockets of a *client* that the parent process has opened, in a forked child.
 
-    Nothing is sent and nothing is shut down, so the connections of the parent stay. A second
-    call does nothing.
+    Nothing is sent and nothing is shut down, so the connections of the parent stay. What is
+    connected to something else than the client's servers stays open: the child has put it there
+    itself. A second call does nothing.
 
     Never call this in the process that opened the sockets. Never use or free the client after
     this call.
 
     :param client: a ``pylibmc.Client``. An object of another type has no sockets.
-    :param peers: the ports and the paths of the client's servers. What is connected to
-        something else stays open: the child has put it there itself.
     """
     library = calibrated()
-    if library is None:
+    # Without addresses, its __init__ has raised, and something keeps it.
+    if library is None or not hasattr(client, "addresses"):
         return
+    peers = _peers(client.addresses)
     for descriptor in library.descriptors(client):
         number = descriptor.value
         # Before close(): a second call must not close what has the same number by then.
         descriptor.value = -1
-        if is_socket(number) and (peers is None or _is_connected_to(number, peers)):
+        if is_socket(number) and _is_connected_to(number, peers):
             with contextlib.suppress(OSError):
                 os.close(number)
 
 
-def _is_connected_to(descriptor: int, peers: Collection[object]) -> bool:
+def _peers(addresses: Iterable[Any]) -> set[object]:
+    """The ports and the paths of *addresses*."""
+    peers: set[object] = set()
+    for address in addresses:
+        spec = translate_server_spec(address) if isinstance(address, str) else address
+        peers.update((spec[1], spec[2]))
+    return peers
+
+
+def _is_connected_to(descriptor: int, peers: set[object]) -> bool:
     try:
         address = peer(descriptor)
     except OSError:  # the other side has gone, or it was never connected
