@@ -108,19 +108,17 @@ def _outcome(
             return "miss", keys, 0, 0
         return "failure" if failures.is_unavailable(error) else "error", keys, 0, 0
     if command in ("get", "gets"):
-        is_hit = result is not failures.MISS
-    elif command == "get_multi":
+        return ("miss", keys, 0, 1) if result is failures.MISS else ("hit", keys, 1, 0)
+    if command == "get_multi":
         hits = len(result)
         return "hit" if hits else "miss", keys, hits, max(keys - hits, 0)
-    elif command in _STORING:
+    if command in _STORING:
         return "stored" if result else "not stored", keys, 0, 0
-    elif command in _STORING_MANY:
+    if command in _STORING_MANY:
         return "not stored" if result else "stored", keys, 0, 0
-    elif command in _OF_EXISTING_KEYS:
+    if command in _OF_EXISTING_KEYS:
         return "miss" if result is False else "hit", keys, 0, 0
-    else:
-        return "done", keys, 0, 0
-    return ("hit", keys, 1, 0) if is_hit else ("miss", keys, 0, 1)
+    return "done", keys, 0, 0
 
 
 def observe(listeners: list[_Function], listener: _Function) -> Callable[[], None]:
