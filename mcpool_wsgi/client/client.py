@@ -135,7 +135,7 @@ class Client(MultiCommands):
         self._credentials = (username, password)
         self._prepare(checked_seconds("command_timeout", command_timeout))
         # Kept here, because to ask libmemcached for its behaviors would open a connection.
-        self._chosen: Mapping[str, Any] = normalized(behaviors or {}, binary)
+        self._chosen = normalized(behaviors or {}, binary)
         self._fail_soft = checked_switch("fail_soft", fail_soft)
         self._rule = KeyRule(binary, self._chosen.get("namespace") or b"")
         if serializer is not None:
@@ -216,18 +216,9 @@ class Client(MultiCommands):
         limit: int = behaviors.get("failure_limit") or behaviors["remove_failed"]
         return limit
 
-    @property
-    def _retry_timeout(self) -> int:
-        """Seconds for which a server that failed is not tried again."""
-        seconds: int = self._completed()["retry_timeout"]
-        return seconds
-
     def _completed(self) -> dict[str, Any]:
         """The behaviors that were chosen, and the defaults for the others."""
         return completed(self._chosen, len(self.addresses))
-
-    def _is_on(self, behavior: str) -> bool:
-        return bool(self._chosen.get(behavior))
 
     def get_behaviors(self) -> dict[str, Any]:
         """See :attr:`behaviors`."""

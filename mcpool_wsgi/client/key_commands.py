@@ -17,6 +17,7 @@ class of CVE-2020-13254).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Callable, TypeVar
 
 import pylibmc
@@ -38,13 +39,14 @@ class KeyCommands(Connection):
     __slots__ = ("_rule",)
 
     _rule: KeyRule
+    _chosen: Mapping[str, Any]  # the behaviors that the caller has given
 
     serialize: Any = NativeMethod(native.serialize, serialize)
     deserialize: Any = NativeMethod(native.deserialize, deserialize)
 
     def _is_on(self, behavior: str) -> bool:
         """Whether a *behavior* is on."""
-        raise NotImplementedError
+        return bool(self._chosen.get(behavior))
 
     def _clone(self: _Self) -> _Self:
         clone = super()._clone()

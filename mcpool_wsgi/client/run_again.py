@@ -125,7 +125,7 @@ def _at_a_server_left_out(client: Any, command: Callable[..., Any], args: tuple[
         native.set_behaviors(client, {"failure_limit": client._failure_limit})
         if client._expired or (isinstance(error, Exception) and failures.is_timeout(error)):
             # Not each command waits for a server that hangs.
-            client._hangs_until = monotonic() + client._retry_timeout
+            client._hangs_until = monotonic() + client._completed()["retry_timeout"]
         raise
 
 
