@@ -108,29 +108,28 @@ class PooledClient(BorrowedCommands):
             )
         return master
 
-    def _ask_master(self, name: str, *args: Any) -> Any:
+    def _present_master(self) -> Client:
         master = self._master()
         if master is None:
             raise RuntimeError("the pool has no clients yet: fill(mc, n_slots) makes some")
-        value = getattr(master, name)
-        return value(*args) if callable(value) else value
+        return master
 
     @property
     def addresses(self) -> list[str]:  # type: ignore[override]
         """The servers."""
-        return list(self._ask_master("addresses"))
+        return list(self._present_master().addresses)
 
     @property
     def binary(self) -> bool:  # type: ignore[override]
         """Whether the binary protocol is spoken."""
-        return bool(self._ask_master("binary"))
+        return self._present_master().binary
 
     def hash(self, key: Any) -> int:
-        return int(self._ask_master("hash", key))
+        return self._present_master().hash(key)
 
     def get_behaviors(self) -> dict[str, Any]:
         """See :attr:`behaviors`. They cannot be changed."""
-        return BehaviorDict(self, self._ask_master("get_behaviors"))  # type: ignore[no-any-return]
+        return BehaviorDict(self, self._present_master().get_behaviors())  # type: ignore[no-any-return]
 
     def set_behaviors(self, behaviors: Mapping[str, Any]) -> NoReturn:
         """:raises TypeError: always. The behaviors belong to all who use the pool."""
