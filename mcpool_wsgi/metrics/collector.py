@@ -37,8 +37,7 @@ class PoolCollector:
         named = pools_by_name(pools)
         directory = os.environ.get(DIRECTORY)
         self._publisher = None if directory is None else Publisher(directory, self._collect_news)
-        self._pools: WeakValueDictionary[str, Pool]
-        self._pools = WeakValueDictionary(named)
+        self._pools: WeakValueDictionary[str, Pool] = WeakValueDictionary(named)
         self._recorders = {name: Recorder(self._on_first_command) for name in named}
         self._published: dict[str, float] = {}
         for name, pool in named.items():

@@ -47,11 +47,7 @@ class EnvironKeys:
                 EarlyRelease.skip(latest, release)
 
     def call_close(
-        self,
-        close: Callable[[], object],
-        environ: WSGIEnvironment,
-        reservation: Any,
-        release: Any,
+        self, close: Callable[[], object], environ: WSGIEnvironment, reservation: Any, release: Any
     ) -> None:
         """Call the *close* of a response. Meanwhile, *environ* has the client of its request."""
         if environ.get(self.release_key, release) is release:  # or the app has taken it out

@@ -85,11 +85,7 @@ class SlotQueue:
     """
 
     def __init__(
-        self,
-        generations: Generations,
-        statistics: Statistics,
-        name: str,
-        size: float = math.inf,
+        self, generations: Generations, statistics: Statistics, name: str, size: float = math.inf
     ) -> None:
         self.name: str = name
         self.generations: Generations = generations

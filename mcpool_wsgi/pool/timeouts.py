@@ -33,12 +33,7 @@ class Timeouts:
         self._holders_until = 0.0
 
     def error(
-        self,
-        slots: list[Slot],
-        size: float,
-        timeout: float,
-        waited: float,
-        is_first: bool,
+        self, slots: list[Slot], size: float, timeout: float, waited: float, is_first: bool
     ) -> PoolTimeout:
         """The error of a reservation that got no client in time.
 
