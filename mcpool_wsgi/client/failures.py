@@ -85,6 +85,8 @@ _CALLERS = (
 _ENDLESS = {"fetch not done", "unknown error occured", "error == MEMCACHED_SUCCESS"}
 #: What pylibmc says of a stored value that it cannot read; the server did its part.
 _UNREADABLE = ("Failed to decompress value", "unknown memcached key flags")
+#: A key may have any character, so this goes to the last place where one can end.
+_key_in_text = re.compile(r"\(.*\): ", re.DOTALL)
 
 
 def is_unavailable(error: Exception) -> bool:
@@ -166,10 +168,6 @@ def _handles_signal(frame: FrameType, interrupted: FrameType) -> bool:
 
 def _is_endless(error: Exception) -> bool:
     return type(error) is RuntimeError and str(error) in _ENDLESS
-
-
-#: A key may have any character, so this goes to the last place where one can end.
-_key_in_text = re.compile(r"\(.*\): ", re.DOTALL)
 
 
 def without_key(error: Exception) -> str:

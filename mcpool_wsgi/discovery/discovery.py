@@ -26,6 +26,12 @@ logger: logging.Logger = logging.getLogger("mcpool_wsgi.discovery")
 
 _Self = TypeVar("_Self", bound="Discovery")
 
+_ERRORS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
+#: All but those that an error of this process causes.
+_SIGNALS = signal.valid_signals() - _ERRORS
+#: All that are started. In a child no thread keeps them alive at first.
+_started: set[Discovery] = set()
+
 
 class Pool(Protocol):
     """The part of a pool that :class:`Discovery` uses."""
@@ -181,11 +187,3 @@ class Discovery:
                 self._begin()
             except RuntimeError as error:  # no thread can be started, and the child works without
                 logger.warning("%s is not asked any more: %r", self._name, error)
-
-
-# All but those that an error of this process causes.
-_ERRORS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
-_SIGNALS = signal.valid_signals() - _ERRORS
-
-# All that are started. In a child no thread keeps them alive at first.
-_started: set[Discovery] = set()

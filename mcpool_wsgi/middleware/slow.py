@@ -21,6 +21,7 @@ from ..pool import Pool
 
 LOOKS = 4  # per slow_after
 
+_of_pools: weakref.WeakKeyDictionary[Pool, dict[float, SlowHolders]] = weakref.WeakKeyDictionary()
 logger: logging.Logger = logging.getLogger("mcpool_wsgi.middleware")
 
 
@@ -78,6 +79,3 @@ class SlowHolders:
                     with contextlib.suppress(Exception):  # of a log handler: the thread goes on
                         logger.warning("%s: a client is held for %s", pool.name, holder)
             del pool
-
-
-_of_pools: weakref.WeakKeyDictionary[Pool, dict[float, SlowHolders]] = weakref.WeakKeyDictionary()
