@@ -216,7 +216,7 @@ def test_parents_connections_outlive_the_child_that_cannot_close_them(
     """With another libmemcached its sockets are not found. Then a child must free no client."""
     other = (
         "from mcpool_wsgi.client import libmemcached; libmemcached.FD_OFFSET = 24;"
-        " assert not libmemcached.is_available()"
+        " assert not libmemcached.calibrated()"
     )
     leave = "del pool, mc, lent, reservation, hold, master; import gc; gc.collect(); os._exit(0)"
     pool = "ClientPool(master, 4)"

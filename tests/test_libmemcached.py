@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_sockets_are_found_with_this_pylibmc() -> None:
-    assert libmemcached.is_available()
+    assert libmemcached.calibrated()
 
 
 @pytest.fixture
@@ -66,7 +66,8 @@ def test_no_sockets_are_found_after_a_calibration_that_failed(
             sockets.abort(client)
         assert caplog.records == []  # the watchdog's thread must not log
         for _ in range(3):
-            assert not libmemcached.is_available()
+            libmemcached.log_failure()
+            assert not libmemcached.calibrated()
             assert open_sockets(client) == []
             assert sockets.abort(client) == 0
             sockets.close_inherited(client)
@@ -83,8 +84,8 @@ def test_interrupted_calibration_is_done_again(monkeypatch: pytest.MonkeyPatch) 
     with monkeypatch.context() as interrupted:
         interrupted.setattr(libmemcached.Library, "calibrate", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            libmemcached.is_available()
-    assert libmemcached.is_available()
+            libmemcached.calibrated()
+    assert libmemcached.calibrated()
 
 
 @pytest.mark.usefixtures("uncalibrated")
@@ -101,15 +102,15 @@ def test_calibration_in_a_signal_handler_during_a_calibration(
         calibrate(self)
 
     def handle(number: int, frame: FrameType | None) -> None:
-        results.append(str(libmemcached.is_available()))
+        results.append(type(libmemcached.calibrated()).__name__)
 
     monkeypatch.setattr(libmemcached.Library, "calibrate", interrupted)
     previous = signal.signal(signal.SIGUSR1, handle)
     try:
-        assert libmemcached.is_available()
+        assert libmemcached.calibrated()
     finally:
         signal.signal(signal.SIGUSR1, previous)
-    assert results == ["begun", "True"]
+    assert results == ["begun", "Library"]
 
 
 @pytest.mark.usefixtures("uncalibrated")
@@ -118,7 +119,7 @@ def test_calibration_by_many_threads_at_once() -> None:
 
     def work() -> None:
         barrier.wait()
-        assert libmemcached.is_available()
+        assert libmemcached.calibrated()
 
     in_threads([work] * 8)
 
@@ -131,7 +132,7 @@ def test_calibration_in_a_child(fork: Callable[..., int], address: str) -> None:
 
     def work() -> None:
         sockets.close_inherited(client)
-        assert libmemcached.is_available()
+        assert libmemcached.calibrated()
         assert open_sockets(client) == []
 
     succeeds(fork(work))
@@ -142,7 +143,7 @@ def test_calibration_in_a_child(fork: Callable[..., int], address: str) -> None:
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
 def test_calibration_leaves_nothing_behind() -> None:
     before = os.listdir("/proc/self/fd"), threading.active_count()
-    assert libmemcached.is_available()
+    assert libmemcached.calibrated()
     assert (os.listdir("/proc/self/fd"), threading.active_count()) == before
 
 
@@ -150,7 +151,7 @@ def test_calibration_leaves_nothing_behind() -> None:
 def test_calibration_with_a_default_timeout() -> None:
     socket.setdefaulttimeout(0.001)
     try:
-        assert libmemcached.is_available()
+        assert libmemcached.calibrated()
     finally:
         socket.setdefaulttimeout(None)
 
@@ -158,7 +159,7 @@ def test_calibration_with_a_default_timeout() -> None:
 @pytest.mark.usefixtures("uncalibrated")
 def test_calibration_takes_little_time() -> None:
     start = time.monotonic()
-    assert libmemcached.is_available()
+    assert libmemcached.calibrated()
     assert time.monotonic() - start < 1
 
 

@@ -152,18 +152,16 @@ def has_failed() -> bool:
     return _is_calibrated and _library is None
 
 
-def is_available() -> bool:
-    """Whether the sockets of clients can be found. The first call calibrates the library."""
-    library = calibrated()
-    # Logged here only: logging may hang in a forked child, and while a command is ended.
+def log_failure() -> None:
+    """Log once that the calibration has failed. The first call calibrates the library."""
+    calibrated()
+    # Here only: logging may hang in a forked child, and while a command is ended.
     with contextlib.suppress(IndexError):
-        if _warnings:
-            logger.warning(
-                "command_timeout and the closing of inherited sockets do not work, because the"
-                " sockets of pylibmc's clients cannot be found: %s",
-                _warnings.pop(),
-            )
-    return library is not None
+        logger.warning(
+            "command_timeout and the closing of inherited sockets do not work, because the"
+            " sockets of pylibmc's clients cannot be found: %s",
+            _warnings.pop(),
+        )
 
 
 def is_socket(descriptor: int) -> bool:

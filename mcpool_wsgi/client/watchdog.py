@@ -164,7 +164,7 @@ class Watchdog:
                 return
             # If the program ended before the thread has begun, CPython 3.10 could crash.
             begun.acquire(True, START_TIMEOUT)
-            libmemcached.is_available()  # not in the thread, because it may log
+            libmemcached.log_failure()  # not in the thread, which ends commands
         except BaseException:  # an interrupt: the next command tries again
             self._alarm = None
             self._permits[:] = [None]
