@@ -734,12 +734,6 @@ def test_pool_without_a_number_of_slots_is_refused(mc: Client) -> None:
         ClientPool(mc)
 
 
-def test_slot_that_was_never_used_costs_nothing(mc: Client) -> None:
-    pool = ClientPool(mc, 10**9)
-    use(pool)
-    assert (pool.stats().slots, pool.stats().size) == (10**9, 1)
-
-
 def test_interrupt_while_a_client_is_made_loses_no_slot_whoever_holds_the_traceback() -> None:
     class Interrupting:
         interrupts = True

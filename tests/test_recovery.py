@@ -18,7 +18,7 @@ from forking import in_child, succeeds
 from harness import DEADLINE, eventually, in_threads, open_sockets, skip_if_not_spoken
 from mortal import Mortal
 
-from mcpool_wsgi import Client, ClientPool, InvalidKey, PoolTimeout, ThreadMappedPool
+from mcpool_wsgi import Client, ClientPool, PoolTimeout, ThreadMappedPool
 from mcpool_wsgi.client.failures import ServerResting
 from mcpool_wsgi.devserver import memcached
 
@@ -224,39 +224,6 @@ def test_chaos(mortal: Mortal, record_property: Any) -> None:
 # -- A dead cache does not take the site down
 
 
-def test_fail_soft_answers_misses(mortal: Mortal) -> None:
-    pool = ClientPool(Client([mortal.address], {"cas": True}, fail_soft=True), 1)
-    with pool.reserve() as mc:
-        mc["key"] = "value"
-        assert mc.get("key") == "value"
-        mortal.kill()
-        mc.get("key")  # finds out
-        for _ in range(2):
-            assert mc.get("key") is None
-            assert mc.get("key", "default") == mc.get("key", default="default") == "default"
-            assert mc.gets("key") == (None, None)
-            assert mc.get_multi(["key"]) == {}
-            assert "key" not in mc
-            with pytest.raises(KeyError):
-                mc["key"]
-            mc["key"] = "value"
-            for write in (mc.set, mc.add, mc.replace, mc.append, mc.prepend):
-                assert write("key", "value") is False
-            assert mc.cas("key", "value", 1) is False
-            assert mc.delete("key") is False
-            assert mc.touch("key", 1) is False
-            assert mc.incr("key") is False
-            assert mc.decr("key") is False
-            mixed: dict[str | bytes, int] = {"key": 1, b"other": 2}
-            assert mc.set_multi(mixed, key_prefix="p") == ["key", b"other"]
-            assert mc.add_multi({"key": 1}) == ["key"]
-            mc.incr_multi(["key", "other"])
-            assert mc.delete_multi(["key"]) is False
-            assert mc.flush_all() is False
-            assert mc.get_stats() == []
-    assert pool.stats().failures >= 30
-
-
 def test_fail_soft_holds_for_a_unix_socket(embedded: bool, tmp_path: Path) -> None:
     path = tmp_path / "socket"
     mc = Client([str(path)], fail_soft=True)
@@ -279,29 +246,6 @@ def test_fail_soft_holds_where_pylibmc_is_instrumented(monkeypatch: pytest.Monke
     assert mc.get("key", "default") == "default"
     assert mc.get_multi(["key"]) == {}
     assert mc.set_multi({"key": 1}) == ["key"]
-
-
-def test_fail_soft_raises_what_the_caller_did_wrong(mc: Client) -> None:
-    soft = Client(mc.addresses, fail_soft=True)
-    with pytest.raises(InvalidKey):
-        soft.get("a b")
-    with pytest.raises(pylibmc.TooBig):
-        soft.set("key", b"x" * (1 << 21))
-    with pytest.raises(Exception, match=r"pickle|local object"):
-        soft.set("key", lambda: None)
-    with pytest.raises(pylibmc.NotFound):
-        soft.incr("missing")
-    soft.set("text", "no number")
-    with pytest.raises(pylibmc.ClientError):
-        soft.incr("text")
-
-
-def test_without_fail_soft_an_outage_raises(mortal: Mortal) -> None:
-    mc = Client([mortal.address])
-    mortal.kill()
-    with pytest.raises(pylibmc.Error):
-        mc.get("key")
-    mortal.start()
 
 
 def test_outage_is_logged_once_a_burst(mortal: Mortal, caplog: pytest.LogCaptureFixture) -> None:
