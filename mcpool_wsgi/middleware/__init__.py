@@ -14,7 +14,7 @@ The code of the app is run by these, one around the other:
 -   ``request``: tells each PooledClient which client the request has.
 -   ``exhaustion``: answers if a lazy request finds no client.
 -   ``server_timing``: adds the header.
--   ``chunks``, ``runner``: run the code of a response for them.
+-   ``chunks``: runs the code of a response for them.
 
 Beside the requests:
 

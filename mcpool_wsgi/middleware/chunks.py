@@ -8,12 +8,10 @@ commands.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
-from .files import FileWrapper
-from .runner import Runner, each_of
+from .files import FileWrapper, Runner, chunks_of
 
 
 def chunks_run_by(run: Runner, environ: dict[str, Any], response: Any) -> Any:
@@ -36,8 +34,7 @@ class Chunks:
         self._response = response
 
     def __iter__(self) -> Iterator[bytes]:
-        chunks = self._run(iter, self._response)
-        return each_of(functools.partial(self._run, next, chunks))
+        return chunks_of(self._run, self._response)
 
     def close(self) -> None:
         close = getattr(self._response, "close", None)

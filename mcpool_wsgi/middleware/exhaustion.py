@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from ..errors import PoolTimeout
 from ..pool import LazyClient
-from .runner import each_of
+from .environ_keys import MISSING
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -98,7 +98,9 @@ class Unstarted:
             chunks = iter(self._other)
         else:
             yield chunk
-        yield from each_of(functools.partial(next, chunks))
+        # Not "yield from chunks", which would close them, and not a loop, which would call iter()
+        # again: some iterators then begin anew.
+        yield from iter(functools.partial(next, chunks), MISSING)
 
     def close(self) -> None:
         try:

@@ -12,12 +12,21 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Callable
 
 from .environ_keys import MISSING
-from .runner import Runner, each_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from .response import Response
+
+#: Runs the code of an app, for example as that of a request: it calls a function with arguments,
+#: and returns what the function returns.
+Runner = Callable[..., Any]
+
+
+def chunks_of(run: Runner, response: Any) -> Iterator[bytes]:
+    """The chunks of *response*. *run* asks it for its iterator now, and then for each chunk."""
+    # Not a generator with a loop: some iterators begin anew at a second iter().
+    return iter(functools.partial(run, next, run(iter, response)), MISSING)
 
 
 def call_with_files(
@@ -104,7 +113,7 @@ class File:
     def __iter__(self) -> Iterator[bytes]:
         if self._run is None:
             return iter(self._file)
-        return each_of(functools.partial(self._run, next, self._run(iter, self._file)))
+        return chunks_of(self._run, self._file)
 
     def close(self) -> None:
         try:
