@@ -35,7 +35,7 @@ class KeyRule:
 
     __slots__ = ("_binary", "_longest")
 
-    def __init__(self, binary: bool, namespace: bytes = b"") -> None:
+    def __init__(self, binary: bool, namespace: bytes) -> None:
         self._binary = binary
         self._longest = MAX_LENGTH - len(namespace)
 

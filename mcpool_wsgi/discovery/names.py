@@ -30,7 +30,7 @@ class AddressRecords:
     :raises ImportError: *resolver* is given, and dnspython is not installed.
     """
 
-    def __init__(self, name: str, resolver: Resolver | None = None) -> None:
+    def __init__(self, name: str, resolver: Resolver | None) -> None:
         host, colon, port = name.partition(":")
         is_port = re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536
         if not _is_name(host) or (colon and not is_port):
@@ -79,7 +79,7 @@ class ServiceRecords:
     :raises ImportError: dnspython is not installed.
     """
 
-    def __init__(self, name: str, resolver: Resolver | None = None) -> None:
+    def __init__(self, name: str, resolver: Resolver | None) -> None:
         if not _is_name(name):
             raise ValueError(
                 "dnssrv+ needs a name in DNS without a port, like"

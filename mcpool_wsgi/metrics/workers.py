@@ -125,7 +125,7 @@ class Publisher:
             logger.exception("process %d cannot publish its metrics", os.getpid())
         self._has_failed = True
 
-    def _publish(self, gauges: bool = True) -> None:
+    def _publish(self, gauges: bool) -> None:
         """Write all figures. Without *gauges*, those that are added up become 0."""
         with self._lock:
             shown = {}
