@@ -137,7 +137,7 @@ class Client(MultiCommands):
         # Kept here, because to ask libmemcached for its behaviors would open a connection.
         self._chosen = normalized(behaviors or {}, binary)
         self._fail_soft = checked_switch("fail_soft", fail_soft)
-        self._rule = KeyRule(binary, self._chosen.get("namespace") or b"")
+        self._rule = KeyRule(binary, self._chosen.get("namespace", b""))
         if serializer is not None:
             for name in ("dumps", "loads"):
                 if not callable(getattr(serializer, name, None)):
@@ -241,30 +241,17 @@ class Client(MultiCommands):
         here = self._here()
         new = normalized(behaviors, self.binary)
 
-        def take() -> None:
-            # Servers that failed do not count as left out meanwhile: if there is no other, the C
-            # code does not place the keys, and the next command crashes.
-            try:
-                super(Client, here).set_behaviors({"auto_eject": False})
-                super(Client, here).set_behaviors(new)
-            finally:
-                super(Client, here).set_behaviors({"auto_eject": leaves_out})
-            for client in (here, self):  # in a child the two are not the same
-                client._rule, client._chosen = rule, chosen  # once it has been taken
-            here._missed_on = None  # libmemcached may have closed the connection
-
         with here._turn:  # another thread may set other behaviors
             if here._chosen.get("namespace") and behaviors.get("namespace", b"") is None:
                 raise ValueError("behavior namespace cannot be None once there is one")
             chosen = {**here._chosen, **new}
             if "remove_failed" in new and "failure_limit" not in new:  # which it sets, too
                 chosen.pop("failure_limit", None)
-            rule = KeyRule(self.binary, chosen.get("namespace") or b"")
+            rule = KeyRule(self.binary, chosen.get("namespace", b""))
             # The C code sets one after the other, and keeps what it has set when it refuses one.
             shown = here._unconnected(chosen).get_behaviors()
             leaves_out = shown["auto_eject"]
-            servers = len(here.addresses)
-            before, after = completed(here._chosen, servers), completed(chosen, servers)
+            before, after = here._completed(), completed(chosen, len(here.addresses))
             # The defaults depend on what is chosen.
             new.update(after.items() - before.items())
             new.update((name, shown[name]) for name in before.keys() - after.keys())
@@ -272,6 +259,19 @@ class Client(MultiCommands):
                 # The C code may send ``quit`` to the server, and wait with Python's lock held.
                 with contextlib.suppress(CommandExpired):
                     here._command(disconnect_all, (here,))
+
+            def take() -> None:
+                # Servers that failed do not count as left out meanwhile: if there is no other, the
+                # C code does not place the keys, and the next command crashes.
+                try:
+                    super(Client, here).set_behaviors({"auto_eject": False})
+                    super(Client, here).set_behaviors(new)
+                finally:
+                    super(Client, here).set_behaviors({"auto_eject": leaves_out})
+                for client in (here, self):  # in a child the two are not the same
+                    client._rule, client._chosen = rule, chosen  # once it has been taken
+                here._missed_on = None  # libmemcached may have closed the connection
+
             try:
                 take()
             except BaseException:  # an interrupt: the C code may have some that nobody knows of
