@@ -130,23 +130,26 @@ def test_environ_is_as_it_was_whatever_the_app_does_with_the_function_that_relea
     assert environ == {}
 
 
+class Response(Closable):
+    """A response that finds the client of its request when it is closed, and uses it."""
+
+    def __init__(self, environ: dict[str, Any]) -> None:
+        super().__init__()
+        self.environ = environ
+        self.own = environ["mc.client"]
+
+    def close(self) -> None:
+        assert self.environ["mc.client"] is self.own
+        assert self.own.set("key", "value")
+        super().close()
+
+
 def test_internal_redirect_whose_first_response_is_closed_late(mc: Client) -> None:
     pool = ClientPool(mc, 2, timeout=0)
     clients = []
 
-    class Response(Closable):
-        def __init__(self, environ: dict[str, Any]) -> None:
-            super().__init__()
-            self.environ = environ
-            self.own = environ["mc.client"]
-            clients.append(self.own)
-
-        def close(self) -> None:
-            assert self.environ["mc.client"] is self.own
-            assert self.own.set("key", "value")
-            super().close()
-
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        clients.append(environ["mc.client"])
         return Response(environ)
 
     middleware = MemcachedPoolMiddleware(app, pool)
@@ -206,16 +209,6 @@ def test_requests_with_one_environ_behind_middlewares_in_a_row_end_in_any_order(
 def test_middlewares_in_a_row_leave_the_environ_as_it_was(
     mc: Client, depth: int, before: dict[str, Any], third_party: bool
 ) -> None:
-    class Response(Closable):
-        def __init__(self, environ: dict[str, Any]) -> None:
-            super().__init__()
-            self.environ = environ
-            self.own = environ["mc.client"]
-
-        def close(self) -> None:
-            assert self.environ["mc.client"] is self.own
-            super().close()
-
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         return [] if environ.get("list") else Response(environ)
 
