@@ -60,18 +60,12 @@ class ServerCommands(StoringCommands):
         """The answers to a *command* without a key: one, or one from each server."""
         here = self._here()
         with here._turn:  # until it is over, no other thread sets no_block
-            if not here._asks_on_new_connections:
+            # With it, libmemcached looks for the end of the statistics for ever on a binary
+            # connection. Nothing ends that, not even a shutdown of the socket.
+            hangs = here.binary and here._is_on("no_block")
+            if len(here.addresses) < 2 and not hangs:
                 return [here._command(command, (here, *args))]
         return here._ask_each_server(command.__name__, *args)
-
-    @property
-    def _asks_on_new_connections(self) -> bool:
-        """Whether commands without a key need :meth:`_ask_each_server`.
-
-        On a binary connection with the behavior ``no_block``, libmemcached looks for the end of
-        the statistics for ever. Nothing ends that, not even a shutdown of the socket.
-        """
-        return len(self.addresses) > 1 or (self.binary and self._is_on("no_block"))
 
     def _ask_each_server(self, command: str, *args: Any) -> list[Any]:
         """The answers to *command* from all servers, each on a new connection.
