@@ -59,8 +59,8 @@ class Session:
         self, cache: Cache, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         self.cache = cache
-        self.requests = Requests(reader)
-        self.commands = Commands(cache, self.requests.read_block)
+        self.requests: Requests = Requests(reader)
+        self.commands: Commands = Commands(cache, self.requests.read_block)
         self.writer = writer
 
     async def run(self) -> None:
