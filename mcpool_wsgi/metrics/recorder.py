@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from bisect import bisect_left
-from contextlib import AbstractContextManager
-from typing import Any, Callable, NamedTuple
+from typing import Callable, NamedTuple
 
 from .. import forks
 from ..client import CommandEvent
@@ -55,7 +54,7 @@ class Recorder:
 
     def _reset_in_child(self) -> None:
         # Reentrant, for signal handlers that use the pool.
-        self._lock: AbstractContextManager[Any] = threading.RLock()
+        self._lock = threading.RLock()
         self._rows: dict[str, list[float]] = {}
         self._error_rows: dict[tuple[str, str], list[float]] = {}
         self._up: bool | None = None

@@ -8,7 +8,7 @@ Switches the spans and the metrics of a pool on and off.
 from __future__ import annotations
 
 import threading
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from importlib.metadata import version
 from typing import Any, Callable
 from weakref import WeakSet
@@ -27,7 +27,7 @@ NAME = "mcpool_wsgi"
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.33.0"
 
 _instrumented: WeakSet[Pool] = WeakSet()
-_lock: AbstractContextManager[Any] = threading.RLock()
+_lock = threading.RLock()
 
 
 def instrument(

@@ -17,7 +17,6 @@ import functools
 import logging
 import threading
 from collections import deque
-from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Any
 
@@ -45,7 +44,7 @@ class Generations:
         self._outages = outages
         self._listeners = listeners
         # Reentrant, for signal handlers that use the pool.
-        self._lock: AbstractContextManager[Any] = threading.RLock()
+        self._lock = threading.RLock()
 
     def begin(self, master: Any, reason: str) -> None:
         """Begin a new generation: every slot gets a new client when it is next reserved."""

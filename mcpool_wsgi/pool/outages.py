@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Any
 
@@ -38,7 +37,7 @@ class Outages:
         self._name = name
         self._listeners = listeners
         # Reentrant, for signal handlers that use the pool.
-        self._lock: AbstractContextManager[Any] = threading.RLock()
+        self._lock = threading.RLock()
         self._began: float | None = None  # while there is an outage
         self._servers = ""
         self._failures = 0

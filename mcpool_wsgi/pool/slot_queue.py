@@ -40,9 +40,7 @@ import math
 import threading
 import weakref
 from collections import deque
-from contextlib import AbstractContextManager
 from time import monotonic
-from typing import Any
 
 from ..client import discard
 from ..errors import PoolClosed
@@ -98,7 +96,7 @@ class SlotQueue:
         self._slots: dict[int, weakref.ref[Slot]] = {}
         self._find_self = weakref.ref(self)
         # For making slots only. Reentrant, because a finaliser may run at any moment.
-        self._lock: AbstractContextManager[Any] = threading.RLock()
+        self._lock = threading.RLock()
 
     # -- Slots
 

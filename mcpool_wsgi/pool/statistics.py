@@ -12,7 +12,6 @@ import threading
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -95,7 +94,7 @@ class Statistics:
         self.ended: deque[float] = deque()
         # Reentrant, for signal handlers that use the pool. Nothing is logged while it is held: a
         # thread that holds a lock of logging's may run a finaliser that wants this one.
-        self._lock: AbstractContextManager[Any] = threading.RLock()
+        self._lock = threading.RLock()
         self._ended_reservations = 0.0
         self._failures = 0
         self._waits = 0

@@ -14,7 +14,6 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from time import monotonic
 from typing import Any
@@ -71,7 +70,7 @@ class History:
 
     def _begin(self, waits: int, timeouts: int) -> None:
         # Reentrant, for signal handlers that use the pool.
-        self._lock: AbstractContextManager[Any] = threading.RLock()
+        self._lock = threading.RLock()
         self._began = self._sampled = monotonic()
         self._ends = self._began + STEP  # the running step
         self._steps = deque([Counts()], maxlen=STEPS)
