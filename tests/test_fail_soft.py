@@ -407,7 +407,7 @@ def test_what_memcached_cannot_do_raises_otherwise(start: Start, tmp_path: Path)
     assert silent == []
 
 
-def test_no_descriptor_for_a_connection(mortal: Mortal, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_descriptor_for_a_connection(mortal: Mortal) -> None:
     """A process with too many open files can make no socket."""
     resource = pytest.importorskip("resource")
     warm = Client([mortal.address])  # so that the watchdog runs

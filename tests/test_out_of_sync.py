@@ -18,7 +18,7 @@ import hostile
 import pylibmc
 import pytest
 from forking import in_child, succeeds
-from harness import Connections, eventually
+from harness import eventually
 from hostile import Conversation, Proxy
 
 from mcpool_wsgi import Client
@@ -673,9 +673,7 @@ def test_key_that_was_not_asked_for_beside_those_that_were() -> None:
     ids=ascii,
 )
 @pytest.mark.parametrize("command", ["get", "get_multi", "set", "incr", "delete", "touch"])
-def test_answer_that_is_an_error_is_nobody_elses(
-    server_connections: Connections, command: str, answer: bytes
-) -> None:
+def test_answer_that_is_an_error_is_nobody_elses(command: str, answer: bytes) -> None:
     """The first connection says *answer* and then what belongs to other keys."""
 
     def script(conversation: Conversation) -> None:

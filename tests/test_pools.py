@@ -671,12 +671,13 @@ def test_close_while_others_reserve_and_return(address: str, connections: Connec
     eventually(lambda: connections.count() == 0)
 
 
+@pytest.mark.parametrize("kind", [ClientPool, ThreadMappedPool])
 def test_dropped_pool_closes_its_connections(
-    either_pool: Any, address: str, connections: Connections
+    kind: Any, address: str, connections: Connections
 ) -> None:
     gc.disable()  # reference counts alone must do
     try:
-        pool = ClientPool(Client([address]), 4)
+        pool = kind.from_servers([address], 4)
         use(pool)
         assert connections.count() == 1
         del pool
@@ -869,7 +870,7 @@ def test_lent_client_says_whose_it_is(mc: Client) -> None:
     assert repr(lent).endswith("released>")
 
 
-def test_lazy_client_is_reserved_at_its_first_command(mc: Client, either_pool: Any) -> None:
+def test_lazy_client_is_reserved_at_its_first_command(either_pool: Any) -> None:
     lent = either_pool.reserve(lazy=True)
     with lent as same:
         assert same is lent

@@ -152,7 +152,7 @@ def test_third_party_pools_are_driven_unchanged(address: str) -> None:
             assert app.get("/").text == f"visit {3 * visits + visit}"
 
 
-def test_third_party_pools_say_exhaustion_their_own_way(address: str) -> None:
+def test_third_party_pools_say_exhaustion_their_own_way() -> None:
     for pool in (BlogPool(), pylibmc.ClientPool()):
         TestApp(MemcachedPoolMiddleware(count_and_greet, pool)).get("/", status=503)
 

@@ -22,7 +22,7 @@ def installed() -> None:
 
 
 @pytest.mark.slow
-def test_cache_of_an_ini_file(address: str, mc: Client, tmp_path: Path) -> None:
+def test_cache_of_an_ini_file(mc: Client, tmp_path: Path) -> None:
     from beaker.cache import CacheManager
     from beaker.util import parse_cache_config_options
 
