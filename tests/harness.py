@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, NoReturn
@@ -112,6 +112,19 @@ def in_threads(works: list[Callable[[], object]]) -> None:
         assert not thread.is_alive(), "a thread hangs"
     if errors:
         raise errors[0]
+
+
+def run_python(
+    script: str, *arguments: str, options: Sequence[str] = (), **others: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run *script* in a process of its own, which ends within a minute.
+
+    :param options: those of Python, such as ``-W``.
+    """
+    command = [sys.executable, *options, "-c", script, *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, **others
+    )
 
 
 @contextmanager

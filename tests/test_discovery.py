@@ -8,8 +8,6 @@ import itertools
 import logging
 import socket
 import socketserver
-import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -20,7 +18,7 @@ from typing import Any, Callable
 import pylibmc
 import pytest
 from forking import FORKS, in_child, succeeds
-from harness import eventually, in_threads
+from harness import eventually, in_threads, run_python
 
 from mcpool_wsgi import Client, ClientPool, ThreadMappedPool
 from mcpool_wsgi.devserver import memcached
@@ -627,6 +625,5 @@ def test_thread_of_a_discovery_takes_no_signals(
     endpoint.say = lambda request: request.sendall(
         answer(1, *nodes(f"127.0.0.1:{1 + next(versions)}"))
     )
-    command = [sys.executable, "-c", MASKS, threads, endpoint.address]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    done = run_python(MASKS, threads, endpoint.address)
     assert (done.stdout, done.stderr) == (f"{masks}\n", "")

@@ -16,13 +16,15 @@ from typing import Any, Callable
 import pylibmc
 import pytest
 from forking import FORKS, in_child, in_child_by_c, succeeds
-from harness import Connections, eventually, in_threads
+from harness import Connections, eventually, in_threads, run_python
 
 from mcpool_wsgi import Client, ClientPool, ThreadMappedPool, forks
 
 pytestmark = pytest.mark.servers
 
 READS = 10_000
+#: From Python 3.12 on, forking with threads is warned of; that it works is tested here.
+QUIET = ["-W", "ignore::DeprecationWarning"]
 
 
 def pools(address: str) -> list[Any]:
@@ -199,13 +201,7 @@ def test_parents_connections_outlive_the_child(
     address: str, client: str, pool: str, leave: str
 ) -> None:
     script = SCRIPT.format(address=address, client=client, pool=pool, leave=leave)
-    done = subprocess.run(
-        # From Python 3.12 on, forking with threads is warned of; that it works is tested here.
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script],
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    done = run_python(script, options=QUIET)
     assert (done.returncode, done.stdout, done.stderr) == (0, "alive\n", "")
 
 
@@ -221,12 +217,7 @@ def test_parents_connections_outlive_the_child_that_cannot_close_them(
     leave = "del pool, mc, lent, reservation, hold, master; import gc; gc.collect(); os._exit(0)"
     pool = "ClientPool(master, 4)"
     script = SCRIPT.format(address=address, client=client, pool=pool, leave=leave)
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", f"{other}\n{script}"],
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    done = run_python(f"{other}\n{script}", options=QUIET)
     assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
 
 
@@ -259,8 +250,7 @@ def test_child_that_frees_a_client_after_its_modules_does_no_harm(address: str, 
     """An application's own hook keeps its names until then."""
     script = LATE.format(make=make.format(address=address))
     # Python 3.12 and later warn of forks with threads.
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    done = run_python(script, options=QUIET)
     assert (done.stdout, done.stderr) == ("['value', 'value']\n", "")
 
 

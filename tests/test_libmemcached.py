@@ -8,8 +8,6 @@ import logging
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from types import FrameType
@@ -19,7 +17,7 @@ import hostile
 import pylibmc
 import pytest
 from forking import FORKS, succeeds
-from harness import in_threads, open_sockets
+from harness import in_threads, open_sockets, run_python
 
 from mcpool_wsgi.client import libmemcached, sockets
 
@@ -190,8 +188,6 @@ print(Client([sys.argv[1]]).set("key", 1), libmemcached.has_failed(), watchdog.w
 
 
 def test_too_many_open_files_do_not_count_as_a_failure_for_ever(address: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", TOO_MANY_FILES, address], capture_output=True, text=True, timeout=60
-    )
+    done = run_python(TOO_MANY_FILES, address)
     assert done.stdout.splitlines() == ["fails", "fails", "True False True"], done.stderr
     assert not done.stderr

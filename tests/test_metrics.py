@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
-import subprocess
-import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -17,7 +15,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 import pylibmc
 import pytest
 from forking import FORKS, succeeds
-from harness import eventually, in_threads
+from harness import eventually, in_threads, run_python
 from mortal import Mortal
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.parser import text_string_to_metric_families
@@ -366,6 +364,6 @@ def test_pool_without_statistics_is_refused(mc: Client) -> None:
 
 def test_error_says_what_to_install_if_prometheus_client_is_missing() -> None:
     script = "import sys; sys.modules['prometheus_client'] = None; import mcpool_wsgi.metrics"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = run_python(script)
     assert done.returncode == 1
     assert "ImportError: mcpool_wsgi.metrics needs prometheus_client: pip install" in done.stderr

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from harness import demand, eventually, in_threads
+from harness import demand, eventually, in_threads, run_python
 from monitoring import REPLACED, SLOTS, WORKERS, Counts, gunicorn
 
 from mcpool_wsgi import Client, ClientPool
@@ -158,6 +158,5 @@ except KeyboardInterrupt:
 def test_interrupt_of_the_greenlet_that_publishes_reaches_the_program(tmp_path: Path) -> None:
     """With gevent all greenlets are in the main thread, and signal handlers run in any of them."""
     demand("gevent")
-    program = [sys.executable, "-c", PROGRAM_WITH_GEVENT, str(tmp_path)]
-    ended = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+    ended = run_python(PROGRAM_WITH_GEVENT, str(tmp_path))
     assert (ended.returncode, ended.stdout) == (0, "interrupted\n"), ended.stderr

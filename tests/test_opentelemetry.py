@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import subprocess
 import sys
 import threading
 import time
@@ -17,7 +16,7 @@ import hostile
 import pylibmc
 import pytest
 from forking import FORKS, succeeds
-from harness import eventually, in_threads
+from harness import eventually, in_threads, run_python
 from mortal import Mortal
 from opentelemetry import context, trace
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
@@ -668,13 +667,7 @@ for metric in scope.metrics:
 
 def test_global_provider_may_be_set_before_or_after(tmp_path: Any) -> None:
     script = GLOBAL.replace("{POOL_NAME}", POOL_NAME)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = run_python(script, options=["-W", "error"], cwd=tmp_path)
     assert done.stderr == ""
     assert "db.client.connection.max 0 1 2\n" in done.stdout
 
@@ -782,7 +775,7 @@ def test_one_of_many_threads_instruments_a_pool(mc: Client, telemetry: Telemetry
 
 def test_without_the_library_the_extra_is_named() -> None:
     script = "import sys; sys.modules['opentelemetry'] = None; import mcpool_wsgi.opentelemetry"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = run_python(script)
     assert "ImportError: mcpool_wsgi.opentelemetry needs opentelemetry-api: pip install" in (
         done.stderr
     )

@@ -9,7 +9,6 @@ import inspect
 import os
 import pickle
 import queue
-import subprocess
 import sys
 import threading
 import time
@@ -20,7 +19,7 @@ from typing import Any
 import pylibmc
 import pytest
 from forking import FORKS, succeeds
-from harness import DEADLINE, Connections, eventually, in_thread, in_threads
+from harness import DEADLINE, Connections, eventually, in_thread, in_threads, run_python
 from hostile import Conversation, fake
 
 from mcpool_wsgi import (
@@ -701,8 +700,8 @@ lent = pool.reserve().__enter__()
 lent.get("a")
 threading.Thread(target=lambda: pool.reserve().__enter__().get("a")).start()
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=30)
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    done = run_python(script)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_closed_pool_makes_nothing_for_those_that_it_refuses(mc: Client) -> None:

@@ -6,8 +6,6 @@ import ctypes
 import logging
 import os
 import socket
-import subprocess
-import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -18,7 +16,7 @@ from typing import Any, Callable
 import pylibmc
 import pytest
 from forking import FORKS, succeeds
-from harness import eventually, in_threads
+from harness import eventually, in_threads, run_python
 from secured import PAGES, REALM, Users, memcached
 
 from mcpool_wsgi import Client, ClientPool, PooledClient, ThreadMappedPool
@@ -311,13 +309,10 @@ for _ in range(100):
 
 def hundred_gets(server: str, mechanisms: Path) -> list[str]:
     """What a process prints that looks for its mechanisms in the directory *mechanisms*."""
-    return subprocess.run(
-        [sys.executable, "-c", GETS, server, USER, PASSWORD],
-        env={**os.environ, "SASL_PATH": str(mechanisms)},
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.splitlines()
+    environ = {**os.environ, "SASL_PATH": str(mechanisms)}
+    done = run_python(GETS, server, USER, PASSWORD, env=environ)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 def test_missing_mechanism_is_an_error_that_names_the_variable(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import subprocess
 import sys
 import threading
 from types import FrameType
@@ -13,7 +12,7 @@ from typing import Any
 import pylibmc
 import pytest
 from forking import in_child, succeeds
-from harness import demand, eventually
+from harness import demand, eventually, run_python
 from interrupts import interrupted_everywhere, tracing
 
 from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware, get_client
@@ -216,8 +215,7 @@ except KeyboardInterrupt:
 def test_interrupt_of_the_greenlet_that_looks_reaches_the_program() -> None:
     """With gevent all greenlets are in the main thread, and signal handlers run in any of them."""
     demand("gevent")
-    program = [sys.executable, "-c", PROGRAM_WITH_GEVENT]
-    ended = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+    ended = run_python(PROGRAM_WITH_GEVENT)
     assert ended.stdout == "interrupted\n", ended.stderr
 
 

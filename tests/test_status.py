@@ -10,8 +10,6 @@ import logging
 import os
 import queue
 import re
-import subprocess
-import sys
 import textwrap
 import threading
 import urllib.request
@@ -24,7 +22,7 @@ import hostile
 import pylibmc
 import pytest
 from forking import FORKS, succeeds
-from harness import Connections, eventually, in_threads
+from harness import Connections, eventually, in_threads, run_python
 from mortal import Mortal
 from webtest import TestApp
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
@@ -501,9 +499,7 @@ print(TestApp(StatusApp(ClientPool(Late(), 1))).get("/?format=json").json["serve
 
 
 def test_server_that_is_late_does_not_keep_the_program_from_ending() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=60
-    )
+    done = run_python(HANGING)
     assert (done.returncode, done.stdout) == (0, "no answer within 1 s\n"), done.stderr
 
 

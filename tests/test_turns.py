@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from typing import Any
 
 import pytest
 from forking import FORKS, succeeds
-from harness import eventually, in_threads, skip_if_not_spoken
+from harness import eventually, in_threads, run_python, skip_if_not_spoken
 from mortal import Mortal
 
 from mcpool_wsgi import Client
@@ -116,10 +114,10 @@ while mc._deadline > time.monotonic() + 60:
     time.sleep(0.001)
 """
     try:
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=20)
+        done = run_python(script)
     finally:
         mortal.go_on()
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 GREENLETS = """
@@ -151,12 +149,7 @@ print("done")
 @pytest.mark.parametrize("mode", ["patched", "not patched"])
 def test_greenlets_share_a_client(address: str, mode: str) -> None:
     pytest.importorskip("gevent")
-    done = subprocess.run(
-        [sys.executable, "-c", GREENLETS, mode, address],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = run_python(GREENLETS, mode, address)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
@@ -180,5 +173,5 @@ threads = [threading.Thread(target=work, args=(name,), daemon=True) for name in 
 [thread.join(20) for thread in threads]
 print(len(wrong))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = run_python(script)
     assert done.returncode != 0 or int(done.stdout) > 0

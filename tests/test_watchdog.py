@@ -11,7 +11,6 @@ import logging
 import math
 import os
 import socket
-import subprocess
 import sys
 import textwrap
 import threading
@@ -25,7 +24,7 @@ from typing import Any, Callable
 import pylibmc
 import pytest
 from forking import FORKS, in_child, succeeds
-from harness import eventually, in_thread, in_threads, missing
+from harness import eventually, in_thread, in_threads, missing, run_python
 from interrupts import interrupted_everywhere
 from mortal import Mortal
 
@@ -779,17 +778,11 @@ watchdog.watch(client)
 """
 
 
-def program(*parts: str) -> subprocess.CompletedProcess[str]:
+def program(*parts: str) -> None:
     """A program that ends well and prints nothing."""
     source = "\n".join(textwrap.dedent(part) for part in parts)
-    process = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "ignore", "-c", source],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    process = run_python(source, options=["-X", "dev", "-W", "ignore"])
     assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
-    return process
 
 
 PATCHES = {
