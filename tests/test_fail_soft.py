@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -580,6 +581,7 @@ RAISING: dict[str, list[tuple[type[Exception], Wrong]]] = {
         (ValueError, lambda mc: mc.set_behaviors({"nonsense": 1})),
     ],
     "a value that pickle refuses": [
+        (TypeError, lambda mc: mc.set("key", threading.Lock())),  # by pickle itself
         (RuntimeError, lambda mc: mc.set("key", Unpicklable())),
         (RuntimeError, lambda mc: mc.set_multi({"key": [Unpicklable()]})),
         (RuntimeError, lambda mc: mc.cas("key", Unpicklable(), 5)),
