@@ -32,8 +32,6 @@ import functools
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Callable, NoReturn, TypeVar
 
-from pylibmc.consts import BehaviorDict
-
 from .client import BorrowedCommands, Client, ClientOptions
 from .errors import ClientReleased
 from .pool import ClientPool, Pool, request_client
@@ -108,28 +106,14 @@ class PooledClient(BorrowedCommands):
             )
         return master
 
-    def _present_master(self) -> Client:
+    def _shown_client(self) -> Client:
         master = self._master()
         if master is None:
             raise RuntimeError("the pool has no clients yet: fill(mc, n_slots) makes some")
         return master
 
-    @property
-    def addresses(self) -> list[str]:  # type: ignore[override]
-        """The servers."""
-        return list(self._present_master().addresses)
-
-    @property
-    def binary(self) -> bool:  # type: ignore[override]
-        """Whether the binary protocol is spoken."""
-        return self._present_master().binary
-
     def hash(self, key: Any) -> int:
-        return self._present_master().hash(key)
-
-    def get_behaviors(self) -> dict[str, Any]:
-        """See :attr:`behaviors`. They cannot be changed."""
-        return BehaviorDict(self, self._present_master().get_behaviors())  # type: ignore[no-any-return]
+        return self._shown_client().hash(key)
 
     def set_behaviors(self, behaviors: Mapping[str, Any]) -> NoReturn:
         """:raises TypeError: always. The behaviors belong to all who use the pool."""

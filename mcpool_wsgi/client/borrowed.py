@@ -40,19 +40,23 @@ class BorrowedCommands(_Interface):
         """Call the method *name* of a client."""
         raise NotImplementedError
 
+    def _shown_client(self) -> Client:
+        """The client whose options are shown."""
+        raise NotImplementedError
+
     @property
     def addresses(self) -> list[str]:  # type: ignore[override]
         """The servers."""
-        return list(self._run("__getattribute__", ("addresses",), {}))
+        return list(self._shown_client().addresses)
 
     @property
     def binary(self) -> bool:  # type: ignore[override]
         """Whether the binary protocol is spoken."""
-        return bool(self._run("__getattribute__", ("binary",), {}))
+        return self._shown_client().binary
 
     def get_behaviors(self) -> dict[str, Any]:
         """See :attr:`behaviors`."""
-        return BehaviorDict(self, self._run("get_behaviors", (), {}))  # type: ignore[no-any-return]
+        return BehaviorDict(self, self._shown_client().get_behaviors())  # type: ignore[no-any-return]
 
     if not TYPE_CHECKING:
         behaviors = Client.behaviors

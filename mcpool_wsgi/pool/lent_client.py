@@ -63,6 +63,9 @@ class LentClient(BorrowedCommands, Reservation):
     def _run(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return getattr(self._use(), name)(*args, **kwargs)
 
+    def _shown_client(self) -> Client:
+        return self._use()  # type: ignore[no-any-return]
+
     def _use(self) -> Any:
         """The client to use now."""
         return self._client
