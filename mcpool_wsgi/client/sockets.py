@@ -15,7 +15,7 @@ needs them for these things:
     the child. The parent does not notice.
 
 If the sockets of clients cannot be found (:mod:`mcpool_wsgi.client.libmemcached`), no function
-finds any.
+finds any. An object that is no ``pylibmc.Client`` has none.
 
 All functions can be called in signal handlers, in forked children, in processes with threads,
 and under gevent and eventlet. They take no lock, and they call no function that those
@@ -41,8 +41,6 @@ def numbers(client: object) -> list[int]:
     """The descriptor of each server of *client*, -1 where there is no connection.
 
     It asks the system nothing, so a descriptor may be closed.
-
-    :param client: a ``pylibmc.Client``. An object of another type has no sockets.
     """
     library = calibrated()
     if library is None:
@@ -63,7 +61,6 @@ def abort(client: object, is_due: Callable[[], bool] = lambda: True) -> int:
     and later no other thread runs Python code between *is_due* and the shutdown, because the
     interpreter lock is held.
 
-    :param client: a ``pylibmc.Client``. An object of another type has no sockets.
     :param is_due: called right before each shutdown, which happens only if it returns true.
     :return: how many sockets were shut down.
     """
@@ -92,10 +89,7 @@ def abort(client: object, is_due: Callable[[], bool] = lambda: True) -> int:
 
 
 def shut_down(client: object) -> None:
-    """Shut down the sockets of a *client* that no other thread uses.
-
-    :param client: a ``pylibmc.Client``. An object of another type has no sockets.
-    """
+    """Shut down the sockets of a *client* that no other thread uses."""
     library = calibrated()
     if library is not None:
         for descriptor in library.descriptors(client):
@@ -111,8 +105,6 @@ def close_inherited(client: object) -> None:
 
     Never call this in the process that opened the sockets. Never use or free the client after
     this call.
-
-    :param client: a ``pylibmc.Client``. An object of another type has no sockets.
     """
     library = calibrated()
     # Without addresses, its __init__ has raised, and something keeps it.
