@@ -51,7 +51,7 @@ class Endpoint(socketserver.ThreadingTCPServer):
     def __init__(self, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), Session)
         self.address = f"127.0.0.1:{self.server_address[1]}"
-        self.say: bytes | Callable[[socket.socket], object] = b"ERROR\r\n"
+        self.say: bytes | Callable[[socket.socket], object] = b""
         self.questions = 0
         self.closing = threading.Event()
 
@@ -93,12 +93,6 @@ def serving(port: int = 0) -> Iterator[Endpoint]:
                 thread.join(10)
 
 
-@pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    with serving() as server:
-        yield server
-
-
 @pytest.fixture(scope="module")
 def two_nodes(embedded: bool) -> Iterator[tuple[str, str]]:
     """Two memcacheds. Each stores its own address as ``name``."""
@@ -107,6 +101,14 @@ def two_nodes(embedded: bool) -> Iterator[tuple[str, str]]:
         for address in addresses:
             Client([address]).set("name", address)
         yield addresses[0], addresses[1]
+
+
+@pytest.fixture
+def endpoint(two_nodes: tuple[str, str]) -> Iterator[Endpoint]:
+    """It names the first of the two, until the test lets it say something else."""
+    with serving() as server:
+        server.say = answer(1, *nodes(two_nodes[0]))
+        yield server
 
 
 def name(pool: Any) -> Any:
@@ -236,7 +238,6 @@ def test_start_applies_the_first_answer(
     kind: Any, endpoint: Endpoint, two_nodes: tuple[str, str]
 ) -> None:
     pool = kind(Client(QUIET), 1) if kind is ClientPool else kind(Client(QUIET))
-    endpoint.say = answer(1, *nodes(two_nodes[0]))
     with Discovery(pool, endpoint.address, interval=3600):
         assert name(pool) == two_nodes[0]
     assert endpoint.questions == 1
@@ -246,7 +247,6 @@ def test_pool_gets_the_servers_of_every_change(
     endpoint: Endpoint, two_nodes: tuple[str, str]
 ) -> None:
     pool = ClientPool(Client(QUIET), 2)
-    endpoint.say = answer(1, *nodes(two_nodes[0]))
     with Discovery(pool, endpoint.address, interval=INTERVAL):
         endpoint.say = answer(2, *nodes(two_nodes[1]))
         eventually(lambda: name(pool) == two_nodes[1])
@@ -263,7 +263,6 @@ def test_unchanged_configuration_changes_nothing(
     endpoint: Endpoint, two_nodes: tuple[str, str]
 ) -> None:
     pool = ClientPool(Client(QUIET), 2)
-    endpoint.say = answer(1, *nodes(two_nodes[0]))
     with Discovery(pool, endpoint.address, interval=INTERVAL):
         assert name(pool) == two_nodes[0]
         endpoint.asked(5)
@@ -280,7 +279,6 @@ def test_failure_keeps_the_servers_and_is_logged_once(
 ) -> None:
     caplog.set_level(logging.INFO, "mcpool_wsgi.discovery")
     pool = ClientPool(Client(QUIET), 2)
-    endpoint.say = answer(1, *nodes(two_nodes[0]))
     with Discovery(pool, endpoint.address, interval=INTERVAL, timeout=0.05):
         version = 1
         for say in (b"ERROR\r\n", answer(9), never_ends(endpoint), drips):
@@ -319,6 +317,7 @@ def test_discovery_starts_while_the_endpoint_is_down(
     endpoint: Endpoint, two_nodes: tuple[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = ClientPool(Client([two_nodes[0]]), 2)
+    endpoint.say = b"ERROR\r\n"
     following = Discovery(pool, endpoint.address, interval=INTERVAL)
     with pytest.raises(ValueError, match="no configuration"):
         following.refresh()
@@ -333,7 +332,6 @@ def test_change_under_load_gives_no_error_and_no_wrong_value(
     endpoint: Endpoint, two_nodes: tuple[str, str]
 ) -> None:
     pool = ClientPool(Client(QUIET), 3)
-    endpoint.say = answer(1, *nodes(two_nodes[0]))
     done = threading.Event()
     seen: set[str] = set()
 
@@ -368,8 +366,7 @@ def test_change_under_load_gives_no_error_and_no_wrong_value(
 # -- The thread
 
 
-def test_stop_is_immediate(endpoint: Endpoint, two_nodes: tuple[str, str]) -> None:
-    endpoint.say = answer(1, *nodes(two_nodes[0]))
+def test_stop_is_immediate(endpoint: Endpoint) -> None:
     following = Discovery(ClientPool(Client(QUIET), 1), endpoint.address, interval=3600)
     following.start()
     following.start()  # does nothing
@@ -383,10 +380,7 @@ def test_stop_is_immediate(endpoint: Endpoint, two_nodes: tuple[str, str]) -> No
     assert endpoint.questions == 1
 
 
-def test_stop_does_not_wait_for_an_endpoint_that_hangs(
-    endpoint: Endpoint, two_nodes: tuple[str, str]
-) -> None:
-    endpoint.say = answer(1, *nodes(two_nodes[0]))
+def test_stop_does_not_wait_for_an_endpoint_that_hangs(endpoint: Endpoint) -> None:
     following = Discovery(
         ClientPool(Client(QUIET), 1), endpoint.address, interval=INTERVAL, timeout=0.2
     )
@@ -402,7 +396,6 @@ def test_answer_that_comes_after_stop_is_not_used(
     endpoint: Endpoint, two_nodes: tuple[str, str]
 ) -> None:
     pool = ClientPool(Client(QUIET), 1)
-    endpoint.say = answer(1, *nodes(two_nodes[0]))
     following = Discovery(pool, endpoint.address, interval=INTERVAL, timeout=10)
     following.start()
     poll = following._poll
@@ -432,7 +425,6 @@ def test_servers_that_were_set_before_the_next_start_are_replaced(
     endpoint: Endpoint, two_nodes: tuple[str, str]
 ) -> None:
     pool = ClientPool(Client(QUIET), 1)
-    endpoint.say = answer(1, *nodes(two_nodes[0]))
     following = Discovery(pool, endpoint.address, interval=INTERVAL)
     with following:
         pass
@@ -442,9 +434,8 @@ def test_servers_that_were_set_before_the_next_start_are_replaced(
 
 
 def test_start_that_gets_no_thread_can_be_repeated(
-    endpoint: Endpoint, two_nodes: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    endpoint.say = answer(1, *nodes(two_nodes[0]))
     following = Discovery(ClientPool(Client(QUIET), 1), endpoint.address, interval=INTERVAL)
     with monkeypatch.context() as patch:
         patch.setattr("_thread.start_new_thread", refuse)
@@ -456,9 +447,8 @@ def test_start_that_gets_no_thread_can_be_repeated(
 
 
 def test_discovery_that_gets_no_thread_is_not_kept(
-    endpoint: Endpoint, two_nodes: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    endpoint.say = answer(1, *nodes(two_nodes[0]))
     following = Discovery(ClientPool(Client(QUIET), 1), endpoint.address, interval=INTERVAL)
     with monkeypatch.context() as patch:
         patch.setattr("_thread.start_new_thread", refuse)
@@ -473,7 +463,6 @@ def test_discovery_that_gets_no_thread_is_not_kept(
 @pytest.mark.parametrize("fork", FORKS)
 def test_child_gets_changes_too(fork: Any, endpoint: Endpoint, two_nodes: tuple[str, str]) -> None:
     pool = ClientPool(Client(QUIET), 2)
-    endpoint.say = answer(1, *nodes(two_nodes[0]))
     with Discovery(pool, endpoint.address, interval=BEFORE_A_FORK) as following:
         assert name(pool) == two_nodes[0]
 
@@ -496,7 +485,6 @@ def test_child_continues_a_discovery_that_only_its_thread_refers_to(
     fork: Any, endpoint: Endpoint, two_nodes: tuple[str, str]
 ) -> None:
     pool = ClientPool(Client(QUIET), 2)
-    endpoint.say = answer(1, *nodes(two_nodes[0]))
     Discovery(pool, endpoint.address, interval=BEFORE_A_FORK).start()
     try:
         child = fork(lambda: eventually(lambda: name(pool) == two_nodes[1]))
@@ -512,7 +500,6 @@ def test_child_does_not_hang_when_the_endpoint_hangs_during_the_fork(
     fork: Any, endpoint: Endpoint, two_nodes: tuple[str, str]
 ) -> None:
     pool = ClientPool(Client(QUIET), 2)
-    endpoint.say = answer(1, *nodes(two_nodes[0]))
     with Discovery(pool, endpoint.address, interval=BEFORE_A_FORK, timeout=2) as following:
         endpoint.say = never_ends(endpoint)
         endpoint.asked(1)
@@ -532,7 +519,6 @@ def test_stopped_discovery_does_not_start_in_a_child(
     fork: Any, endpoint: Endpoint, two_nodes: tuple[str, str]
 ) -> None:
     pool = ClientPool(Client(QUIET), 2)
-    endpoint.say = answer(1, *nodes(two_nodes[0]))
     following = Discovery(pool, endpoint.address, interval=INTERVAL)
     with following:
         endpoint.asked()
@@ -550,7 +536,6 @@ def test_child_that_gets_no_thread_works_without_discovery(
     endpoint: Endpoint, two_nodes: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = ClientPool(Client(QUIET), 2)
-    endpoint.say = answer(1, *nodes(two_nodes[0]))
 
     with Discovery(pool, endpoint.address, interval=BEFORE_A_FORK), monkeypatch.context() as patch:
         patch.setattr("_thread.start_new_thread", refuse)
