@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pylibmc
 import pytest
@@ -32,6 +32,9 @@ from mcpool_wsgi import (
     ThreadMappedPool,
 )
 from mcpool_wsgi.pool import statistics
+
+if TYPE_CHECKING:
+    from typing_extensions import assert_type
 
 
 @pytest.fixture(params=[ClientPool, ThreadMappedPool])
@@ -240,6 +243,16 @@ def test_lent_client_takes_parameters_by_name(mc: Client) -> None:
         assert lent.set(key="count", val=1, time=60)
         assert lent.incr("count", delta=2) == 3
         assert lent.get(key="missing", default="nothing") == "nothing"
+
+
+def test_clone_of_a_lent_client_is_a_client_of_its_own(mc: Client) -> None:
+    with ClientPool(mc, 1).reserve() as lent:
+        lent.set("greeting", "hello")
+        clone = lent.clone()
+    if TYPE_CHECKING:
+        assert_type(clone, Client)
+    assert type(clone) is type(mc)
+    assert clone.get("greeting") == "hello"
 
 
 def test_lent_client_of_a_subclass_has_what_the_subclass_has(address: str) -> None:

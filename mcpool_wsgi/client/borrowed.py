@@ -58,7 +58,11 @@ class BorrowedCommands(_Interface):
         """See :attr:`behaviors`."""
         return BehaviorDict(self, self._shown_client().get_behaviors())  # type: ignore[no-any-return]
 
-    if not TYPE_CHECKING:
+    if TYPE_CHECKING:
+
+        def clone(self) -> Client: ...  # type: ignore[override]
+
+    else:
         behaviors = Client.behaviors
 
 
