@@ -245,6 +245,26 @@ def test_lent_client_takes_parameters_by_name(mc: Client) -> None:
         assert lent.get(key="missing", default="nothing") == "nothing"
 
 
+def test_servers_that_are_set_during_a_disconnect_stay(mc: Client) -> None:
+    pool = ClientPool(mc, 1)
+    over = threading.Event()
+
+    def disconnect() -> None:
+        while not over.is_set():
+            pool.disconnect_all()
+
+    with ThreadPoolExecutor(2) as threads:
+        ends = [threads.submit(disconnect) for _ in range(2)]
+        try:
+            for servers in [["127.0.0.1:1"], mc.addresses] * 20:
+                pool.set_servers(servers)
+                time.sleep(0.001)
+                assert pool.master.addresses == servers
+        finally:
+            over.set()
+    assert [end.result() for end in ends] == [None, None]
+
+
 def test_clone_of_a_lent_client_is_a_client_of_its_own(mc: Client) -> None:
     with ClientPool(mc, 1).reserve() as lent:
         lent.set("greeting", "hello")

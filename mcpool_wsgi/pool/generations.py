@@ -53,6 +53,11 @@ class Generations:
             before, self.current = self.current, Generation(master, reason)
             before.current = False
 
+    def renew(self, reason: str) -> None:
+        """Begin a new generation of the same master."""
+        with self._lock:  # begin() could be called with a master that is no longer the pool's
+            self.begin(self.current.master, reason)
+
     def fill(self, slot: Slot) -> None:
         """Give *slot* a client of the current generation. ``clone()`` opens no connection."""
         generation = self.current

@@ -176,7 +176,7 @@ class Pool:
     def disconnect_all(self) -> None:
         """Close the idle connections now and the reserved ones at their release."""
         forks.check_process()
-        self._generations.begin(self.master, "disconnect")
+        self._generations.renew("disconnect")
         for queue in self._queues():
             queue.drop_old_clients()
 
