@@ -727,6 +727,35 @@ def test_incr_of_a_text_in_binary_is_no_failure(
     assert pool.stats().failures == 0
 
 
+@pytest.mark.parametrize("ends", ["breaks off", "says no more"])
+@pytest.mark.parametrize("fail_soft", [False, True])
+def test_half_an_answer_to_incr_in_binary_is_a_failure(fail_soft: bool, ends: str) -> None:
+    """libmemcached says of it what it says of a value that is no number."""
+
+    def half(conversation: hostile.Conversation) -> None:
+        request = conversation.request()
+        answer = bytearray(b"\x81" + request[1:2] + bytes(22))
+        answer[8:12] = (8).to_bytes(4, "big")  # the length of the number, which does not come
+        answer[12:16] = request[12:16]
+        conversation.send(bytes(answer))
+        if ends == "says no more":
+            conversation.wait()
+
+    for name in ("incr", "decr", "incr_multi"):
+        with hostile.fake(half) as server:
+            client = Client([server.address], QUICK, True, fail_soft=fail_soft)
+            pool = ClientPool(client, 1)
+            count = getattr(PooledClient(pool), name)
+            argument = ["key"] if name == "incr_multi" else "key"
+            if fail_soft:
+                assert not count(argument)
+            else:
+                with pytest.raises(pylibmc.Error) as caught:
+                    count(argument)
+                assert not isinstance(caught.value, pylibmc.ClientError)
+            assert pool.stats().failures == 1
+
+
 @pytest.mark.servers
 @pytest.mark.parametrize("fail_soft", [False, True])
 def test_memcached_without_memory_is_a_failure_in_binary(fail_soft: bool) -> None:

@@ -13,13 +13,15 @@ from typing import Any
 import pylibmc
 
 from . import failures, native, sockets
+from .silent_errors import silent_error
 
 
 @functools.cache
 def counting(command: native.Command) -> native.Command:
     """*command*, with the error that it has in the text protocol if a value is no number.
 
-    libmemcached does not know this answer.
+    libmemcached does not know this answer. It says the same if the connection breaks in the middle
+    of an answer, but then it remembers another cause.
     """
 
     def count(client: Any, key: bytes, delta: int) -> int:
@@ -28,6 +30,12 @@ def counting(command: native.Command) -> native.Command:
         except pylibmc.UnknownReadFailure as error:
             if not failures.is_own(error):
                 raise
+            cause = silent_error(client, command.__name__)
+            if cause is not None and type(cause) is not pylibmc.UnknownReadFailure:
+                try:
+                    raise cause from error
+                finally:
+                    del cause  # its traceback has this frame: that would be a circle
             raise pylibmc.ClientError(str(error)) from error
         return result
 
