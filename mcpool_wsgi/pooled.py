@@ -112,9 +112,6 @@ class PooledClient(BorrowedCommands):
             raise RuntimeError("the pool has no clients yet: fill(mc, n_slots) makes some")
         return master
 
-    def hash(self, key: Any) -> int:
-        return self._shown_client().hash(key)
-
     def set_behaviors(self, behaviors: Mapping[str, Any]) -> NoReturn:
         """:raises TypeError: always. The behaviors belong to all who use the pool."""
         raise TypeError(

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Callable
 from pylibmc.consts import BehaviorDict
 
 from .client import Client
+from .keys import Key
 
 #: The methods that are run on a client.
 COMMANDS = (
     *("get", "gets", "set", "add", "replace", "append", "prepend", "cas"),
-    *("incr", "decr", "touch", "delete", "hash", "serialize", "deserialize"),
+    *("incr", "decr", "touch", "delete", "serialize", "deserialize"),
     *("get_multi", "set_multi", "add_multi", "incr_multi", "delete_multi"),
     *("flush_all", "get_stats", "disconnect_all", "clone"),
     *("__getitem__", "__setitem__", "__delitem__", "__contains__"),
@@ -53,6 +54,9 @@ class BorrowedCommands(_Interface):
     def binary(self) -> bool:  # type: ignore[override]
         """Whether the binary protocol is spoken."""
         return self._shown_client().binary
+
+    def hash(self, key: Key) -> int:
+        return self._shown_client().hash(key)
 
     def get_behaviors(self) -> dict[str, Any]:
         """See :attr:`behaviors`."""

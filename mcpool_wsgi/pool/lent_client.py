@@ -163,6 +163,11 @@ class LazyClient(LentClient):
         else:
             super().__exit__()
 
+    def _shown_client(self) -> Client:
+        # Its options are known without a connection.
+        client: Client = self._pool.master if self._client is NOT_RESERVED else self._client
+        return client
+
     def _use(self) -> Any:
         if self._client is NOT_RESERVED:
             forks.check_process()

@@ -24,6 +24,8 @@ class Pool(Protocol):
     timeout: float
 
     @property
+    def master(self) -> Any: ...
+    @property
     def _queue(self) -> SlotQueue: ...
 
 
