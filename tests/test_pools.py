@@ -21,6 +21,7 @@ import pytest
 from forking import FORKS, succeeds
 from harness import DEADLINE, Connections, eventually, in_thread, in_threads, run_python
 from hostile import Conversation, fake
+from interrupts import interrupted_everywhere, tracing
 
 from mcpool_wsgi import (
     Client,
@@ -263,6 +264,40 @@ def test_servers_that_are_set_during_a_disconnect_stay(mc: Client) -> None:
         finally:
             over.set()
     assert [end.result() for end in ends] == [None, None]
+
+
+@tracing
+def test_interrupted_request_after_changes_of_servers_swallows_nothing(mc: Client) -> None:
+    """Its client replaces the last one that was cloned from the master before."""
+    pool = ClientPool(mc.clone(), 1)
+
+    def use() -> None:
+        with pool.reserve():
+            pass
+
+    def change_twice() -> None:
+        use()
+        pool.set_servers(mc.addresses)
+        pool.set_servers(mc.addresses)
+
+    change_twice()
+    assert interrupted_everywhere(KeyboardInterrupt, use, change_twice)
+
+
+@tracing
+def test_interrupted_release_after_a_change_of_servers_swallows_nothing(mc: Client) -> None:
+    pool = ClientPool(mc.clone(), 1)
+    lent = pool.reserve()
+
+    def change() -> None:
+        nonlocal lent
+        lent.release()
+        lent = pool.reserve()
+        lent.__enter__()
+        pool.set_servers(mc.addresses)
+
+    change()
+    assert interrupted_everywhere(KeyboardInterrupt, lambda: lent.release(), change)
 
 
 def test_clone_of_a_lent_client_is_a_client_of_its_own(mc: Client) -> None:
@@ -912,6 +947,21 @@ def test_lazy_client_is_reserved_at_its_first_command(either_pool: Any) -> None:
     with pytest.raises(ClientReleased):
         unused.get("key")
     assert either_pool.stats().reservations == 1
+
+
+def test_lazy_client_shows_its_options_without_a_slot(mc: Client) -> None:
+    pool = ClientPool(mc, 1)
+    lent = pool.reserve(lazy=True)
+    with pool.reserve():  # all slots are in use
+        shown = (lent.addresses, lent.binary, lent.behaviors, lent.hash("key"))
+    assert shown == (mc.addresses, mc.binary, mc.behaviors, mc.hash("key"))
+    assert pool.stats().reservations == 1
+    lent.set_behaviors({"connect_timeout": 123})  # of this reservation alone
+    assert lent.behaviors["connect_timeout"] == 123
+    lent.release()
+    for show in (lambda: lent.addresses, lambda: lent.binary, lambda: lent.behaviors):
+        with pytest.raises(ClientReleased):
+            show()
 
 
 def test_lazy_client_in_several_threads_takes_one_slot(mc: Client) -> None:

@@ -40,6 +40,9 @@ class Generations:
         self, master: Any, statistics: Statistics, outages: Outages, listeners: list[Listener]
     ) -> None:
         self.current: Generation = Generation(master, "")
+        # Kept: otherwise the request that renews the last of its clones would free it, and its
+        # finaliser would swallow an interrupt.
+        self._master_before: Any = None
         self._statistics = statistics
         self._outages = outages
         self._listeners = listeners
@@ -52,6 +55,7 @@ class Generations:
             # In this order: an interrupt between the two must leave a generation that is current.
             before, self.current = self.current, Generation(master, reason)
             before.current = False
+            self._master_before = before.master
 
     def renew(self, reason: str) -> None:
         """Begin a new generation of the same master."""

@@ -31,6 +31,9 @@ class Generation:
 #: The generation of a slot that has no client.
 NO_GENERATION: Generation = Generation(None, "")
 NO_GENERATION.current = False
+#: That of a slot whose client was closed, and will be replaced.
+ENDED_GENERATION: Generation = Generation(None, "")
+ENDED_GENERATION.current = False
 
 
 class SlotHolder:
@@ -96,7 +99,9 @@ class Slot:
         """Close the client if it is not of the current generation."""
         if not self.generation.current:
             discard(self.client)
-            self.client = None  # the generation stays: it says that a client is replaced
+            self.client = None
+            if self.generation is not NO_GENERATION:
+                self.generation = ENDED_GENERATION  # frees the old one, with its master, here
 
     def __del__(self, keep_if_foreign: Callable[..., bool] = forks.keep_if_foreign) -> None:
         """Replace a lost slot: an interrupt came, or a reservation was dropped."""
