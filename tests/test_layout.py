@@ -16,7 +16,7 @@ FLOORS = [
     ["discovery", "middleware", "pooled"],
     ["pool"],
     ["client"],
-    ["forks", "errors"],
+    ["forks", "interpreters", "errors"],
 ]
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 

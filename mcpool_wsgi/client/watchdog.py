@@ -52,12 +52,14 @@ holds: CPython can hang in the child if another thread waited for the interprete
 it holds the interpreter lock. That is the end of ``gets``, which waits for ``END`` after the
 value. The limit of libmemcached for each wait still holds there (``_poll_timeout``).
 
-If no thread can be started, commands have no such limit, and one warning is logged.
+If no thread can be started, commands have no such limit, and one warning is logged. They have none
+either while a sub-interpreter ends (:mod:`mcpool_wsgi.interpreters`).
 """
 
 from __future__ import annotations
 
 import _thread
+import contextlib
 import logging
 import math
 import sys
@@ -65,7 +67,7 @@ import threading
 from time import monotonic
 from typing import Any, Protocol
 
-from .. import forks
+from .. import forks, interpreters
 from . import libmemcached, sockets
 from .failures import is_own
 
@@ -100,12 +102,14 @@ class Watchdog:
     def __init__(self) -> None:
         self._reset()
         forks.reset_in_child(self)
+        interpreters.at_end(self._end)
 
     def _reset(self) -> None:
         # The parent's clients are dropped, too: one that was in a command when the process was
         # forked has a deadline for ever, and a shutdown would end the parent's connection.
         self._clients = forks.Living()
         self._alarm: Any = None  # a lock, which the thread waits for, and wake() releases
+        self._thread: int | None = None  # its ident
         self._permits: list[None] = [None]  # to start the thread: pop() gives it to one only
         self.wakes_at = math.inf
         self._process = forks.current
@@ -170,7 +174,18 @@ class Watchdog:
             self._permits[:] = [None]
             raise
 
+    def _end(self) -> None:
+        """End the thread for ever, and wait for that."""
+        self._reset_in_child()
+        alarm, self._alarm = self._alarm, None
+        self._permits.clear()
+        if alarm is not None:
+            with contextlib.suppress(RuntimeError):  # it is awake already
+                alarm.release()
+            interpreters.wait_for_thread(self._thread)
+
     def _run(self, alarm: Any, begun: Any) -> None:
+        self._thread = _original("get_ident")()
         # Here, because no signal handler can break it off: it would count as failed for ever.
         if libmemcached.calibrated() is None and self._alarm is alarm:
             self._alarm = None

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from .. import forks
+from .. import forks, interpreters
 from ..client import checked_seconds
 from .answer import Answer
 from .sources import source_of
@@ -45,6 +45,7 @@ class _Poll:
     def __init__(self) -> None:
         self.stopped = threading.Event()
         self.ended = threading.Event()
+        self.thread: int | None = None  # its ident
 
 
 class Discovery:
@@ -160,6 +161,7 @@ class Discovery:
             raise
 
     def _run(self, poll: _Poll, starter: int) -> None:
+        poll.thread = threading.get_ident()
         if threading.get_native_id() != starter:  # with gevent it is a greenlet of that thread
             # It starts threads, for look-ups. A thread that starts others can take a signal that
             # the main thread waits for.
@@ -187,3 +189,14 @@ class Discovery:
                 self._begin()
             except RuntimeError as error:  # no thread can be started, and the child works without
                 logger.warning("%s is not asked any more: %r", self._name, error)
+
+
+def _stop_all() -> None:
+    for discovery in list(_started):
+        poll = discovery._poll
+        discovery.stop()
+        if poll is not None:
+            interpreters.wait_for_thread(poll.thread)
+
+
+interpreters.at_end(_stop_all)

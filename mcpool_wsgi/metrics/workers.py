@@ -27,14 +27,13 @@ import logging
 import os
 import secrets
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Callable
 
 from prometheus_client import Gauge, Metric
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
-from .. import forks
+from .. import forks, interpreters
 
 logger: logging.Logger = logging.getLogger("mcpool_wsgi.metrics")
 
@@ -67,6 +66,7 @@ class Publisher:
         # holds it would wait for ever.
         os.register_at_fork(before=self._begin_fork, after_in_parent=self._end_fork)
         atexit.register(self._end)
+        interpreters.at_end(self._end_thread)
 
     def _begin_fork(self) -> None:
         self._lock.acquire()
@@ -79,6 +79,8 @@ class Publisher:
         self._lock = threading.RLock()
         self._is_used = False
         self._has_thread = False
+        self._stopped = threading.Event()
+        self._thread: int | None = None  # its ident
         self._has_failed = False
         self._files: dict[str, Any] = {}
         self._gauges: dict[str, Gauge] = {}
@@ -104,9 +106,13 @@ class Publisher:
             self._has_thread = True  # last: after an interrupt, a later command starts one
 
     def _run(self) -> None:
-        while True:
-            time.sleep(INTERVAL)
+        self._thread = threading.get_ident()
+        while not self._stopped.wait(INTERVAL):
             self._try_to_publish()
+
+    def _end_thread(self) -> None:
+        self._stopped.set()
+        interpreters.wait_for_thread(self._thread)
 
     def _end(self) -> None:
         if self._is_used:

@@ -15,7 +15,7 @@ import threading
 import weakref
 from typing import Any, Callable
 
-from .. import forks
+from .. import forks, interpreters
 from ..client import checked_seconds
 from ..pool import Pool
 
@@ -41,7 +41,9 @@ class SlowHolders:
         self._find_pool = weakref.ref(pool)
         self._seconds = checked_seconds("slow_after", seconds)
         self._process: forks.Process | None = None
-        self._turn: object = None  # of the thread that was started last: the others end
+        self._turn: threading.Event | None = None  # of the latest thread: the others end
+        self._thread: int | None = None  # its ident
+        interpreters.at_end(self._end)
 
     def watching(self, reserve: Callable[[], Any]) -> Callable[[], Any]:
         """A function that reserves as *reserve* does, and is watched."""
@@ -56,7 +58,7 @@ class SlowHolders:
         """Start the thread, if this process has none."""
         forks.check_process()
         if self._process is not forks.current:
-            self._turn = turn = object()
+            self._turn = turn = threading.Event()
             # Not a threading.Thread: with gevent it is a greenlet, in which a signal handler may
             # run. Its exception must reach the program, and a Thread would end with it.
             with contextlib.suppress(RuntimeError):  # no thread can be started
@@ -64,11 +66,19 @@ class SlowHolders:
             # Last: after an interrupt, the next request starts another thread.
             self._process = forks.current
 
-    def _run(self, process: forks.Process, turn: object) -> None:
+    def _end(self) -> None:
+        """End the thread, and wait for that."""
+        turn, self._turn = self._turn, None
+        if turn is not None and self._process is forks.current:
+            turn.set()
+            interpreters.wait_for_thread(self._thread)
+
+    def _run(self, process: forks.Process, turn: threading.Event) -> None:
+        self._thread = threading.get_ident()
         logged: set[float] = set()
-        wait = threading.Event().wait
         while process is forks.current and turn is self._turn:
-            wait(self._seconds / LOOKS)
+            if turn.wait(self._seconds / LOOKS):
+                return
             pool = self._find_pool()
             if pool is None:
                 return
