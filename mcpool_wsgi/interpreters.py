@@ -25,7 +25,10 @@ LOOK = 0.001  # seconds between two looks
 
 def is_main() -> bool:
     """Whether this is the main interpreter, which is the only one in most programs."""
-    return _address_from("PyInterpreterState_Get") == _address_from("PyInterpreterState_Main")
+    try:
+        return _address_from("PyInterpreterState_Get") == _address_from("PyInterpreterState_Main")
+    except AttributeError:  # the program does not show the functions of its Python
+        return True
 
 
 def _address_from(name: str) -> int | None:

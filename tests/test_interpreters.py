@@ -84,3 +84,13 @@ def test_threads_end_before_their_sub_interpreter(mc: Client, tmp_path: object, 
 
 def test_nothing_ends_early_in_the_main_interpreter() -> None:
     assert interpreters.is_main()
+
+
+def test_program_that_hides_the_functions_of_python_has_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def without_functions(name: str) -> int:
+        raise AttributeError(f"undefined symbol: {name}")  # as a library of ctypes does
+
+    monkeypatch.setattr(interpreters, "_address_from", without_functions)
+    assert interpreters.is_main()
