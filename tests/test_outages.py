@@ -205,9 +205,9 @@ def test_interrupt_keeps_no_outage_from_its_end(caplog: pytest.LogCaptureFixture
         caplog.clear()
         try:
             with Interrupt(KeyboardInterrupt, at):
-                found.note_failure(mc, error)
+                found.note_failure(mc, error, pytest.fail)
         except KeyboardInterrupt:
-            found.note_failure(mc, error)
+            found.note_failure(mc, error, pytest.fail)
             assert len(listeners) == 1, at
             listeners[0](event)
             assert "answers again" in lines(caplog)[-1][1], at

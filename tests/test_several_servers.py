@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import random
 import threading
+from contextlib import ExitStack
 from time import monotonic
 from typing import Any, Callable
 
@@ -195,6 +197,54 @@ def test_servers_that_have_all_failed_are_used_when_they_are_back(
         node.start()
     errors_of(mc, command, keys)
     assert errors_of(mc, command, keys) == []
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_clients_agree_where_keys_are_when_all_servers_are_back(
+    nodes: list[Mortal], embedded: bool, binary: bool
+) -> None:
+    """Each would use the server that it finds first, and leave the others out for ten seconds."""
+    skip_if_not_spoken(binary, embedded)
+    pool = ClientPool(Client(addresses(nodes), None, binary, fail_soft=True), 4)
+
+    def store() -> bool:
+        with pool.reserve() as mc:
+            return mc.set("key", "value")
+
+    for node in nodes:
+        node.kill()
+    with ExitStack() as reservations:
+        clients = [reservations.enter_context(pool.reserve()) for _ in range(4)]
+        end = monotonic() + 1.5  # longer than the retry_timeout
+        while monotonic() < end:
+            assert not any(mc.set(random.choice(KEYS), 1) for mc in clients)
+    for node in nodes:
+        node.start()
+    eventually(store)
+    with ExitStack() as reservations:
+        clients = [reservations.enter_context(pool.reserve()) for _ in range(4)]
+        for number, key in enumerate(KEYS):
+            assert clients[number % 4].set(key, number)
+        for mc in clients:
+            assert mc.get_multi(KEYS) == {key: number for number, key in enumerate(KEYS)}
+    assert pool.stats().clients_renewed == {"failure": 4}
+
+
+def test_clients_are_not_renewed_when_one_of_several_servers_fails(nodes: list[Mortal]) -> None:
+    """Each of them would fail once more."""
+    pool = ClientPool(Client(addresses(nodes), fail_soft=True), 4)
+    with ExitStack() as reservations:
+        clients = [reservations.enter_context(pool.reserve()) for _ in range(4)]
+        for mc in clients:
+            assert mc.set_multi({key: key for key in KEYS}) == []
+        nodes[0].kill()
+        for _ in range(5):
+            for key in KEYS:
+                for mc in clients:
+                    mc.get(key)
+    with pool.reserve():
+        pass
+    assert pool.stats().clients_renewed == {}
 
 
 def test_client_that_stores_does_not_wait_each_time_for_servers_that_all_hang(

@@ -9,21 +9,30 @@ An outage of a single server ends with the first command that succeeds. If a cli
 servers, the others go on answering. So the outage ends when no command has failed for longer than
 the time after which libmemcached tries a server again. An outage that begins again within ten
 seconds is the same one: it is logged once, and ends when nothing has failed for ten seconds.
+
+If all of several servers have failed, each client leaves most of them out for ten seconds more. It
+goes on with the server that it finds first, which is another one for each client. So they would
+look for a key at different servers. For this reason all clients are renewed at the first answer.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 from time import monotonic
-from typing import Any
+from typing import Any, Callable
 
 from ..client import CommandEvent, Listener, without_key
 
 logger: logging.Logger = logging.getLogger("mcpool_wsgi.pool")
 
 SAME_OUTAGE = 10.0  # seconds
+#: If so many commands fail in a row, and nothing is answered for so many seconds, all servers have
+#: failed. If one has failed, others answer in between.
+FAILURES_OF_ALL = 3
+SILENCE_OF_ALL = 0.1
 
 
 class Outages:
@@ -41,18 +50,29 @@ class Outages:
         self._began: float | None = None  # while there is an outage
         self._servers = ""
         self._failures = 0
+        self._failures_in_a_row = 0
+        self._last_answer = 0.0  # or the begin of the outage
+        self._last_renewal = -math.inf
+        self._renew: Callable[[], None] | None = (
+            None  # while there is an outage of several servers
+        )
         self._last_failure = 0.0
         self._last_end = -SAME_OUTAGE
         self._quiet = 0.0  # seconds without a failure that end it
 
-    def note_failure(self, master: Any, error: Exception) -> None:
-        """A command of a clone of *master*, which is a Client, has failed."""
+    def note_failure(self, master: Any, error: Exception, renew: Callable[[], None]) -> None:
+        """A command of a clone of *master*, which is a Client, has failed.
+
+        :param renew: renews all clients.
+        """
         with self._lock:
             now = monotonic()
             is_first = self._began is None and now - self._last_end >= SAME_OUTAGE
             if self._began is None:
                 self._begin(master, now, is_first)
+            self._renew = renew if len(master.addresses) > 1 else None
             self._failures += 1
+            self._failures_in_a_row += 1
             self._last_failure = now
         if is_first:  # not while the lock is held: a log handler may wait for another thread
             logger.warning(
@@ -68,7 +88,8 @@ class Outages:
         self._quiet = 0.0 if len(master.addresses) == 1 else master.renewal_interval + 1
         if not is_first:
             self._quiet = max(self._quiet, SAME_OUTAGE)
-        self._failures = 0
+        self._failures = self._failures_in_a_row = 0
+        self._last_answer = now
         if self._note_command not in self._listeners:  # an interrupt may have left it there
             self._listeners.append(self._note_command)
         self._began = now  # last: after an interrupt, the next failure begins it
@@ -77,7 +98,7 @@ class Outages:
         """End without a line."""
         with contextlib.suppress(ValueError):
             self._listeners.remove(self._note_command)
-        self._began = None
+        self._began = self._renew = None
 
     def _note_command(self, event: CommandEvent) -> None:
         """A command of the pool has ended, while there is an outage."""
@@ -86,18 +107,39 @@ class Outages:
         with self._lock:
             now = monotonic()
             began = self._began
-            if began is None or now - self._last_failure < self._quiet:
+            if began is None:
                 return
-            self._last_end = now
-            self.forget()
+            renew = self._renew if self._all_have_failed(now) else None
+            self._failures_in_a_row = 0
+            self._last_answer = now
+            if renew is not None:
+                self._last_renewal = now
+            is_over = now - self._last_failure >= self._quiet
+            if is_over:
+                self._last_end = now
+                self.forget()
             seconds = (self._last_failure if self._quiet else now) - began
             failures = self._failures
+        if renew is not None:
+            renew()
+        if not is_over:
+            return
         logger.info(
             "%s: memcached %s answers again after %.1f s, %d commands failed",
             self._name,
             self._servers,
             seconds,
             failures,
+        )
+
+    def _all_have_failed(self, now: float) -> bool:
+        """Whether no server has answered until *now*. True once in ten seconds at most, because a
+        new client does not know which servers have failed.
+        """
+        return (
+            self._failures_in_a_row >= FAILURES_OF_ALL
+            and now - self._last_answer >= SILENCE_OF_ALL
+            and now - self._last_renewal >= self._quiet
         )
 
 
