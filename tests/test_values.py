@@ -14,6 +14,7 @@ from forking import FORKS, succeeds
 from harness import Connections
 
 from mcpool_wsgi import Client, ClientPool, PickleForbidden, ThreadMappedPool
+from mcpool_wsgi.client import values
 
 pytestmark = pytest.mark.slow
 
@@ -550,3 +551,59 @@ def test_subclass_of_int_is_an_int_without_pickle(safe: Client, value: Any) -> N
     for name, write in WRITES.items():
         assert write(safe, value), name
         assert equal(safe.get("the-key"), int(value)), name
+
+
+class SaysItIsEmpty(bytes):
+    def __len__(self) -> int:
+        return 0
+
+
+def store_with_all_commands(mc: Client, value: Any) -> list[Callable[[], object]]:
+    return [
+        lambda: mc.set("key", value),
+        lambda: mc.set("key", value, min_compress_len=1),
+        lambda: mc.add("new", value),
+        lambda: mc.replace("key", value),
+        lambda: mc.append("key", value),
+        lambda: mc.prepend("key", value),
+        lambda: mc.cas("key", value, 1),
+        lambda: mc.set_multi({"key": value}),
+        lambda: mc.set_multi({"key": value}, min_compress_len=1),
+        lambda: mc.add_multi({"new": value}),
+    ]
+
+
+@pytest.mark.parametrize("kind", [bytes, SaysItIsEmpty])
+def test_value_of_two_gigabytes_is_refused_before_the_wire(
+    address: str, kind: Callable[[int], Any]
+) -> None:
+    """memcached refuses the line of the command, and reads the bytes of the value as commands."""
+    mc = Client([address], {"cas": True})
+    assert mc.set("key", "value")
+    value = kind(2**31)  # of NULs, which the system only promises
+    for store in store_with_all_commands(mc, value):
+        with pytest.raises(ValueError, match=r"memcached key '(key|new)'.*2147483648 bytes"):
+            store()
+    assert mc.get("key") == "value"
+
+
+def test_length_of_a_text_is_that_of_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(values, "TOO_LONG", 1000)
+    monkeypatch.setattr(values, "MAY_BE_TOO_LONG", 250)
+    values.check_length("x" * 999)
+    values.check_length("é" * 499)
+    for text in ("x" * 1000, "é" * 500):
+        with pytest.raises(ValueError, match="1000 bytes"):
+            values.check_length(text)
+
+
+def test_length_of_a_serialized_value_is_checked(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(values, "TOO_LONG", 1000)
+    mc = Client([address], {"cas": True}, serializer=json)
+    assert mc.set("key", "value")
+    for store in store_with_all_commands(mc, ["x" * 2000]):
+        with pytest.raises(ValueError, match=r"memcached key '(key|new)'.*can be stored"):
+            store()
+    assert mc.get("key") == "value"

@@ -22,7 +22,7 @@ from .arguments import LARGEST_TIME, checked_number
 from .failures import MISS, CommandExpired
 from .keys import AnyKey, Key, encoded
 from .server_commands import ServerCommands, call_for_each
-from .storing_commands import DEFAULT_LEVEL, ZERO, check_compression
+from .storing_commands import DEFAULT_LEVEL, ZERO, check_compress_numbers, check_value
 from .values import storable, writing_ints
 from .whole_answers import get_multi
 
@@ -107,13 +107,15 @@ class MultiCommands(ServerCommands):
             raise TypeError(f"keys must be a mapping of keys to values, not {kind}")
         named = dict(self._prefixed(mapping, key_prefix))
         values = {raw: storable(mapping[key]) for raw, key in named.items()}
+        for raw, val in values.items():
+            check_value(named[raw], val)
         if int in map(type, values.values()):
             command = writing_ints(command)
         if time is not ZERO:
             time = checked_number("time", time, LARGEST_TIME)
         if min_compress_len is not ZERO or compress_level is not DEFAULT_LEVEL:
-            for raw, val in values.items():
-                check_compression(named[raw], val, min_compress_len, compress_level)
+            for key in named.values():
+                check_compress_numbers(key, min_compress_len, compress_level)
         if self.binary:
             command = binary_protocol.storing(command)
         try:

@@ -16,7 +16,7 @@ from . import binary_protocol, explanations, native
 from .arguments import LARGEST_CAS, LARGEST_LENGTH, LARGEST_TIME, checked_number
 from .key_commands import KeyCommands
 from .keys import Key
-from .values import PLAIN, TOO_LONG_TO_COMPRESS, storable, writing_ints
+from .values import MAY_BE_TOO_LONG, PLAIN, check_length, storable, writing_ints
 
 ZERO = 0  # for time and min_compress_len: never
 DEFAULT_LEVEL = -1  # of compression
@@ -112,6 +112,7 @@ class StoringCommands(KeyCommands):
         time = checked_number("time", time, LARGEST_TIME, key=key)
         self._check_cas("cas")
         val = storable(val)
+        check_value(key, val)
         command = writing_ints(native.cas) if type(val) is int else native.cas
         if self.binary:
             command = binary_protocol.storing(command)
@@ -133,15 +134,20 @@ class StoringCommands(KeyCommands):
         compress_level: int = DEFAULT_LEVEL,
     ) -> bool:
         raw = self._rule.encoded(key)
-        if type(val) not in PLAIN:
+        kind = type(val)
+        if kind is str or kind is bytes:
+            if len(val) >= MAY_BE_TOO_LONG:
+                check_value(key, val)
+        elif kind not in PLAIN:
             val = storable(val)
+            check_value(key, val)
             if type(val) is int:
                 command = writing_ints(command)
         # By identity, because a subclass of int may say that it is false, or equal.
         if time is not ZERO:
             time = checked_number("time", time, LARGEST_TIME, key=key)
         if min_compress_len is not ZERO or compress_level is not DEFAULT_LEVEL:
-            check_compression(key, val, min_compress_len, compress_level)
+            check_compress_numbers(key, min_compress_len, compress_level)
         if self.binary:
             command = binary_protocol.storing(command)
         try:
@@ -157,13 +163,12 @@ class StoringCommands(KeyCommands):
             raise KeyError(f"failed setting {key!r}")
 
 
-def check_compression(key: Key, val: Any, min_compress_len: int, compress_level: int) -> None:
-    check_compress_numbers(key, min_compress_len, compress_level)
-    if isinstance(val, (str, bytes)) and len(val) >= TOO_LONG_TO_COMPRESS:
-        raise ValueError(
-            f"the value of memcached key {shown(key)} has {len(val)} bytes, and fewer than"
-            f" {TOO_LONG_TO_COMPRESS} can be compressed"
-        )
+def check_value(key: Key, val: Any) -> None:
+    """:raises ValueError: *val* is str or bytes, and no memcached takes so many."""
+    try:
+        check_length(val)
+    except ValueError as error:
+        raise ValueError(f"the value of memcached key {shown(key)}: {error}") from None
 
 
 def check_compress_numbers(key: Key, min_compress_len: int, compress_level: int) -> None:

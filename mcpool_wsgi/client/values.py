@@ -21,11 +21,13 @@ import _pylibmc
 
 from . import native
 
-#: From this length in bytes on, zlib's lengths in the C code overflow.
-TOO_LONG_TO_COMPRESS = 2**32
+#: From this length in bytes on, memcached refuses the line of the command and reads the value as
+#: commands. From twice as many on, lengths in the binary protocol and in zlib overflow, too.
+TOO_LONG = 2**31 - 2
+#: A text of fewer characters has fewer bytes than that.
+MAY_BE_TOO_LONG = TOO_LONG // 4
 #: Types that the C code writes correctly, whatever the value is.
 PLAIN = frozenset({str, bytes, bool, type(None), float, dict, list, tuple})
-
 PICKLE, INTEGER, LONG, TEXT = 1, 2, 4, 16  # flags of pylibmc; INTEGER is for bool, LONG for int
 
 
@@ -54,12 +56,23 @@ def storable(value: Any) -> Any:
     return exact
 
 
+def check_length(data: Any) -> None:
+    """:raises ValueError: *data* is str or bytes, and no memcached takes so many."""
+    if isinstance(data, str) and str.__len__(data) >= MAY_BE_TOO_LONG:
+        data = str.encode(data)
+    if isinstance(data, bytes) and bytes.__len__(data) >= TOO_LONG:
+        length = bytes.__len__(data)
+        raise ValueError(f"it has {length} bytes, and fewer than {TOO_LONG} can be stored")
+
+
 def serialize(client: Any, value: Any) -> tuple[bytes, int]:
     """``(data, flags)`` of *value*, as pylibmc writes it."""
     value = storable(value)
     if type(value) is int:
         return int.__repr__(value).encode(), LONG
-    return native.serialize(client, value)  # type: ignore[no-any-return]
+    data, flags = native.serialize(client, value)
+    check_length(data)
+    return data, flags
 
 
 def _find_choice() -> int | None:

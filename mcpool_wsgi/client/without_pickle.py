@@ -17,7 +17,7 @@ import _pylibmc
 import pylibmc
 
 from ..errors import PickleForbidden
-from .values import INTEGER, LONG, PICKLE, TEXT, LargeInt, storable
+from .values import INTEGER, LONG, PICKLE, TEXT, LargeInt, check_length, storable
 
 _TYPES = PICKLE | INTEGER | LONG | TEXT
 # pylibmc knows neither of these, so a client of its own refuses to read them.
@@ -62,7 +62,9 @@ class _WithoutPickle:
             if not isinstance(data, (str, bytes, bytearray, memoryview)):  # bytes(5) are five NULs
                 kind = type(data).__name__
                 raise TypeError(f"dumps() of the serializer must return str or bytes, not {kind}")
-            return (data.encode() if isinstance(data, str) else bytes(data)), _SERIALIZED
+            data = data.encode() if isinstance(data, str) else bytes(data)
+            check_length(data)
+            return data, _SERIALIZED
         if isinstance(value, float):
             return float.__repr__(value).encode(), _FLOAT
         raise PickleForbidden(f"is a {type(value).__name__}, which needs pickle")
