@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import math
@@ -449,6 +450,30 @@ BAD_SERVERS: dict[str, Any] = {
     "tuple with NUL": (1, "127.0.0.1\0evil", 11211),
     "list": ["127.0.0.1", 11211],
 }
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"servers": []},
+        {"servers": ["127.0.0.1"], "behaviors": {"hash": "none"}},
+        {"servers": ["127.0.0.1"], "username": "ada", "binary": True},
+    ],
+)
+def test_client_that_could_not_be_made_ends_no_process(arguments: dict[str, Any]) -> None:
+    """The C code divides by its number of servers."""
+
+    class Stubborn(Client):
+        def __init__(self) -> None:
+            with contextlib.suppress(TypeError, ValueError, pylibmc.Error):
+                super().__init__(**arguments)
+
+    def work() -> None:
+        mc = Stubborn()
+        with pytest.raises(RuntimeError, match=r"its __init__\(\) has failed"):
+            mc.hash("key")
+
+    succeeds(in_child(work))
 
 
 @pytest.mark.parametrize("what", BAD_SERVERS)

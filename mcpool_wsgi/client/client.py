@@ -137,7 +137,6 @@ class Client(MultiCommands):
         # Kept here, because to ask libmemcached for its behaviors would open a connection.
         self._chosen = normalized(behaviors or {}, binary)
         self._fail_soft = checked_switch("fail_soft", fail_soft)
-        self._rule = KeyRule(binary, self._chosen.get("namespace", b""))
         if serializer is not None:
             for name in ("dumps", "loads"):
                 if not callable(getattr(serializer, name, None)):
@@ -148,6 +147,7 @@ class Client(MultiCommands):
         super().__init__(
             servers, completed(self._chosen, len(servers)), binary, username, password
         )
+        self._rule = KeyRule(binary, self._chosen.get("namespace", b""))  # last: see hash()
 
     def _clone(self: _Self) -> _Self:
         clone = super()._clone()

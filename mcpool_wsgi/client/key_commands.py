@@ -125,6 +125,8 @@ class KeyCommands(Connection):
 
     def hash(self, key: Key) -> int:
         """The position of the server that libmemcached chooses for *key*, from 0."""
+        if not hasattr(self, "_rule"):  # the C code would divide by its number of servers, 0
+            raise RuntimeError("this client has no servers, because its __init__() has failed")
         return int(super().hash(encoded(key)))
 
     def _check_cas(self, command: str) -> None:
