@@ -53,9 +53,7 @@ class Outages:
         self._failures_in_a_row = 0
         self._last_answer = 0.0  # or the begin of the outage
         self._last_renewal = -math.inf
-        self._renew: Callable[[], None] | None = (
-            None  # while there is an outage of several servers
-        )
+        self._renew: Callable[[], None] | None = None  # if several servers fail
         self._last_failure = 0.0
         self._last_end = -SAME_OUTAGE
         self._quiet = 0.0  # seconds without a failure that end it
@@ -133,12 +131,11 @@ class Outages:
         )
 
     def _all_have_failed(self, now: float) -> bool:
-        """Whether no server has answered until *now*. True once in ten seconds at most, because a
-        new client does not know which servers have failed.
-        """
+        """Whether no server has answered until *now*."""
         return (
             self._failures_in_a_row >= FAILURES_OF_ALL
             and now - self._last_answer >= SILENCE_OF_ALL
+            # Not more often: a new client does not know which servers fail, and fails once more.
             and now - self._last_renewal >= self._quiet
         )
 
