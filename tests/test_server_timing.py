@@ -145,3 +145,23 @@ def test_requests_of_other_threads_are_not_counted(mc: Client) -> None:
         assert "dur=0.0;" not in ours
 
     in_threads([work] * 4)
+
+
+class _Chunk(bytes):
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("a chunk was compared")
+
+    __hash__ = bytes.__hash__
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_chunks_are_not_compared(mc: Client, lazy: bool) -> None:
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield from (_Chunk(b"a"), _Chunk(b"b"))
+
+    pool = ClientPool(mc, 1)
+    middleware = MemcachedPoolMiddleware(app, pool, lazy=lazy, server_timing=True)
+    response = middleware({}, lambda *args: None)
+    assert b"".join(response) == b"ab"
+    response.close()

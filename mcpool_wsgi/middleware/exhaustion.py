@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from ..errors import PoolTimeout
 from ..pool import LazyClient
-from .environ_keys import MISSING
+from .files import each_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -98,9 +98,7 @@ class Unstarted:
             chunks = iter(self._other)
         else:
             yield chunk
-        # Not "yield from chunks", which would close them, and not a loop, which would call iter()
-        # again: some iterators then begin anew.
-        yield from iter(functools.partial(next, chunks), MISSING)
+        yield from each_of(functools.partial(next, chunks))
 
     def close(self) -> None:
         try:

@@ -25,8 +25,22 @@ Runner = Callable[..., Any]
 
 def chunks_of(run: Runner, response: Any) -> Iterator[bytes]:
     """The chunks of *response*. *run* asks it for its iterator now, and then for each chunk."""
-    # Not a generator with a loop: some iterators begin anew at a second iter().
-    return iter(functools.partial(run, next, run(iter, response)), MISSING)
+    return each_of(functools.partial(run, next, run(iter, response)))
+
+
+def each_of(next_chunk: Callable[[], bytes]) -> Iterator[bytes]:
+    """What *next_chunk* returns, until it raises StopIteration.
+
+    It gets a function and no iterator. ``yield from`` would close an iterator, as the server does.
+    ``for`` would call ``iter()`` again, and some iterators then begin anew. And ``iter()`` with a
+    sentinel would compare each chunk, which may have an ``__eq__()`` of its own.
+    """
+    while True:
+        try:
+            chunk = next_chunk()
+        except StopIteration:
+            return
+        yield chunk
 
 
 def call_with_files(
