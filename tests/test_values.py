@@ -607,3 +607,26 @@ def test_length_of_a_serialized_value_is_checked(
         with pytest.raises(ValueError, match=r"memcached key '(key|new)'.*can be stored"):
             store()
     assert mc.get("key") == "value"
+
+
+class Proxy:
+    """It says that it is what it stands for, as Django's lazy objects do."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        return type(self._value)
+
+    def __reduce__(self) -> Any:
+        return type(self._value), (self._value,)
+
+
+@pytest.mark.parametrize("value", ["text", b"bytes", 5, True])
+def test_proxy_of_a_plain_value_is_pickled(address: str, value: Any) -> None:
+    mc = Client([address])
+    assert mc.set("key", Proxy(value))
+    assert mc.get("key") == value
+    assert mc.set_multi({"others": Proxy(value)}) == []
+    assert mc.get("others") == value

@@ -46,7 +46,8 @@ def storable(value: Any) -> Any:
 
     For an instance of a subclass of int, the C code would write what no reader understands.
     """
-    if type(value) is bool or not isinstance(value, int):
+    # Not isinstance(): a proxy says that it is what it stands for. The C code pickles it.
+    if type(value) is bool or not issubclass(type(value), int):
         return value
     exact = int.__int__(value)
     try:
@@ -58,9 +59,9 @@ def storable(value: Any) -> Any:
 
 def check_length(data: Any) -> None:
     """:raises ValueError: *data* is str or bytes, and no memcached takes so many."""
-    if isinstance(data, str) and str.__len__(data) >= MAY_BE_TOO_LONG:
+    if issubclass(type(data), str) and str.__len__(data) >= MAY_BE_TOO_LONG:
         data = str.encode(data)
-    if isinstance(data, bytes) and bytes.__len__(data) >= TOO_LONG:
+    if issubclass(type(data), bytes) and bytes.__len__(data) >= TOO_LONG:
         length = bytes.__len__(data)
         raise ValueError(f"it has {length} bytes, and fewer than {TOO_LONG} can be stored")
 
