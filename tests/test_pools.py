@@ -964,6 +964,23 @@ def test_lazy_client_shows_its_options_without_a_slot(mc: Client) -> None:
             show()
 
 
+def test_lazy_client_of_a_pool_that_is_not_filled_shows_no_options() -> None:
+    lent = ClientPool().reserve(lazy=True)
+    for show in (lambda: lent.addresses, lambda: lent.behaviors, lambda: lent.hash("key")):
+        with pytest.raises(PoolTimeout, match=r"fill\(mc, n_slots\)"):
+            show()
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_hash_of_a_subclass_has_parameters_of_its_own(mc: Client, lazy: bool) -> None:
+    class Own(Client):
+        def hash(self, key: Any, replica: int = 0) -> int:
+            return super().hash(key) + replica
+
+    with ClientPool(Own(mc.addresses), 1).reserve(lazy=lazy) as lent:
+        assert lent.hash("key", 3) == lent.hash("key", replica=3) == 3  # type: ignore[call-arg]
+
+
 def test_lazy_client_in_several_threads_takes_one_slot(mc: Client) -> None:
     pool = ClientPool(mc, 1, timeout=60)
     lent = pool.reserve(lazy=True)

@@ -164,9 +164,10 @@ class LazyClient(LentClient):
             super().__exit__()
 
     def _shown_client(self) -> Client:
-        # Its options are known without a connection.
-        client: Client = self._pool.master if self._client is NOT_RESERVED else self._client
-        return client
+        # Its options are known without a connection, but not before the pool is filled.
+        if self._client is NOT_RESERVED and self._pool.master is not None:
+            return self._pool.master  # type: ignore[no-any-return]
+        return super()._shown_client()
 
     def _use(self) -> Any:
         if self._client is NOT_RESERVED:
@@ -213,11 +214,15 @@ class _Extras:
 
     _run: Callable[..., Any]
     _use: Callable[[], Any]
+    _shown_client: Callable[[], Any]
 
     # A subclass may have parameters of its own.
     get: Any = BorrowedCommands.get
     set: Any = BorrowedCommands.set
     get_multi: Any = BorrowedCommands.get_multi
+
+    def hash(self, *args: Any, **kwargs: Any) -> Any:
+        return self._shown_client().hash(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         # Not what is a Client's own: observe() would be told of the next reservations, too.
