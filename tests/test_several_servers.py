@@ -247,6 +247,42 @@ def test_clients_are_not_renewed_when_one_of_several_servers_fails(nodes: list[M
     assert pool.stats().clients_renewed == {}
 
 
+def test_clients_are_not_renewed_although_all_wait_for_one_server(
+    nodes: list[Mortal],
+) -> None:
+    """Nothing is answered meanwhile, but the other servers have not failed."""
+    pool = ClientPool(Client(addresses(nodes), fail_soft=True), 4)
+    homes = [pool.master.hash(key) for key in KEYS]
+    hot, other = KEYS[homes.index(0)], KEYS[homes.index(1)]
+    with ExitStack() as reservations:
+        clients = [reservations.enter_context(pool.reserve()) for _ in range(4)]
+        nodes[0].stop()
+        assert [mc.get(hot) for mc in clients] == [None] * 4
+        assert clients[0].set(other, 1)
+        nodes[0].go_on()
+    with ExitStack() as reservations:
+        for _ in range(4):
+            reservations.enter_context(pool.reserve())
+    assert pool.stats().failures == 4
+    assert pool.stats().clients_renewed == {}
+
+
+def test_clients_are_renewed_after_each_outage_of_all_servers(nodes: list[Mortal]) -> None:
+    pool = ClientPool(Client(addresses(nodes), fail_soft=True), 1)
+    for times in range(3):
+        with pool.reserve() as mc:
+            for node in nodes:
+                node.kill()
+            end = monotonic() + 0.2  # longer than the silence that shows it
+            while monotonic() < end:
+                assert mc.get_multi(KEYS) == {}
+                assert not any(map(mc.get, KEYS[:50]))
+            for node in nodes:
+                node.start()
+            eventually(lambda mc=mc: mc.set("key", "value"))  # type: ignore[misc]
+        assert pool.stats().clients_renewed == ({"failure": times} if times else {})
+
+
 def test_client_that_stores_does_not_wait_each_time_for_servers_that_all_hang(
     nodes: list[Mortal], embedded: bool
 ) -> None:

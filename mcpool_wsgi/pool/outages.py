@@ -13,26 +13,24 @@ seconds is the same one: it is logged once, and ends when nothing has failed for
 If all of several servers have failed, each client leaves most of them out for ten seconds more. It
 goes on with the server that it finds first, which is another one for each client. So they would
 look for a key at different servers. For this reason all clients are renewed at the first answer.
+All have failed if keys of each server have failed and nothing was answered meanwhile. The number of
+failures does not tell: if one server hangs, all threads may wait for it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import threading
 from time import monotonic
 from typing import Any, Callable
 
-from ..client import CommandEvent, Listener, without_key
+from ..client import Client, CommandEvent, Listener, without_key
 
 logger: logging.Logger = logging.getLogger("mcpool_wsgi.pool")
 
 SAME_OUTAGE = 10.0  # seconds
-#: If so many commands fail in a row, and nothing is answered for so many seconds, all servers have
-#: failed. If one has failed, others answer in between.
-FAILURES_OF_ALL = 3
-SILENCE_OF_ALL = 0.1
+SILENCE_OF_ALL = 0.1  # seconds without an answer, if all of several servers have failed
 
 
 class Outages:
@@ -50,10 +48,10 @@ class Outages:
         self._began: float | None = None  # while there is an outage
         self._servers = ""
         self._failures = 0
-        self._failures_in_a_row = 0
+        self._master: Any = None
+        self._silent: set[int] = set()  # the servers that have failed since the last answer
         self._last_answer = 0.0  # or the begin of the outage
-        self._last_renewal = -math.inf
-        self._renew: Callable[[], None] | None = None  # if several servers fail
+        self._renew: Callable[[], None] | None = None  # if there are several servers
         self._last_failure = 0.0
         self._last_end = -SAME_OUTAGE
         self._quiet = 0.0  # seconds without a failure that end it
@@ -68,9 +66,8 @@ class Outages:
             is_first = self._began is None and now - self._last_end >= SAME_OUTAGE
             if self._began is None:
                 self._begin(master, now, is_first)
-            self._renew = renew if len(master.addresses) > 1 else None
+            self._master, self._renew = master, (renew if len(master.addresses) > 1 else None)
             self._failures += 1
-            self._failures_in_a_row += 1
             self._last_failure = now
         if is_first:  # not while the lock is held: a log handler may wait for another thread
             logger.warning(
@@ -86,7 +83,8 @@ class Outages:
         self._quiet = 0.0 if len(master.addresses) == 1 else master.renewal_interval + 1
         if not is_first:
             self._quiet = max(self._quiet, SAME_OUTAGE)
-        self._failures = self._failures_in_a_row = 0
+        self._failures = 0
+        self._silent = set()
         self._last_answer = now
         if self._note_command not in self._listeners:  # an interrupt may have left it there
             self._listeners.append(self._note_command)
@@ -96,10 +94,12 @@ class Outages:
         """End without a line."""
         with contextlib.suppress(ValueError):
             self._listeners.remove(self._note_command)
-        self._began = self._renew = None
+        self._began = self._renew = self._master = None
 
     def _note_command(self, event: CommandEvent) -> None:
         """A command of the pool has ended, while there is an outage."""
+        if event.outcome == "failure":
+            self._note_server(event)
         if not _shows_an_answer(event):
             return
         with self._lock:
@@ -108,10 +108,8 @@ class Outages:
             if began is None:
                 return
             renew = self._renew if self._all_have_failed(now) else None
-            self._failures_in_a_row = 0
+            self._silent = set()
             self._last_answer = now
-            if renew is not None:
-                self._last_renewal = now
             is_over = now - self._last_failure >= self._quiet
             if is_over:
                 self._last_end = now
@@ -130,13 +128,20 @@ class Outages:
             failures,
         )
 
+    def _note_server(self, event: CommandEvent) -> None:
+        """A command has failed: note at which server, if that is known."""
+        with self._lock:
+            if self._renew is not None:
+                servers = {Client.hash(self._master, key) for key in event.key_names}
+                if len(servers) == 1:  # or nobody knows which of them has failed
+                    self._silent |= servers
+
     def _all_have_failed(self, now: float) -> bool:
         """Whether no server has answered until *now*."""
         return (
-            self._failures_in_a_row >= FAILURES_OF_ALL
+            self._renew is not None
+            and len(self._silent) == len(self._master.addresses)
             and now - self._last_answer >= SILENCE_OF_ALL
-            # Not more often: a new client does not know which servers fail, and fails once more.
-            and now - self._last_renewal >= self._quiet
         )
 
 
