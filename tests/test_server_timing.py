@@ -157,11 +157,7 @@ class _Chunk(bytes):
 @pytest.mark.parametrize("lazy", [False, True])
 def test_chunks_are_not_compared(mc: Client, lazy: bool) -> None:
     def app(environ: Any, start_response: Any) -> Iterator[bytes]:
-        start_response("200 OK", [])
+        started(start_response)
         yield from (_Chunk(b"a"), _Chunk(b"b"))
 
-    pool = ClientPool(mc, 1)
-    middleware = MemcachedPoolMiddleware(app, pool, lazy=lazy, server_timing=True)
-    response = middleware({}, lambda *args: None)
-    assert b"".join(response) == b"ab"
-    response.close()
+    assert answer(app, ClientPool(mc, 1), lazy=lazy).body == b"ab"

@@ -13,8 +13,8 @@ seconds is the same one: it is logged once, and ends when nothing has failed for
 If all of several servers have failed, each client leaves most of them out for ten seconds more. It
 goes on with the server that it finds first, which is another one for each client. So they would
 look for a key at different servers. For this reason all clients are renewed at the first answer.
-All have failed if keys of each server have failed and nothing was answered meanwhile. The number of
-failures does not tell: if one server hangs, all threads may wait for it.
+All have failed if keys of each server have failed and nothing was answered meanwhile. The number
+of failures does not tell: if one server hangs, all threads may wait for it.
 """
 
 from __future__ import annotations
