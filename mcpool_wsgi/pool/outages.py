@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import weakref
 from time import monotonic
 from typing import Any, Callable
 
@@ -48,10 +49,11 @@ class Outages:
         self._began: float | None = None  # while there is an outage
         self._servers = ""
         self._failures = 0
-        self._master: Any = None
         self._silent: set[int] = set()  # the servers that have failed since the last answer
         self._last_answer = 0.0  # or the begin of the outage
-        self._renew: Callable[[], None] | None = None  # if there are several servers
+        # If there are several servers. Weak, so that a dropped pool is freed at once.
+        self._find_master: Callable[[], Any] = _nothing
+        self._find_renew: Callable[[], Callable[[], None] | None] = _nothing
         self._last_failure = 0.0
         self._last_end = -SAME_OUTAGE
         self._quiet = 0.0  # seconds without a failure that end it
@@ -66,7 +68,9 @@ class Outages:
             is_first = self._began is None and now - self._last_end >= SAME_OUTAGE
             if self._began is None:
                 self._begin(master, now, is_first)
-            self._master, self._renew = master, (renew if len(master.addresses) > 1 else None)
+            if len(master.addresses) > 1:
+                self._find_master = weakref.ref(master)
+                self._find_renew = weakref.WeakMethod(renew)
             self._failures += 1
             self._last_failure = now
         if is_first:  # not while the lock is held: a log handler may wait for another thread
@@ -94,7 +98,8 @@ class Outages:
         """End without a line."""
         with contextlib.suppress(ValueError):
             self._listeners.remove(self._note_command)
-        self._began = self._renew = self._master = None
+        self._began = None
+        self._find_master = self._find_renew = _nothing
 
     def _note_command(self, event: CommandEvent) -> None:
         """A command of the pool has ended, while there is an outage."""
@@ -107,7 +112,7 @@ class Outages:
             began = self._began
             if began is None:
                 return
-            renew = self._renew if self._all_have_failed(now) else None
+            renew = self._find_renew() if self._all_have_failed(now) else None
             self._silent = set()
             self._last_answer = now
             is_over = now - self._last_failure >= self._quiet
@@ -131,18 +136,24 @@ class Outages:
     def _note_server(self, event: CommandEvent) -> None:
         """A command has failed: note at which server, if that is known."""
         with self._lock:
-            if self._renew is not None:
-                servers = {Client.hash(self._master, key) for key in event.key_names}
+            master = self._find_master()
+            if master is not None:
+                servers = {Client.hash(master, key) for key in event.key_names}
                 if len(servers) == 1:  # or nobody knows which of them has failed
                     self._silent |= servers
 
     def _all_have_failed(self, now: float) -> bool:
         """Whether no server has answered until *now*."""
+        master = self._find_master()
         return (
-            self._renew is not None
-            and len(self._silent) == len(self._master.addresses)
+            master is not None
+            and len(self._silent) == len(master.addresses)
             and now - self._last_answer >= SILENCE_OF_ALL
         )
+
+
+def _nothing() -> None:
+    """In the place of a reference to what is not there."""
 
 
 def _shows_an_answer(event: CommandEvent) -> bool:
