@@ -113,9 +113,8 @@ class MultiCommands(ServerCommands):
             command = writing_ints(command)
         if time is not ZERO:
             time = checked_number("time", time, LARGEST_TIME)
-        if min_compress_len is not ZERO or compress_level is not DEFAULT_LEVEL:
-            for key in named.values():
-                check_compress_numbers(key, min_compress_len, compress_level)
+        if named and (min_compress_len is not ZERO or compress_level is not DEFAULT_LEVEL):
+            check_compress_numbers(next(iter(named.values())), min_compress_len, compress_level)
         if self.binary:
             command = binary_protocol.storing(command)
         try:
