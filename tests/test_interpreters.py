@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
+from harness import run_python
 
 from mcpool_wsgi import Client, interpreters
 
@@ -72,13 +72,7 @@ def test_threads_end_before_their_sub_interpreter(mc: Client, tmp_path: object, 
     with open(file, "w", encoding="utf-8") as code:
         code.write(CODE)
     (address,) = mc.addresses
-    process = subprocess.run(
-        [sys.executable, "-c", PROGRAM, file, address, end, *sys.path],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    process = run_python(PROGRAM, file, address, end, *sys.path)
     assert (process.returncode, process.stdout) == (0, "ended\n"), process.stderr
 
 

@@ -164,7 +164,7 @@ class StoringCommands(KeyCommands):
 
 
 def check_value(key: Key, val: Any) -> None:
-    """:raises ValueError: *val* is str or bytes, and no memcached takes so many."""
+    """:raises ValueError: *val* is str or bytes, and no memcached takes so many bytes."""
     try:
         check_length(val)
     except ValueError as error:

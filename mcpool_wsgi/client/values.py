@@ -28,6 +28,7 @@ TOO_LONG = 2**31 - 2
 MAY_BE_TOO_LONG = TOO_LONG // 4
 #: Types that the C code writes correctly, whatever the value is.
 PLAIN = frozenset({str, bytes, bool, type(None), float, dict, list, tuple})
+
 PICKLE, INTEGER, LONG, TEXT = 1, 2, 4, 16  # flags of pylibmc; INTEGER is for bool, LONG for int
 
 
@@ -58,7 +59,7 @@ def storable(value: Any) -> Any:
 
 
 def check_length(data: Any) -> None:
-    """:raises ValueError: *data* is str or bytes, and no memcached takes so many."""
+    """:raises ValueError: *data* is str or bytes, and no memcached takes so many bytes."""
     if issubclass(type(data), str) and str.__len__(data) >= MAY_BE_TOO_LONG:
         data = str.encode(data)
     if issubclass(type(data), bytes) and bytes.__len__(data) >= TOO_LONG:
