@@ -40,7 +40,7 @@ default the answer is a 503 with ``Retry-After: 1``.
 from __future__ import annotations
 
 import queue
-import threading
+from _thread import get_ident
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Callable, Protocol
@@ -143,8 +143,8 @@ class MemcachedPoolMiddleware:
         reservation = self._reserve()
         if not isinstance(reservation, Reservation):
             reservation = ThirdPartyReservation(reservation)
-        elif not environ.get("wsgi.multithread", True) and not _others_run_during_a_wait():
-            reservation._wait_for_other_threads_only()
+        elif not environ.get("wsgi.multithread", True):
+            reservation._server_thread = get_ident()
         release = reservation.release
         keys = self._keys
         try:
@@ -183,8 +183,3 @@ class MemcachedPoolMiddleware:
             keys.end_request(environ, reservation, release)
             raise
         return closing
-
-
-def _others_run_during_a_wait() -> bool:
-    """Whether a wait lets other requests of this thread go on, as gevent's patched lock does."""
-    return threading.Lock.__module__ != "_thread"

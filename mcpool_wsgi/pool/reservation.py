@@ -8,6 +8,7 @@ One reservation of a slot: how it gets the slot, and how it puts it back once. A
 
 from __future__ import annotations
 
+import threading
 from _thread import get_ident
 from time import monotonic
 from typing import Any, NoReturn, Protocol
@@ -68,7 +69,8 @@ class Reservation(SlotHolder):
     _queue: SlotQueue  # to which the slot is released
     _slot: Slot  # from the reservation to the release
     _is_over: bool  # set by a release that found no slot
-    _server_thread: int  # set if it does not wait for clients of this thread
+    # Set if one thread serves all requests: nobody can release its clients while it waits.
+    _server_thread: int
     _timeout: float  # seconds to wait for a slot, if it is not the pool's timeout
 
     def __enter__(self) -> Any:
@@ -141,17 +143,14 @@ class Reservation(SlotHolder):
         return self._client is RELEASED
 
     def _wait_limit(self) -> float:
-        if hasattr(self, "_server_thread") and self._queue.has_client(self._server_thread):
+        one_thread = hasattr(self, "_server_thread") and not _others_run_during_a_wait()
+        if one_thread and self._queue.has_client(self._server_thread):
             return 0.0
         return getattr(self, "_timeout", self._pool.timeout)
 
     def _wait_at_most(self, seconds: float) -> None:
         """Wait for a slot for so many *seconds*, whatever the pool's timeout is."""
         self._timeout = seconds
-
-    def _wait_for_other_threads_only(self) -> None:
-        """Do not wait if this thread has a client, which nobody can release during the wait."""
-        self._server_thread = get_ident()
 
     def _put_slot_back(self) -> None:
         try:
@@ -179,3 +178,8 @@ class Reservation(SlotHolder):
         elif self._client is RELEASED:
             state = "released"
         return f"<{type(self).__name__} of {self._pool!r}, {state}>"
+
+
+def _others_run_during_a_wait() -> bool:
+    """Whether a wait lets other requests of this thread go on, as gevent's patched lock does."""
+    return threading.Lock.__module__ != "_thread"
