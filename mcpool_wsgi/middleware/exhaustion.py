@@ -28,43 +28,31 @@ class LazyExhaustion:
         self._on_exhausted = on_exhausted
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        noting = NotingStart(start_response)
         client: LazyClient = environ[self._key]
+        is_started = False
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            nonlocal is_started
+            is_started = True
+            if exc_info is None:
+                return start_response(status, headers)
+            return start_response(status, headers, exc_info)
+
         try:
-            response: Any = self._app(environ, noting.start)
+            response: Any = self._app(environ, start)
         except PoolTimeout as error:
-            if noting.is_started or error.find_client() is not client:
+            if is_started or error.find_client() is not client:
                 raise
             return self._on_exhausted(environ, start_response)
-        if noting.is_started or response is None or type(response) in (list, tuple, bytes):
+        if is_started or response is None or type(response) in (list, tuple, bytes):
             return response  # type: ignore[no-any-return]
-        return self._unstarted(environ, noting, client, response)
-
-    def _unstarted(
-        self, environ: WSGIEnvironment, noting: NotingStart, client: LazyClient, response: Any
-    ) -> Unstarted:
-        """*response*, if its code may not have run yet, as that of a generator."""
+        # Its code may not have run yet, as that of a generator.
         kind = SizedUnstarted if hasattr(response, "__len__") else Unstarted
         return kind(
             response,
-            lambda error: not noting.is_started and error.find_client() is client,
-            lambda: self._on_exhausted(environ, noting.start_response),
+            lambda error: not is_started and error.find_client() is client,
+            lambda: self._on_exhausted(environ, start_response),
         )
-
-
-class NotingStart:
-    """Knows whether its ``start_response`` was called."""
-
-    def __init__(self, start_response: StartResponse) -> None:
-        self.start_response: StartResponse = start_response  # the server's
-        self.is_started: bool = False
-
-    def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-        """Call the server's."""
-        self.is_started = True
-        if exc_info is None:
-            return self.start_response(status, headers)
-        return self.start_response(status, headers, exc_info)
 
 
 class Unstarted:
