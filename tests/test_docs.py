@@ -261,8 +261,9 @@ def test_values_of_pymemcache_can_be_read_and_the_other_way_round(address: str) 
             theirs.set("theirs", value, noreply=False)
             ours.set("ours", value)
             assert ours.get("theirs") == theirs.get("ours") == value
-        ours.set("ours", True)
-        assert type(theirs.get("ours")) is int
+        for value in [True, False]:
+            ours.set("ours", value)
+            assert type(theirs.get("ours")) is int
 
 
 @pytest.fixture
