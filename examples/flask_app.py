@@ -4,7 +4,7 @@ $ pip install flask
 $ python examples/flask_app.py
 $ curl http://127.0.0.1:5050/
 
-The service has a command, too: ``flask --app 'flask_app:make_app(["127.0.0.1"])' pages refresh``.
+It has a command, too: ``flask --app 'examples/flask_app:make_app(["127.0.0.1"])' pages refresh``.
 """
 
 from datetime import datetime
