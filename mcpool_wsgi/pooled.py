@@ -102,7 +102,7 @@ class PooledClient(BorrowedCommands):
         master = self._pool.master
         if master is not None and not isinstance(master, Client):
             raise TypeError(
-                f"PooledClient needs a pool of mcpool_wsgi.Client, and this one has {master!r}"
+                f"PooledClient needs a pool of mcpool_wsgi.Client, and this one has {type(master)}"
             )
         return master
 

@@ -73,7 +73,8 @@ def _check(pool: Any, tracer_provider: Any, meter_provider: Any) -> None:
         raise TypeError(f"instrument() needs a pool of this package, not {pool!r}")
     if not isinstance(pool.master, (Client, type(None))):
         raise TypeError(
-            f"instrument() needs a pool of mcpool_wsgi.Client, and this one has {pool.master!r}"
+            "instrument() needs a pool of mcpool_wsgi.Client, and this one has"
+            f" {type(pool.master)}"
         )
     for provider, method in ((tracer_provider, "get_tracer"), (meter_provider, "get_meter")):
         if provider is not None and not callable(getattr(provider, method, None)):

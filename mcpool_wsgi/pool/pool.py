@@ -134,7 +134,7 @@ class Pool:
         forks.check_process()
         before = self.master
         if before is not None and isinstance(mc, Client) is not isinstance(before, Client):
-            raise TypeError(f"a pool has clients of one kind: it has {before!r}, and not {mc!r}")
+            raise TypeError(f"a pool has clients of one kind: {type(before)}, and not {type(mc)}")
         self._generations.begin(master_of(mc), "fill")
         self._choose_classes()
 
@@ -166,7 +166,7 @@ class Pool:
         master = self.master
         if not isinstance(master, Client):
             raise TypeError(
-                f"set_servers() needs clients that are mcpool_wsgi.Client, not {master!r}"
+                f"set_servers() needs clients that are mcpool_wsgi.Client, not {type(master)}"
             )
         self._generations.begin(master.with_servers(servers), "servers")
         self._outages.forget()
