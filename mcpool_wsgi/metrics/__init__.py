@@ -70,8 +70,8 @@ mode of ``prometheus_client`` adds them up, with the same collector:
 -   With gunicorn, call ``mark_process_dead(worker.pid)`` in the hook ``child_exit``.
 
 Then a scrape of any worker gives the sums over all workers. Counters include those of workers
-that have ended. Gauges are those of the workers that live; ``mcpool_longest_wait_seconds`` is
-the maximum of theirs, and ``mcpool_up`` tells of the last command of all.
+that have ended. Gauges are those of the workers that live; the longest waits are the
+maximum of theirs, and ``mcpool_up`` tells of the last command of all.
 
 Each process writes its figures into the directory once a second, from its first command on, and
 when it ends. So a scrape may be a second late, and a worker that is killed with ``SIGKILL`` takes
