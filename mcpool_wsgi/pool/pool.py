@@ -90,7 +90,7 @@ class Pool:
             :class:`mcpool_wsgi.Client`, entering it gives the client itself.
         :raises PoolTimeout: no client came free in time; on entering the block.
         :raises PoolClosed: likewise, if the pool is closed.
-        :raises TypeError: *timeout* is no number; by ``reserve()`` itself.
+        :raises TypeError: *timeout* is no number, or *lazy* needs other clients; by ``reserve()``.
         :raises ValueError: *timeout* is negative or not finite; likewise.
         """
         if lazy:
@@ -150,7 +150,7 @@ class Pool:
     def fill(self, mc: Any, n_slots: int) -> None:
         """Allow *n_slots* more clients, and make all of them clones of *mc*.
 
-        :raises TypeError: *mc* is no client.
+        :raises TypeError: *mc* is no client, or of another kind, or *n_slots* is no int.
         :raises ValueError: *n_slots* is not positive.
         """
         raise NotImplementedError
@@ -160,7 +160,9 @@ class Pool:
 
         Idle clients are closed at once, and reserved ones at their release.
 
-        :raises TypeError: the pool's clients are not :class:`mcpool_wsgi.Client`.
+        :raises TypeError: the pool's clients are not :class:`mcpool_wsgi.Client`, or *servers* is
+            no list.
+        :raises ValueError: one of *servers* is no address.
         """
         forks.check_process()
         master = self.master
