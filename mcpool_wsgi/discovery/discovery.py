@@ -61,9 +61,9 @@ class Discovery:
         ask, in place of the name servers of the system. The names in SRV records are always
         looked up by the system as well, when a client connects.
     :raises ImportError: *source* needs dnspython, which is not installed.
-    :raises TypeError: *pool* has no ``set_servers()``, *source* is no str, or *resolver* is no
-        resolver.
-    :raises ValueError: *source* means no source, or a number of seconds is not positive.
+    :raises TypeError: *pool* has no ``set_servers()``, or another argument has a wrong type.
+    :raises ValueError: *source* means no source, or asks no *resolver*, or a number of seconds is
+        not positive.
     """
 
     def __init__(
