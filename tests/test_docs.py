@@ -215,13 +215,13 @@ SUITS = {
         "responses, in one thread",
         "`ClientPool`, a slot per connection; no waits, `503` at once",
     ),
-    "nothing": ("nothing", "`ClientPool`, one slot"),
+    "nothing": ("one request", "`ClientPool`, one slot"),
 }
 
 
 def server_table() -> str:
     preforked = {server for server, _, _ in PREFORK.values()}
-    rows = ["| server | runs at the same time | pool | differences |", "|---|---|---|---|"]
+    rows = ["| server | at the same time | pool | differences |", "|---|---|---|---|"]
     for server in SERVERS:
         at_the_same_time, pool = SUITS[server.concurrency]
         effects = sorted(set(DIFFERENCES.get(server.name, {}).values()))

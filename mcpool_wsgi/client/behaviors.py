@@ -68,7 +68,7 @@ _LARGEST = NO_LIMIT  # libmemcached keeps most of them in a C int
 _REFUSED = {
     "num_replicas": "with replicas libmemcached crashes, and answers with other keys' values",
     "_noreply": "without an answer nobody knows whether a command was done",
-    "buffer_requests": "pylibmc takes a request that waits in the buffer for an error",
+    "buffer_requests": "pylibmc reports each buffered request as an error",
 }
 _NAMED = {
     "hash": pylibmc.hashers,
