@@ -84,7 +84,7 @@ def chunks(rounds: int) -> Figures:
 
 
 def unused(rounds: int) -> Figures:
-    """Nanoseconds that a request takes which uses no memcached, beyond the bare app's."""
+    """Nanoseconds, beyond the bare app's, of a request that uses no memcached."""
     # The two share code, so each is measured in processes of its own, by turns.
     spawn = multiprocessing.get_context("spawn")
     figures: Figures = {LAZY: [], EAGER: []}

@@ -3,8 +3,9 @@ Hazards
 =======
 
 What goes wrong with pylibmc as it is commonly used, and with this package: the percentage of
-answers that are another key's, wrong, or an error. ``python benchmarks/hazards.py`` takes less
-than a minute. Each hazard runs in processes of its own, because some of them crash or hang.
+answers that are wrong, or an error. The last two hazards do not count errors. ``python
+benchmarks/hazards.py`` takes less than a minute. Each hazard runs in processes of its own, because
+some crash or hang.
 """
 
 from __future__ import annotations

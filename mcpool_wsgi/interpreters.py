@@ -8,7 +8,7 @@ threads of this package end before a sub-interpreter does. In the main interpret
 as long as they can, because Python itself stops them there.
 
 mod_wsgi frees the state of all threads before it calls the functions of ``atexit``. A thread that
-runs after that crashes. So mod_wsgi is asked to tell it earlier.
+runs after that crashes. So mod_wsgi is asked to announce the end earlier.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@ Client
 ======
 
 :class:`Client` is a :class:`pylibmc.Client` that checks its arguments, limits the time of its
-commands, and never gives the answer of another command. It can replace every
-:class:`pylibmc.Client`.
+commands, and never gives the answer of another command.
 
 .. code-block:: python
 

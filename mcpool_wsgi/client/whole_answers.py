@@ -35,7 +35,7 @@ def get_multi(client: Any, keys: list[Key]) -> dict[Key, Any]:
             "".join(found)  # type: ignore[arg-type]  # a key that was not asked for is bytes
         except TypeError:
             if not found.keys() <= set(keys):
-                raise pylibmc.ProtocolError("get_multi was answered with a foreign key") from None
+                raise pylibmc.ProtocolError("get_multi got a key it did not ask for") from None
         if len(found) == len(keys) or not any(keys):  # without a key, nothing is sent
             return found
         try:

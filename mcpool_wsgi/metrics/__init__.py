@@ -37,7 +37,7 @@ in the form of Prometheus. A connection is a client. The exception is
 ``mcpool_longest_recent_wait_seconds``      the longest wait of the last minute or two
 ``db_client_connections``                   clients; ``db_client_connection_state`` is ``idle``
                                             or ``used``
-``db_client_connection_max``                the most clients; bounded pools only
+``db_client_connection_max``                the most clients of a ``ClientPool``
 ``db_client_connection_pending_requests``   threads that wait for a client
 ``mcpool_clients_made_total``               clients that were made
 ``mcpool_clients_renewed_total``            clients that replaced another, by ``reason``

@@ -46,7 +46,7 @@ metric                                      what it is
                                             batch size
 ``db.client.connection.count``              clients; ``db.client.connection.state`` is ``idle``
                                             or ``used``
-``db.client.connection.max``                the most clients; bounded pools only
+``db.client.connection.max``                the most clients of a ``ClientPool``
 ``db.client.connection.pending_requests``   threads that wait for a client
 ``db.client.connection.timeouts``           reservations that timed out
 ``db.client.connection.wait_time``          seconds that each reservation waited, with those

@@ -4,7 +4,7 @@ Lent client
 
 What ``pool.reserve()`` returns. A :class:`LentClient` is the reservation and the client in
 one: it has the commands of :class:`~mcpool_wsgi.Client`, and it stands for a connection of
-the pool from the moment at which it is reserved to the moment at which it is released.
+the pool until its release.
 
 .. code-block:: python
 

@@ -10,8 +10,8 @@ A client for every thread that ever needed one, so nobody waits.
 
     pool = ThreadMappedPool(Client(["127.0.0.1"]))
 
-A thread that reserves a second client inside the first reservation gets a second one. The
-clients of a thread are closed when the thread ends.
+A reservation inside another one gets a second client. The clients of a thread are closed when
+the thread ends.
 """
 
 from __future__ import annotations
