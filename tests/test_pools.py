@@ -645,6 +645,26 @@ def test_client_goes_with_its_thread(address: str, connections: Connections) -> 
     assert pool.stats().reservations == 20
 
 
+def test_client_goes_with_its_thread_if_somebody_keeps_it_after_its_release(
+    address: str, connections: Connections
+) -> None:
+    pool = ThreadMappedPool(Client([address]))
+    kept: list[Any] = []
+
+    def use_and_keep() -> None:
+        for lazy in (False, True):
+            lent = pool.reserve(lazy=lazy).__enter__()
+            kept.append(lent)
+            lent.get("key")
+            lent.release()
+
+    in_threads([use_and_keep] * 4)
+    eventually(lambda: connections.count() == 0)
+    assert pool.stats().size == 0
+    with pytest.raises(ClientReleased):
+        kept[0].get("key")
+
+
 def test_client_that_is_reserved_beyond_the_end_of_its_thread(mc: Client) -> None:
     pool = ThreadMappedPool(mc)
     lent = pool.reserve()

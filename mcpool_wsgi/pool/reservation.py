@@ -66,7 +66,7 @@ class Reservation(SlotHolder):
     _is_client = False  # whether the reservation is the client, too
     _client: Any
     _pool: Pool
-    _queue: SlotQueue  # to which the slot is released
+    _queue: SlotQueue  # to which the slot is released, until then
     _slot: Slot  # from the reservation to the release
     _is_over: bool  # set by a release that found no slot
     # Set if one thread serves all requests: nobody can release its clients while it waits.
@@ -118,6 +118,7 @@ class Reservation(SlotHolder):
         # Now, before another reservation can have the slot's client.
         self._client = RELEASED
         queue = self._queue
+        del self._queue  # the queue of a thread that has ended has its connections
         slot.since = 0.0  # until the next reservation has it completely, nobody holds it
         if not slot.generation.current:
             try:
