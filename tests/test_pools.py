@@ -21,7 +21,7 @@ import pytest
 from forking import FORKS, succeeds
 from harness import DEADLINE, Connections, eventually, in_thread, in_threads, run_python
 from hostile import Conversation, fake
-from interrupts import interrupted_everywhere, tracing
+from interrupts import SignalHandler, interrupted_everywhere, tracing
 
 from mcpool_wsgi import (
     Client,
@@ -643,6 +643,34 @@ def test_client_goes_with_its_thread(address: str, connections: Connections) -> 
     eventually(lambda: connections.count() == 0)
     assert pool.stats().size == 0
     assert pool.stats().reservations == 20
+
+
+@pytest.mark.slow
+@tracing
+@pytest.mark.parametrize("method", ["reserve", "stats", "disconnect_all", "close"])
+def test_finaliser_that_uses_a_pool_while_its_thread_uses_it_for_the_first_time(
+    mc: Client, method: str
+) -> None:
+    """Python's garbage collector may run one in any thread. So may a signal in the main one."""
+
+    def finaliser() -> None:
+        if method == "reserve":
+            use(pool)
+        else:
+            getattr(pool, method)()
+
+    def use_for_the_first_time() -> None:
+        nonlocal left
+        with SignalHandler(finaliser, at) as interrupt, contextlib.suppress(PoolClosed):
+            use(pool)
+        left = interrupt.left
+
+    at = left = 0
+    while left <= 0 and at < 200:  # the thread has its queue long before
+        at += 1
+        pool = ThreadMappedPool(mc)
+        in_thread(use_for_the_first_time)
+        eventually(lambda: pool.stats().in_use == pool.stats().size == 0)
 
 
 def test_client_goes_with_its_thread_if_somebody_keeps_it_after_its_release(

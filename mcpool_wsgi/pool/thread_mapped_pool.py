@@ -24,11 +24,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .. import forks
 from ..client import Client, ClientOptions, checked_seconds
 from .arguments import checked_n_slots, master_of
-from .generations import Generations
 from .pool import Pool
 from .slot_queue import SlotQueue
 from .slots import NO_GENERATION
-from .statistics import PoolStats, Statistics
+from .statistics import PoolStats
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -76,7 +75,9 @@ class ThreadMappedPool(Pool):
 
     def _renew(self, master: Any, closed: bool) -> None:
         self._start(master)
-        self._threads = _Threads(self._generations, self._statistics, _Shared(self.name, closed))
+        self._is_closed = closed
+        self._queues_of_threads: set[weakref.ref[SlotQueue]] = set()
+        self._threads = _Threads()
 
     def fill(self, mc: Any, n_slots: int = 1) -> None:
         """Make all clients clones of *mc*. The number is checked, and that is all."""
@@ -93,7 +94,7 @@ class ThreadMappedPool(Pool):
 
     def close(self) -> None:
         forks.check_process()
-        self._threads.shared.closed = True
+        self._is_closed = True  # first: a thread that makes its queue now looks at this last
         super().close()
 
     def stats(self) -> PoolStats:
@@ -102,31 +103,27 @@ class ThreadMappedPool(Pool):
 
     @property
     def _queue(self) -> SlotQueue:
-        return self._threads.queue
+        return self._threads.queue or self._make_queue()
+
+    def _make_queue(self) -> SlotQueue:
+        """Make the queue of the calling thread."""
+        queue = SlotQueue(self._generations, self._statistics, self.name)
+        self._queues_of_threads.add(weakref.ref(queue, self._queues_of_threads.discard))
+        if self._is_closed:
+            queue.close()
+        # A signal handler or a finaliser may have made one meanwhile.
+        made: SlotQueue = self._threads.__dict__.setdefault("queue", queue)
+        return made
 
     def _queues(self) -> list[SlotQueue]:
-        queues = [find() for find in self._threads.shared.queues.copy()]
+        queues = [find() for find in self._queues_of_threads.copy()]
         return [queue for queue in queues if queue is not None]
 
     def _reset_in_child(self) -> None:
-        self._renew(self.master, self._threads.shared.closed)
-
-
-class _Shared:
-    """What the threads of one pool share."""
-
-    def __init__(self, name: str, closed: bool) -> None:
-        self.name = name
-        self.closed = closed
-        self.queues: set[weakref.ref[SlotQueue]] = set()
+        self._renew(self.master, self._is_closed)
 
 
 class _Threads(threading.local):
-    """The queue of the thread that asks, made when it first does (see threading.local)."""
+    """The queue of the thread that asks."""
 
-    def __init__(self, generations: Generations, statistics: Statistics, shared: _Shared) -> None:
-        self.shared = shared
-        self.queue = SlotQueue(generations, statistics, shared.name)
-        shared.queues.add(weakref.ref(self.queue, shared.queues.discard))
-        if shared.closed:
-            self.queue.close()
+    queue: SlotQueue | None = None  # until the thread first needs it
