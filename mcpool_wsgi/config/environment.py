@@ -42,6 +42,7 @@ def client_from_environ(
 
     :raises ImportError: the source needs dnspython, which is not installed.
     :raises OSError: the source does not tell the servers within a second.
+    :raises TypeError: an argument has a wrong type.
     :raises ValueError: no variable names servers, the servers do not parse, or only one of
         username and password is set.
     """
