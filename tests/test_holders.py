@@ -185,6 +185,7 @@ def test_first_timeout_logs_the_holders(mc: Client, caplog: pytest.LogCaptureFix
                 pool.reserve().__enter__()
     records = [record for record in caplog.records if record.name == "mcpool_wsgi.pool"]
     assert [record.levelno for record in records] == [logging.WARNING] * 3
+    assert records[0].getMessage().startswith("sessions: no client came free within 0.01 s;")
     held = [record.getMessage().partition(" at ")[0] for record in records[1:]]
     assert [re.sub(r"[\d.]+ s", "... s", text) for text in held] == [
         "sessions: a client is held for ... s by slow, POST /slow,",

@@ -191,11 +191,10 @@ class SlotQueue:
             raise
         if self.closed:
             raise PoolClosed(f"{self.name} is closed") from None
-        waited = monotonic() - began
-        is_first = self._statistics.note_wait(waited, timed_out=slot is None)
+        is_first = self._statistics.note_wait(monotonic() - began, timed_out=slot is None)
         if slot is not None:
             return slot
-        raise self._timeouts.error(self.in_use(), self.size, timeout, waited, is_first) from None
+        raise self._timeouts.error(self.in_use(), self.size, timeout, is_first) from None
 
     def _last_chance(self, waiter: Waiter) -> Slot | None:
         """The slot of *waiter*, if an interrupt kept another thread from assigning it."""

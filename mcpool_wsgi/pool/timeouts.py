@@ -32,14 +32,11 @@ class Timeouts:
         self._holders: list[Holder] = []
         self._holders_until = 0.0
 
-    def error(
-        self, slots: list[Slot], size: float, timeout: float, waited: float, is_first: bool
-    ) -> PoolTimeout:
+    def error(self, slots: list[Slot], size: float, timeout: float, is_first: bool) -> PoolTimeout:
         """The error of a reservation that got no client in time.
 
         :param slots: those that are reserved, of *size* slots.
         :param timeout: seconds that it may wait.
-        :param waited: seconds that it has waited.
         :param is_first: whether to log it.
         """
         if not size:
@@ -49,7 +46,7 @@ class Timeouts:
             logger.warning(
                 "%s: no client came free within %.3g s; %d of %d are in use",
                 self._name,
-                waited,
+                timeout,
                 len(slots),
                 size,
             )
