@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import gc
 import inspect
 import os
@@ -653,24 +654,21 @@ def test_finaliser_that_uses_a_pool_while_its_thread_uses_it_for_the_first_time(
 ) -> None:
     """Python's garbage collector may run one in any thread. So may a signal in the main one."""
 
-    def finaliser() -> None:
-        if method == "reserve":
-            use(pool)
-        else:
-            getattr(pool, method)()
+    def use_for_the_first_time(pool: ThreadMappedPool, at: int) -> None:
+        def finaliser() -> None:
+            if method == "reserve":
+                use(pool)
+            else:
+                getattr(pool, method)()
 
-    def use_for_the_first_time() -> None:
-        nonlocal left
-        with SignalHandler(finaliser, at) as interrupt, contextlib.suppress(PoolClosed):
+        with SignalHandler(finaliser, at), contextlib.suppress(PoolClosed):
             use(pool)
-        left = interrupt.left
 
-    at = left = 0
-    while left <= 0 and at < 200:  # the thread has its queue long before
-        at += 1
-        pool = ThreadMappedPool(mc)
-        in_thread(use_for_the_first_time)
-        eventually(lambda: pool.stats().in_use == pool.stats().size == 0)
+    pools = []
+    for at in range(1, 200):  # the thread has its queue long before
+        pools.append(ThreadMappedPool(mc))
+        in_thread(functools.partial(use_for_the_first_time, pools[-1], at))
+    eventually(lambda: not any(pool.stats().size for pool in pools))
 
 
 def test_client_goes_with_its_thread_if_somebody_keeps_it_after_its_release(
