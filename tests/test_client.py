@@ -754,28 +754,6 @@ def test_defaults_are_what_libmemcached_has(address: str) -> None:
     }
 
 
-def test_failures_that_are_not_of_the_connection_are_not_reported(mc: Client) -> None:
-    failures = []
-    mc.on_connection_failure = lambda: failures.append(True)
-    mc.set("text", "no number")
-    with pytest.raises(pylibmc.Error):
-        mc.incr("text")
-    assert failures == []
-
-
-@pytest.mark.servers
-def test_failed_connection_is_reported(mortal: Mortal) -> None:
-    failures = []
-    mc = Client([mortal.address])
-    mc.on_connection_failure = lambda: failures.append(True)
-    mc.set("key", 1)
-    mortal.kill()
-    for _ in range(2):
-        with contextlib.suppress(pylibmc.Error):
-            mc.get("key")
-    assert failures
-
-
 # -- What was missed once
 
 

@@ -24,7 +24,6 @@ from mcpool_wsgi import (
     ClientPool,
     InvalidKey,
     MemcachedPoolMiddleware,
-    PickleForbidden,
     PooledClient,
     ThreadMappedPool,
     get_client,
@@ -240,12 +239,6 @@ def test_value_that_json_refuses(address: str) -> None:
         says(TypeError, ["'the-key'", "set is not JSON serializable"], call)
 
 
-def test_value_that_needs_pickle(address: str) -> None:
-    mc = Client([address], allow_pickle=False)
-    says(PickleForbidden, ["'the-key'", "dict"], lambda: mc.set("the-key", {}))
-    says(PickleForbidden, ["'the-key'", "dict"], lambda: mc.set_multi({"a": 1, "the-key": {}}))
-
-
 def test_error_of_the_values_own_class_is_left_as_it_is(mc: Client) -> None:
     class Mine(Exception):
         pass
@@ -337,6 +330,7 @@ def test_behaviors_that_were_read_may_be_set(mc: Client) -> None:
 # -- Pools and the middleware
 
 NO_NUMBER: Any = "4"
+NAN, INF = float("nan"), float("inf")
 #: For arguments that type checkers refuse.
 any_client: Any = Client
 any_pool: Any = ClientPool
@@ -391,11 +385,23 @@ def no_app(*args: Any) -> Any:
             ["command_timeout must be a positive number of seconds, not 0"],
         ),
         (lambda mc: ClientPool(mc, -1), ValueError, ["n_slots", "positive", "not -1"]),
+        (lambda mc: ClientPool().fill(mc, 0), ValueError, ["n_slots", "positive", "not 0"]),
+        (lambda mc: ThreadMappedPool(mc).fill(mc, 0), ValueError, ["n_slots", "not 0"]),
         (lambda mc: ClientPool(mc, NO_NUMBER), TypeError, ["n_slots", "int", "'4'"]),
+        (lambda mc: any_pool(mc, 2.5), TypeError, ["n_slots", "int", "2.5"]),
         (lambda mc: ClientPool().fill(mc, NO_NUMBER), TypeError, ["n_slots", "int", "'4'"]),
         (lambda mc: ClientPool(mc, 1, timeout=-1), ValueError, ["timeout", "seconds", "-1"]),
+        (lambda mc: ClientPool(mc, 1, timeout=NAN), ValueError, ["timeout", "seconds", "nan"]),
+        (lambda mc: ClientPool(mc, 1, timeout=INF), ValueError, ["timeout", "seconds", "inf"]),
+        (lambda mc: any_pool(mc, 1, timeout=None), TypeError, ["timeout", "seconds", "None"]),
+        (lambda mc: any_pool(mc, 1, timeout="5"), TypeError, ["timeout", "seconds", "'5'"]),
+        (lambda mc: any_pool(mc, 1, timeout=True), TypeError, ["timeout", "seconds", "True"]),
+        (lambda mc: ClientPool(mc, 1).reserve(timeout=NAN), ValueError, ["timeout", "nan"]),
+        (lambda mc: ClientPool(mc, 1).reserve(timeout=INF), ValueError, ["timeout", "inf"]),
         (lambda mc: ClientPool(mc, 1).reserve(timeout=-1), ValueError, ["timeout", "-1"]),
+        (lambda mc: any_pool(5, 3), TypeError, ["mc must be a client", "5"]),
         (lambda mc: ThreadMappedPool(), TypeError, ["mc must be a client", "None"]),
+        (lambda mc: ThreadMappedPool(["a"]), TypeError, ["mc must be a client", "['a']"]),
         (lambda mc: ThreadMappedPool(mc, master=mc), TypeError, ["mc and master"]),
         (lambda mc: MemcachedPoolMiddleware(no_app, mc), TypeError, ["reserve()", "Client(["]),
         (

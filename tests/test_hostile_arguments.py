@@ -18,7 +18,7 @@ from forking import in_child, succeeds
 from harness import Connections
 from mortal import Mortal
 
-from mcpool_wsgi import Client, InvalidKey, PickleForbidden
+from mcpool_wsgi import Client, InvalidKey
 
 Call = Callable[[], object]
 
@@ -569,16 +569,6 @@ def test_number_out_of_range_is_refused_before_the_wire(
     assert not has_key or "the-key" in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    "what", [what for what in OUT_OF_RANGE if "compress" not in what and "cas" not in what]
-)
-def test_number_out_of_range_changes_nothing(mc: Client, what: str) -> None:
-    mc.set("the-key", 5)
-    with pytest.raises((ValueError, OverflowError)):
-        OUT_OF_RANGE[what][0](mc)
-    assert mc.get("the-key") == 5
-
-
 @pytest.mark.parametrize("zero", [0, False])
 def test_value_of_cas_cannot_become_a_command(address: str, zero: int) -> None:
     """libmemcached sends no cas that is 0. memcached then reads the value as commands."""
@@ -753,17 +743,6 @@ def test_integer_subclass_counts(address: str) -> None:
 
 
 @pytest.mark.servers
-def test_integer_that_needs_pickle_is_refused_without_it(address: str) -> None:
-    def work() -> None:
-        mc = Client([address], allow_pickle=False)
-        with pytest.raises(PickleForbidden, match="the-key"):
-            mc.set("the-key", 10**5000)
-        assert mc.get("the-key") is None
-
-    succeeds(in_child(work))
-
-
-@pytest.mark.servers
 @pytest.mark.parametrize("flags", [0, 1, 2, 4, 8, 16, 2**32 - 1])
 def test_only_bytes_are_deserialized(flags: int) -> None:
     def work() -> None:
@@ -846,13 +825,6 @@ def test_keys_that_lie_about_themselves_are_what_they_are(mc: Client, key: Any) 
     assert list(mc.get_multi([key]).values()) == ["value"]
     assert mc.delete(key) is True
     assert mc.get("key") is None
-
-
-@pytest.mark.parametrize("name", ["set", "add", "replace"])
-def test_value_that_is_too_big_is_named_by_its_key(mc: Client, name: str) -> None:
-    mc.set("the-key", "value")
-    with pytest.raises(pylibmc.TooBig, match="the-key"):
-        getattr(mc, name)("the-key" if name != "add" else "the-key-2", b"x" * (1 << 21))
 
 
 class SaysItIsFalse(int):

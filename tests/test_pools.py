@@ -348,13 +348,6 @@ def test_pool_with_all_clients_reserved_is_true(either_pool: Any) -> None:
         assert either_pool
 
 
-def test_thread_keeps_its_client(mc: Client) -> None:
-    pool = ThreadMappedPool(mc)
-    for _ in range(3):
-        use(pool)
-    assert pool.stats().clients_made == 1
-
-
 def test_relinquish_gives_up_the_client_of_the_thread(mc: Client) -> None:
     pool = ThreadMappedPool(mc)
     assert pool.relinquish() is None
@@ -378,34 +371,6 @@ def test_pools_have_the_same_interface() -> None:
         return {name for name in dir(pool) if not name.startswith("_")}
 
     assert public(ThreadMappedPool) - {"timeout"} == public(ClientPool)
-
-
-def test_wrong_arguments_are_refused_at_construction(mc: Client) -> None:
-    for number in (0, -1):
-        with pytest.raises(ValueError, match=f"not {number}"):
-            ClientPool(mc, number)
-        with pytest.raises(ValueError, match=f"not {number}"):
-            ClientPool().fill(mc, number)
-        with pytest.raises(ValueError, match=f"not {number}"):
-            ThreadMappedPool(mc).fill(mc, number)
-    for no_number in ("4", None, 2.5):
-        with pytest.raises(TypeError):
-            ClientPool(mc, no_number)  # type: ignore[arg-type]
-    for no_client in ("127.0.0.1", ["127.0.0.1"], 5):
-        with pytest.raises(TypeError, match="client"):
-            ClientPool(no_client, 4)
-        with pytest.raises(TypeError, match="client"):
-            ThreadMappedPool(no_client)
-    with pytest.raises(TypeError, match="client"):
-        ThreadMappedPool(None)
-    for bad in (-1, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="seconds"):
-            ClientPool(mc, 4, timeout=bad)
-        with pytest.raises(ValueError, match="seconds"):
-            ClientPool(mc, 4).reserve(timeout=bad)
-    for no_timeout in (None, "5", True):
-        with pytest.raises(TypeError, match="seconds"):
-            ClientPool(mc, 4, timeout=no_timeout)  # type: ignore[arg-type]
 
 
 # -- Never two holders
@@ -576,30 +541,6 @@ def test_timed_out_wait_loses_no_slot_and_no_place(mc: Client) -> None:
     with pool.reserve(), pool.reserve():
         pass
     assert (pool.stats().in_use, pool.stats().idle, pool.stats().size) == (0, 2, 2)
-
-
-class FailingClone:
-    """A client that cannot be cloned now and then."""
-
-    fails = False
-
-    def clone(self) -> FailingClone:
-        if FailingClone.fails:
-            raise MemoryError("no clone today")
-        return FailingClone()
-
-
-def test_failed_clone_loses_no_slot() -> None:
-    pool = ClientPool(FailingClone(), 2)
-    FailingClone.fails = True
-    for _ in range(5):
-        with pytest.raises(MemoryError) as failure:
-            pool.reserve().__enter__()
-        assert failure.tb is not None  # which holds the frames, and these must hold no slot
-        assert (pool.stats().in_use, pool.stats().size) == (0, 0)
-    FailingClone.fails = False
-    with pool.reserve(), pool.reserve():
-        assert pool.stats().size == 2
 
 
 # -- Only as many connections as the load needs
@@ -834,32 +775,6 @@ def test_timeouts_are_logged_once_a_burst(mc: Client, caplog: pytest.LogCaptureF
 
 
 # -- What was missed once
-
-
-def test_pool_without_a_number_of_slots_is_refused(mc: Client) -> None:
-    with pytest.raises(ValueError, match="n_slots must be a positive number, not 0"):
-        ClientPool(mc)
-
-
-def test_interrupt_while_a_client_is_made_loses_no_slot_whoever_holds_the_traceback() -> None:
-    class Interrupting:
-        interrupts = True
-
-        def clone(self) -> Interrupting:
-            if self.interrupts and master is not self:
-                raise KeyboardInterrupt
-            return Interrupting()
-
-    master: Any = None
-    Interrupting.interrupts = False
-    pool = ClientPool(Interrupting(), 1, timeout=0)
-    Interrupting.interrupts = True
-    with pytest.raises(KeyboardInterrupt) as held:
-        pool.reserve().__enter__()
-    assert held.tb is not None
-    Interrupting.interrupts = False
-    with pool.reserve():
-        assert pool.stats().in_use == 1
 
 
 @pytest.mark.parametrize("action", ["release", "disconnect"])

@@ -98,20 +98,6 @@ def test_generation_is_renewed_once_per_retry_interval(mortal: Mortal) -> None:
     mortal.start()
 
 
-def test_errors_of_the_caller_renew_nothing(mortal: Mortal) -> None:
-    pool = aged(ClientPool(Client([mortal.address]), 1))
-    for _ in range(3):
-        with pool.reserve() as mc:
-            mc.set("text", "no number")
-            with pytest.raises(pylibmc.Error):
-                mc.incr("text")
-            with pytest.raises(ValueError, match="ends a key"):
-                mc.get("a b")
-            with pytest.raises(pylibmc.NotFound):
-                mc.incr("missing")
-    assert (pool.stats().clients_made, pool.stats().clients_renewed) == (1, {})
-
-
 def test_pool_of_32_fails_fast_and_recovers_together(mortal: Mortal, record_property: Any) -> None:
     pool = aged(ClientPool(Client([mortal.address]), 32))
     clients_connected(pool, 32)

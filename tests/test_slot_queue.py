@@ -337,8 +337,10 @@ def test_interrupted_finaliser_loses_nothing(
     assert interrupted_everywhere(error, drop, nothing_is_lost, in_finalisers=True) > 100
 
 
-@pytest.mark.parametrize("error", INTERRUPTS)
-def test_clone_that_is_interrupted_loses_nothing(error: type[BaseException]) -> None:
+@pytest.mark.parametrize("error", [MemoryError, *INTERRUPTS])
+def test_clone_that_fails_loses_no_slot_whoever_holds_the_traceback(
+    error: type[BaseException],
+) -> None:
     class Unwilling:
         willing = True
 
@@ -347,14 +349,16 @@ def test_clone_that_is_interrupted_loses_nothing(error: type[BaseException]) -> 
                 raise error
             return Unwilling()
 
-    pool = ClientPool(Unwilling(), 1)
+    pool = ClientPool(Unwilling(), 2)
     Unwilling.willing = False
-    with pytest.raises(error):
-        pool.reserve().__enter__()
-    assert pool.stats().in_use == 0
+    for _ in range(5):
+        with pytest.raises(error) as failure:
+            pool.reserve().__enter__()
+        assert failure.tb is not None  # which holds the frames, and these must hold no slot
+        assert (pool.stats().in_use, pool.stats().size) == (0, 0)
     Unwilling.willing = True
-    with pool.reserve(block=False):
-        pass
+    with pool.reserve(block=False), pool.reserve(block=False):
+        assert pool.stats().size == 2
 
 
 def test_greenlet_killed_in_its_block_releases_its_client() -> None:

@@ -536,16 +536,6 @@ class Mute(int):
     __repr__ = __str__
 
 
-@every({"IntEnum": Colour.RED, "10**5000": 10**5000, "no text": Mute(7), "list": [Colour.RED]})
-def test_default_client_reads_back_an_equal_value(address: str, value: Any) -> None:
-    mc = Client([address], {"cas": True})
-    mc.set("the-key", "before")
-    for name, write in WRITES.items():
-        assert write(mc, value), name
-        for read in READS.values():
-            assert read(mc) == value, name
-
-
 @every({"IntEnum": Colour.RED, "no text": Mute(7)})
 def test_subclass_of_int_is_an_int_without_pickle(safe: Client, value: Any) -> None:
     for name, write in WRITES.items():
