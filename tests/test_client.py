@@ -716,27 +716,6 @@ def test_stopped_memcached_holds_a_command_no_longer_than_the_limit(
             mc.get("key")
 
 
-@pytest.mark.slow
-def test_connecting_has_a_limit() -> None:
-    import socket
-
-    with socket.socket() as full:  # accepts nobody, and its queue is full
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        address = full.getsockname()
-        waiting = [socket.socket() for _ in range(4)]
-        for one in waiting:
-            one.setblocking(False)
-            one.connect_ex(address)
-        mc = Client(["{}:{}".format(*address)])
-        began = time.monotonic()
-        with contextlib.suppress(pylibmc.Error):
-            mc.get("key")
-        assert time.monotonic() - began < 2
-        for one in waiting:
-            one.close()
-
-
 def test_callers_limits_win(address: str) -> None:
     mc = Client([address], {"_poll_timeout": 250, "tcp_nodelay": False, "retry_timeout": 3})
     assert mc.behaviors["_poll_timeout"] == 250

@@ -79,16 +79,6 @@ def test_environ_is_as_it_was_before_the_request(pool: ClientPool, before: dict[
     assert environ == before
 
 
-def test_app_may_take_the_function_that_releases_out_of_the_environ(pool: ClientPool) -> None:
-    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
-        environ.pop("mc.client.release")()
-        return []
-
-    environ: dict[str, Any] = {}
-    request(MemcachedPoolMiddleware(app, pool), environ).close()
-    assert environ == {}
-
-
 def take_release(environ: dict[str, Any]) -> None:
     environ.pop("mc.client.release")()
 

@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 import pylibmc
 import pytest
-from apps import Closable, count_and_greet, generating, request, responding, third_party_pools
+from apps import Closable, count_and_greet, generating, request, responding
 from harness import DEADLINE, eventually, in_thread
 from webtest import TestApp
 
@@ -311,12 +311,6 @@ def test_lazy_response_that_rewinds_in_its_iter_is_sent_once(mc: Client) -> None
     response.close()
 
 
-def test_lazy_request_needs_a_pool_of_this_package(address: str) -> None:
-    for pool in third_party_pools(address):
-        with pytest.raises(TypeError, match="lazy"):
-            MemcachedPoolMiddleware(count_and_greet, pool, lazy=True)
-
-
 @pytest.mark.parametrize("stream", [False, True])
 def test_generator_that_finds_no_client_is_answered_by_on_exhausted(
     mc: Client, stream: bool
@@ -391,15 +385,11 @@ def test_lazy_request_passes_exc_info_on(mc: Client) -> None:
     ]
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_time_out_of_another_pool_is_the_apps(mc: Client, stream: bool) -> None:
+def test_time_out_of_another_pool_in_a_stream_is_the_apps(mc: Client) -> None:
     other = ClientPool(mc, 1, timeout=0)
 
-    def generate() -> Iterator[bytes]:
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
         yield other.reserve().__enter__().get("key")
-
-    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        return generate() if stream else list(generate())
 
     with other.reserve(), pytest.raises(PoolTimeout):
         list(request(MemcachedPoolMiddleware(app, ClientPool(mc, 1), lazy=True)))

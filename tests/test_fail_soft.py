@@ -26,7 +26,7 @@ from forking import in_child, succeeds
 from harness import eventually, in_threads
 from mortal import Mortal
 
-from mcpool_wsgi import Client, ClientPool, InvalidKey, PickleForbidden, PooledClient
+from mcpool_wsgi import Client, ClientPool, InvalidKey, PooledClient
 from mcpool_wsgi.devserver import Memcached, memcached
 
 pytestmark = pytest.mark.servers
@@ -492,31 +492,6 @@ def test_reads_of_the_dead_server_alone_are_misses() -> None:
             assert set(mc.get_multi(KEYS)) == there
 
 
-def test_get_multi_that_is_not_whole_is_counted(caplog: pytest.LogCaptureFixture) -> None:
-    """One of two servers hangs. The keys of the other one are found."""
-    with alive_and_dead() as servers, caplog.at_level(logging.WARNING, LOGGER):
-        pool, there = stored_in(servers)
-        servers[1].stop()
-        with pool.reserve() as mc:
-            found = mc.get_multi(KEYS)
-            assert found == {key: "value" for key in found if key in there}
-        servers[1].go_on()
-        assert pool.stats().failures >= 1
-        assert any(record.name.startswith(LOGGER) for record in caplog.records)
-
-
-def test_works_again_when_memcached_is_back(mortal: Mortal) -> None:
-    mc = Client([mortal.address], QUICK, fail_soft=True)
-    assert mc.set("key", "value") is True
-    mortal.kill()
-    for _ in range(3):
-        assert mc.set("key", "value") is False
-        assert mc.get("key") is None
-    mortal.start()
-    eventually(lambda: mc.set("key", "value"))
-    assert mc.get("key") == "value"
-
-
 # -- What the caller did wrong
 
 
@@ -609,23 +584,6 @@ def test_what_the_caller_did_wrong_raises(
             assert mc.get("text") == "text"
     assert pool.stats().failures == 0
     assert caplog.records == []
-
-
-@pytest.mark.parametrize("fail_soft", [False, True], ids=["raising", "fail_soft"])
-def test_pickle_that_is_forbidden_raises(address: str, fail_soft: bool) -> None:
-    mc = Client([address], {"cas": True}, fail_soft=fail_soft, allow_pickle=False)
-    pylibmc.Client([address]).set("pickled", [1])
-    wrongs: list[Wrong] = [
-        lambda mc: mc.set("key", [1]),
-        lambda mc: mc.set_multi({"key": [1]}),
-        lambda mc: mc.get("pickled"),
-        lambda mc: mc.gets("pickled"),
-        lambda mc: mc.get_multi(["pickled"]),
-        lambda mc: "pickled" in mc,
-    ]
-    for wrong in wrongs:
-        with pytest.raises(PickleForbidden):
-            wrong(mc)
 
 
 #: What another program may have stored: flags that pylibmc does not know, and no zlib.

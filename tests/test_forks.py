@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from typing import Any, Callable
 import pylibmc
 import pytest
 from forking import FORKS, in_child, in_child_by_c, succeeds
-from harness import Connections, eventually, in_threads, run_python
+from harness import eventually, in_threads, run_python
 
 from mcpool_wsgi import Client, ClientPool, ThreadMappedPool, forks
 
@@ -97,22 +96,6 @@ def test_plain_pylibmc_clients_are_not_shared_either(fork: Any, address: str) ->
         child = fork(lambda: read(pool, "child", 1000))  # noqa: B023
         read(pool, "parent", 1000)
         succeeds(child)
-
-
-def test_multiprocessing_fork(address: str) -> None:
-    for pool in pools(address)[:2]:
-        read(pool, "before", 100)
-        context = multiprocessing.get_context("fork")
-        children = [
-            context.Process(target=read, args=(pool, f"child{number}", READS))
-            for number in range(2)
-        ]
-        for child in children:
-            child.start()
-        read(pool, "parent", READS)
-        for child in children:
-            child.join(60)
-            assert child.exitcode == 0
 
 
 @pytest.mark.parametrize("fork", FORKS)
@@ -373,25 +356,6 @@ def test_lock_held_at_the_moment_of_the_fork_does_not_hang_the_child(
 
 
 @pytest.mark.parametrize("fork", FORKS)
-@pytest.mark.parametrize("make", [Client, pylibmc.Client])
-def test_child_begins_with_nothing(make: Any, fork: Any, address: str) -> None:
-    """Whatever it asks of its pool first."""
-    pool = ThreadMappedPool(make([address]))
-    read(pool, "parent", 1)
-
-    def begin() -> None:
-        assert pool.relinquish() is None
-
-    succeeds(fork(begin))
-    succeeds(fork(lambda: no_reservations(pool)))
-    read(pool, "parent", 1)
-
-
-def no_reservations(pool: ThreadMappedPool) -> None:
-    assert (pool.stats().size, pool.stats().reservations) == (0, 0)
-
-
-@pytest.mark.parametrize("fork", FORKS)
 def test_log_that_is_being_written_does_not_hang_the_child(
     fork: Any, mc: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -494,17 +458,6 @@ def test_grandchildren(address: str) -> None:
     descend(0)
 
 
-def test_hundred_forks_leak_no_descriptor(address: str, connections: Connections) -> None:
-    pool = ClientPool(Client([address]), 4)
-    in_threads([lambda: read(pool, "before", 100)] * 4)
-    before = os.listdir("/dev/fd"), connections.count()
-    for number in range(100):
-        succeeds(in_child(lambda number=number: read(pool, f"child{number}", 3)))  # type: ignore[misc]
-        read(pool, "parent", 3)
-    eventually(lambda: connections.count() == before[1])
-    assert len(os.listdir("/dev/fd")) == len(before[0])
-
-
 def test_pid_stands_in_where_no_page_is_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
     mark = forks.PidMark()
     assert not mark
@@ -559,17 +512,24 @@ def test_first_call_in_a_child_is_any(fork: Any, first: str, address: str) -> No
 
 @pytest.mark.parametrize("fork", FORKS)
 def test_child_finds_no_clients_of_its_parent(fork: Any, address: str) -> None:
+    """Whatever it asks of its pool first."""
+
     def finds_no_holder() -> None:
         assert pool.holders() == []
 
     def finds_no_idle_client() -> None:
         assert pool.relinquish() is None
 
-    for pool in pools(address)[:2]:
+    def finds_no_reservation() -> None:
+        assert (pool.stats().size, pool.stats().reservations) == (0, 0)
+
+    for pool in pools(address):
         with pool.reserve() as mc:
             mc.get("key")
             succeeds(fork(finds_no_holder))
         succeeds(fork(finds_no_idle_client))
+        succeeds(fork(finds_no_reservation))
+        read(pool, "parent", 1)
 
 
 @pytest.mark.parametrize("fork", FORKS)

@@ -87,11 +87,6 @@ def test_every_command_borrows_a_client_for_its_own_length(
     assert pool.stats().reservations == 9
 
 
-def test_no_client_came_free(cache: PooledClient, pool: ClientPool) -> None:
-    with pool.reserve(), pytest.raises(PoolTimeout):
-        cache.get("key")
-
-
 def test_cas_works_across_borrowed_clients(address: str) -> None:
     pool = ClientPool(Client([address], {"cas": True}), 2)
     cache = PooledClient(pool)

@@ -234,18 +234,6 @@ def test_fail_soft_holds_where_pylibmc_is_instrumented(monkeypatch: pytest.Monke
     assert mc.set_multi({"key": 1}) == ["key"]
 
 
-def test_outage_is_logged_once_a_burst(mortal: Mortal, caplog: pytest.LogCaptureFixture) -> None:
-    pool = ClientPool(Client([mortal.address], fail_soft=True), 2)
-    mortal.kill()
-    for _ in range(100):
-        with pool.reserve() as mc:
-            mc.get("key")
-    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
-    assert [record.name.partition(".")[0] for record in warnings] == ["mcpool_wsgi"]
-    assert "fails: ConnectionError" in warnings[0].getMessage()
-    assert pool.stats().failures >= 99
-
-
 def test_disconnect_all_of_a_client_whose_server_has_failed(mortal: Mortal) -> None:
     """It asks the server nothing, so it cannot fail. A notice of a failure may call it."""
     mc = Client([mortal.address])

@@ -157,19 +157,6 @@ def test_third_party_pools_say_exhaustion_their_own_way() -> None:
         TestApp(MemcachedPoolMiddleware(count_and_greet, pool)).get("/", status=503)
 
 
-def test_client_of_a_third_party_pool_is_released_once(address: str) -> None:
-    pool = BlogPool([pylibmc.Client([address])])
-    response = request(MemcachedPoolMiddleware(responding([]), pool))
-    assert len(pool) == 0
-    response.close()
-    response.close()
-    del response
-    assert len(pool) == 1
-    response = request(MemcachedPoolMiddleware(responding([]), pool))
-    del response
-    assert len(pool) == 1
-
-
 class ClassBased:
     """A pool whose reservations are objects of a class, and end once each."""
 

@@ -24,9 +24,8 @@ from typing import Any, Callable
 import pylibmc
 import pytest
 from forking import FORKS, in_child, succeeds
-from harness import eventually, in_thread, in_threads, missing, run_python
+from harness import eventually, in_threads, missing, run_python
 from interrupts import interrupted_everywhere
-from mortal import Mortal
 
 from mcpool_wsgi import forks
 from mcpool_wsgi.client import libmemcached, sockets
@@ -181,41 +180,6 @@ def test_server_that_does_not_answer(command: str, binary: bool) -> None:
         expires(client, command, *arguments.get(command, ["key"]))
 
 
-def test_server_that_does_not_read() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        client = LimitedClient(["{}:{}".format(*server.getsockname())])
-        expires(client, "set", "key", os.urandom(1_000_000) * 40)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="fills the backlog of a listener as on Linux")
-def test_server_that_does_not_accept() -> None:
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, ExitStack() as stack:
-        for _ in range(4):  # more than fit
-            filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(server.getsockname())
-        client = LimitedClient(["{}:{}".format(*server.getsockname())])
-        expires(client, "get", "key")
-
-
-def test_memcached_that_is_stopped(mortal: Mortal) -> None:
-    client = LimitedClient([mortal.address], retry_timeout=1)
-    client.run("set", "key", "value")
-    mortal.stop()
-    try:
-        expires(client, "get", "key")
-    finally:
-        mortal.go_on()
-    eventually(lambda: works(client))
-
-
-def works(client: LimitedClient) -> bool:
-    try:
-        return bool(client.run("get", "key") == "value")
-    except pylibmc.Error:
-        return False
-
-
 @pytest.mark.parametrize("binary", [False, True])
 @pytest.mark.parametrize("command", ["get_stats", "flush_all", "get_multi", "set_multi"])
 def test_servers_that_hang_one_after_the_other(command: str, binary: bool) -> None:
@@ -268,16 +232,6 @@ def test_command_with_a_shorter_limit_than_the_one_before() -> None:
         assert in_background.is_alive()
         in_background.join()
         assert slow._expired
-
-
-def test_next_command_of_a_client_has_its_whole_time(address: str) -> None:
-    client = LimitedClient([address], limit=0.3)
-    client.run("set", "key", "value")
-    end = monotonic() + 1
-    while monotonic() < end:
-        assert client.run("get", "key") == "value"
-        assert not client._expired
-        time.sleep(0.01)
 
 
 def test_commands_that_end_at_their_deadline_read_no_wrong_value() -> None:
@@ -810,11 +764,6 @@ def test_commands_expire_under(library: str, order: str) -> None:
     program(*parts, EXPIRES)
 
 
-def test_exit_after_commands() -> None:
-    with limited_time(most=10):
-        program(PRELUDE, EXPIRES)
-
-
 def test_exit_while_a_command_runs() -> None:
     with limited_time(most=10):
         program(
@@ -893,9 +842,3 @@ def test_command_in_a_finaliser_at_exit() -> None:
             sys.finalised = Finalised()
             """,
         )
-
-
-def test_command_in_a_thread_of_its_own() -> None:
-    with silent() as server:
-        client = LimitedClient([server.address])
-        in_thread(lambda: expires(client, "get", "key"))
