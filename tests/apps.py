@@ -21,6 +21,15 @@ def request(app: Callable[..., Any], environ: dict[str, Any] | None = None) -> A
     return app(base if environ is None else environ, lambda *_: lambda data: None)
 
 
+def serve(app: Callable[..., Any], environ: dict[str, Any] | None = None) -> list[bytes]:
+    """What a server sends that calls *app*."""
+    response = request(app, environ)
+    try:
+        return list(response)
+    finally:
+        response.close()
+
+
 def responding(response: object) -> Callable[..., Any]:
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         start_response("200 OK", [("Content-Type", "text/plain")])

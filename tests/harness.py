@@ -1,21 +1,24 @@
-"""Waiting with a deadline, threads whose errors are kept, connections counted, examples run."""
+"""What many tests need: waits with a deadline, threads, signal handlers, examples that run."""
 
 from __future__ import annotations
 
+import gc
 import http.client
 import importlib.util
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Callable, NoReturn
 
+import pylibmc
 import pytest
 
 from mcpool_wsgi import Client
@@ -112,6 +115,60 @@ def in_threads(works: list[Callable[[], object]]) -> None:
         assert not thread.is_alive(), "a thread hangs"
     if errors:
         raise errors[0]
+
+
+def use(pool: Any) -> None:
+    """Reserve a client for one command."""
+    with pool.reserve() as mc:
+        mc.get("key")
+
+
+@contextmanager
+def waiting(pool: Any, work: Callable[[], object]) -> Iterator[None]:
+    """A thread that does *work*, and waits for a slot of *pool*. It goes on after the block."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    eventually(lambda: pool.stats().waiting == 1)
+    yield
+    thread.join(DEADLINE)
+    assert not thread.is_alive(), "the thread still waits"
+
+
+def in_spite_of_errors(command: Callable[..., Any], *args: Any) -> Any:
+    """What *command* returns, or None if memcached fails."""
+    with suppress(pylibmc.Error):
+        return command(*args)
+
+
+@contextmanager
+def signal_handler(number: int, handler: Any) -> Iterator[None]:
+    """*handler* is the one of this signal."""
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Only reference counts free what is in here, and nothing that earlier tests have left."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+class FakeClient:
+    """A client that can be cloned, and talks to no memcached."""
+
+    def clone(self) -> FakeClient:
+        return FakeClient()
+
+    def set(self, key: str, value: object) -> None:
+        pass
 
 
 def run_python(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dis
-import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any, Callable
 
 import greenlet
 import pytest
+from harness import no_collection
 
 from mcpool_wsgi import Client, InvalidKey
 
@@ -103,17 +103,6 @@ def _in_a_generator(action: Callable[[], object]) -> Iterator[object]:
     clients in its frames, as the one that is being handled, until the thread ends.
     """
     yield action()
-
-
-@contextmanager
-def no_collection() -> Iterator[None]:
-    """Nothing that earlier tests have left is finalised, and interrupted, in here."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def _warm_up() -> None:

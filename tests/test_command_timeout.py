@@ -14,12 +14,12 @@ from typing import Any, Callable
 import pylibmc
 import pytest
 from forking import in_child, succeeds
-from harness import Connections, eventually
-from hostile import Conversation, Proxy, fake
+from harness import Connections, eventually, in_spite_of_errors, signal_handler
+from hostile import Conversation, Proxy, endless, fake, silent
 from interrupts import interrupted_everywhere, tracing
 from mortal import Mortal
 
-from mcpool_wsgi import Client, ClientPool, PickleForbidden
+from mcpool_wsgi import Client, ClientPool, PickleForbidden, PooledClient
 from mcpool_wsgi.devserver import Memcached
 
 LIMIT = 0.5  # seconds
@@ -52,21 +52,10 @@ def drips(conversation: Conversation) -> None:
     conversation.send(b"VALUE key 16 100\r\n" + b"x" * 1000, interval=0.1)
 
 
-def never_ends(conversation: Conversation) -> None:
-    conversation.request()
-    while True:
-        conversation.send(b"STAT a b\r\n" * 100)
-        conversation.pause(0.01)
-
-
-def says_nothing(conversation: Conversation) -> None:
-    conversation.wait()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("script", [drips, says_nothing])
+@pytest.mark.parametrize("script", [drips, silent])
 def test_server_that_is_slow(script: Any, command: str, soft: bool) -> None:
     with fake(script) as server:
         mc = Client(
@@ -79,7 +68,7 @@ def test_server_that_is_slow(script: Any, command: str, soft: bool) -> None:
 
 @pytest.mark.slow
 def test_answer_without_an_end() -> None:
-    with fake(never_ends) as server:
+    with fake(endless(b"STAT a b\r\n" * 100, 0.01)) as server:
         mc = Client([server.address], command_timeout=LIMIT)
         with within_the_limit(), pytest.raises(pylibmc.Error, match="command_timeout"):
             mc.get_stats()
@@ -147,21 +136,18 @@ def test_signal_handler_uses_the_client_past_the_deadline(sleep: float) -> None:
 
     with fake(script) as server:
         mc = Client([server.address], {"_poll_timeout": 5000}, command_timeout=LIMIT)
-        before = signal.signal(signal.SIGALRM, handle)
         began = time.monotonic()
-        try:
+        with signal_handler(signal.SIGALRM, handle):
             signal.setitimer(signal.ITIMER_REAL, 0.1)
             with pytest.raises(pylibmc.Error, match="command_timeout"):
                 mc.get("key")
-        finally:
-            signal.signal(signal.SIGALRM, before)
         assert time.monotonic() - began - sleep < 2 * LIMIT + SLACK
 
 
 @pytest.mark.slow
 def test_many_servers_that_hang_do_not_add_up() -> None:
     with ExitStack() as servers:
-        addresses = [servers.enter_context(fake(says_nothing)).address for _ in range(20)]
+        addresses = [servers.enter_context(fake(silent)).address for _ in range(20)]
         mc = Client(addresses, command_timeout=LIMIT)
         keys = [f"key{number}" for number in range(200)]
         for _ in range(3):
@@ -176,7 +162,7 @@ def test_many_servers_that_hang_do_not_add_up() -> None:
 @pytest.mark.parametrize("command", ["incr_multi", "delete_multi"])
 def test_keys_of_servers_that_hang_do_not_add_up(command: str, soft: bool) -> None:
     with ExitStack() as servers:
-        addresses = [servers.enter_context(fake(says_nothing)).address for _ in range(3)]
+        addresses = [servers.enter_context(fake(silent)).address for _ in range(3)]
         mc = Client(addresses, {"_poll_timeout": 5000}, fail_soft=soft, command_timeout=LIMIT)
         expected = contextlib.nullcontext() if soft else pytest.raises(pylibmc.Error)
         with within_the_limit(), expected:
@@ -246,14 +232,8 @@ def test_stopped_server_and_its_return(mortal: Mortal) -> None:
             mc.get("key")
     mortal.go_on()
 
-    def is_back() -> bool:
-        with pool.reserve() as mc:
-            try:
-                return bool(mc.get("key") == "value")
-            except pylibmc.Error:
-                return False
-
-    eventually(is_back)
+    cache = PooledClient(pool)
+    eventually(lambda: in_spite_of_errors(cache.get, "key") == "value")
 
 
 @pytest.mark.slow
@@ -265,13 +245,7 @@ def test_slow_network_and_its_recovery(server_connections: Connections) -> None:
         with within_the_limit(), pytest.raises(pylibmc.Error):
             mc.get("key")
         proxy.go_on()
-
-        def is_back() -> bool:
-            with contextlib.suppress(pylibmc.Error):
-                return bool(mc.get("key") == "value" * 100)
-            return False
-
-        eventually(is_back)
+        eventually(lambda: in_spite_of_errors(mc.get, "key") == "value" * 100)
 
 
 @pytest.mark.slow
@@ -285,7 +259,7 @@ def test_command_that_is_quick_is_left_alone(mc: Client) -> None:
 
 @pytest.mark.slow
 def test_clones_and_pools_have_the_limit() -> None:
-    with fake(says_nothing) as server:
+    with fake(silent) as server:
         master = Client([server.address], command_timeout=LIMIT)
         for mc in (master.clone(), master.with_servers([server.address])):
             with within_the_limit(), pytest.raises(pylibmc.Error):

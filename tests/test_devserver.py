@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pylibmc
 import pytest
@@ -807,27 +807,30 @@ def test_child_has_a_session_of_its_own(devserver: Memcached) -> None:
     assert os.getsid(devserver.process.pid) == devserver.process.pid
 
 
-def test_error_shows_what_the_child_printed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    binary = tmp_path / "memcached"
-    binary.write_text("#!/bin/sh\necho no luck today >&2\nexit 3\n")
-    binary.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Installs a program in the place of memcached."""
 
+    def write(program: str) -> None:
+        binary = tmp_path / "memcached"
+        binary.write_text(program)
+        binary.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path))
+
+    return write
+
+
+def test_error_shows_what_the_child_printed(install: Callable[[str], None]) -> None:
+    install("#!/bin/sh\necho no luck today >&2\nexit 3\n")
     with pytest.raises(RuntimeError, match="has ended: no luck today"):
         memcached().__enter__()
 
 
 def test_child_that_never_answers_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    install: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    binary = tmp_path / "memcached"
-    binary.write_text("#!/bin/sh\necho still thinking >&2\nexec /bin/sleep 60\n")
-    binary.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
+    install("#!/bin/sh\necho still thinking >&2\nexec /bin/sleep 60\n")
     monkeypatch.setattr("mcpool_wsgi.devserver.launch.START_TIMEOUT", 0.2)
-
     with pytest.raises(RuntimeError, match="does not answer: still thinking"):
         memcached().__enter__()
 
@@ -848,15 +851,11 @@ time.sleep(60)
 
 
 def test_server_has_closed_the_first_connection_when_the_body_begins(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    install: Callable[[str], None], tmp_path: Path
 ) -> None:
     """So that nobody finds this connection in the statistics."""
     closed = tmp_path / "closed"
-    binary = tmp_path / "memcached"
-    binary.write_text(LATE.format(python=sys.executable, closed=closed))
-    binary.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-
+    install(LATE.format(python=sys.executable, closed=closed))
     with memcached() as server:
         assert server.version == "1.6.18"
         assert closed.exists()

@@ -12,6 +12,7 @@ from wsgiref.util import FileWrapper
 
 import pytest
 from apps import BlogPool, Closable, generating, raising, request, responding
+from harness import no_collection
 
 from mcpool_wsgi import (
     Client,
@@ -22,8 +23,7 @@ from mcpool_wsgi.middleware.environ_keys import EnvironKeys
 
 
 def test_client_is_released_when_the_server_drops_response_and_environ(pool: ClientPool) -> None:
-    gc.disable()  # what follows must hold by reference counts alone
-    try:
+    with no_collection():
         for inner in ([b"list"], Closable(), iter([b"iterator"])):
             environ: dict[str, Any] = {"wsgi.file_wrapper": FileWrapper}
             response = request(MemcachedPoolMiddleware(responding(inner), pool), environ)
@@ -31,8 +31,6 @@ def test_client_is_released_when_the_server_drops_response_and_environ(pool: Cli
             assert pool.stats().in_use == 1
             del environ
             assert pool.stats().in_use == 0
-    finally:
-        gc.enable()
 
 
 @pytest.mark.parametrize("half", ["nothing", "a chunk"])
@@ -48,8 +46,7 @@ def test_client_is_released_when_a_half_read_response_is_dropped(
         def __next__(self) -> bytes:
             return b"chunk"
 
-    gc.disable()
-    try:
+    with no_collection():
         for inner in (OwnIterator(), Closable()):
             response = request(MemcachedPoolMiddleware(responding(inner), pool))
             chunks = iter(response)
@@ -57,8 +54,6 @@ def test_client_is_released_when_a_half_read_response_is_dropped(
                 next(chunks)
             del response, chunks
             assert pool.stats().in_use == 0
-    finally:
-        gc.enable()
 
 
 def test_generator_of_a_dropped_response_ends_before_its_client_is_released(
@@ -83,14 +78,11 @@ def test_generator_of_a_dropped_response_ends_before_its_client_is_released(
 def test_nobody_else_gets_the_client_while_a_dropped_response_is_iterated(mc: Client) -> None:
     pool = ClientPool(mc, 1, timeout=0)
     middleware = MemcachedPoolMiddleware(generating(b"one", b"two"), pool)
-    gc.disable()  # what follows must hold by reference counts alone
-    try:
+    with no_collection():
         for _ in request(middleware):  # which keeps the iterator only
             with pytest.raises(queue.Empty):
                 pool.reserve().__enter__()
         assert pool.stats().in_use == 0
-    finally:
-        gc.enable()
     assert mc.get("end")
     with pool.reserve() as client:
         assert client.set("works", 1)
@@ -162,10 +154,7 @@ def test_interrupted_request_is_in_no_circle(
     pool: Any = BlogPool(mc.clone() for _ in range(2)) if third_party else ClientPool(mc, 2)
     middleware = MemcachedPoolMiddleware(MemcachedPoolMiddleware(raising, pool), pool)
     monkeypatch.setattr(EnvironKeys, "end_request", interrupt)
-    gc.disable()
-    try:
+    with no_collection():
         with contextlib.suppress(KeyboardInterrupt):
             request(middleware)
         assert len(pool) == 2 if third_party else pool.stats().in_use == 0
-    finally:
-        gc.enable()

@@ -15,6 +15,7 @@ import hostile
 import pylibmc
 import pytest
 from forking import FORKS, succeeds
+from harness import signal_handler
 
 from mcpool_wsgi import (
     Client,
@@ -208,13 +209,10 @@ def test_what_a_signal_handler_raises_in_a_listener_reaches_the_caller(
     pool: ClientPool, caplog: pytest.LogCaptureFixture, handler: Any, fails: bool
 ) -> None:
     stop = pool.observe(lambda event: signal.raise_signal(signal.SIGUSR1))
-    before = signal.signal(signal.SIGUSR1, handler)
-    try:
-        with pool.reserve() as mc, pytest.raises(TimeoutError, match="too late"):
-            mc.set("key", "x" * (1 << 21) if fails else 1)
-    finally:
-        signal.signal(signal.SIGUSR1, before)
-        stop()
+    late = pytest.raises(TimeoutError, match="too late")
+    with signal_handler(signal.SIGUSR1, handler), pool.reserve() as mc, late:
+        mc.set("key", "x" * (1 << 21) if fails else 1)
+    stop()
     assert not caplog.records
     with pool.reserve() as mc:
         assert mc.get("key") == (None if fails else 1)

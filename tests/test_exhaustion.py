@@ -12,7 +12,7 @@ from typing import Any, Callable
 import pylibmc
 import pytest
 from apps import Closable, count_and_greet, generating, request, responding
-from harness import DEADLINE, eventually, in_thread
+from harness import DEADLINE, eventually, in_thread, waiting
 from webtest import TestApp
 
 from mcpool_wsgi import (
@@ -75,11 +75,10 @@ def test_request_waits_for_a_client(mc: Client, multithread: dict[str, Any]) -> 
         bodies.extend(response)
         response.close()
 
-    with pool.reserve():
-        waiter = threading.Thread(target=serve, daemon=True)
-        waiter.start()
-        eventually(lambda: pool.stats().waiting == 1)
-    waiter.join(DEADLINE)
+    holder = pool.reserve()
+    holder.__enter__()
+    with waiting(pool, serve):
+        holder.release()
     assert bodies == [b"visit 1"]
 
 

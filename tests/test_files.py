@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import io
 import weakref
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from wsgiref.util import FileWrapper
 
 import pytest
 from apps import Closable, request, wrapping_a_file
+from harness import no_collection
 
 from mcpool_wsgi import (
     Client,
@@ -187,15 +187,12 @@ def test_file_of_a_subrequest_is_in_no_circle(mc: Client, is_over: bool, wrapper
         return []
 
     middleware = MemcachedPoolMiddleware(app, pool)
-    gc.disable()
-    try:
+    with no_collection():
         with contextlib.suppress(RuntimeError):
             request(middleware, {"wsgi.file_wrapper": server_wrapper}).close()
         if is_over:
             subrequest(copies.pop())
         assert [find() for find in files] == [None]
-    finally:
-        gc.enable()
 
 
 class FileThatKnowsItsClient(io.BytesIO):

@@ -15,7 +15,7 @@ from typing import Any, Callable
 import pylibmc
 import pytest
 from forking import FORKS, in_child, in_child_by_c, succeeds
-from harness import eventually, in_threads, run_python
+from harness import eventually, in_threads, run_python, use, waiting
 
 from mcpool_wsgi import Client, ClientPool, ThreadMappedPool, forks
 
@@ -311,20 +311,15 @@ def _go_on(pool: Any, mc: Client) -> None:
 def test_waiters_at_the_moment_of_the_fork_do_not_hang_the_child(fork: Any, mc: Client) -> None:
     pool = ClientPool(mc, 1)
 
-    def wait() -> None:
-        with pool.reserve() as client:
-            client.get("key")
-
-    def wait_and_look() -> None:
-        wait()
+    def use_and_look() -> None:
+        use(pool)
         assert (pool.stats().waiting, pool.stats().in_use) == (0, 0)
 
-    with pool.reserve():
-        waiter = threading.Thread(target=wait)
-        waiter.start()
-        eventually(lambda: pool.stats().waiting == 1)
-        succeeds(fork(wait_and_look))
-    waiter.join(10)
+    holder = pool.reserve()
+    holder.__enter__()
+    with waiting(pool, lambda: use(pool)):
+        succeeds(fork(use_and_look))
+        holder.release()
     assert pool.stats().in_use == 0
 
 

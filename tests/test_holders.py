@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import logging
 import re
@@ -14,7 +13,7 @@ from typing import Any, Callable
 
 import pylibmc
 import pytest
-from harness import eventually
+from harness import eventually, no_collection
 
 from mcpool_wsgi import (
     Client,
@@ -139,17 +138,13 @@ def test_holder_without_a_request(address: str, pool_class: Any) -> None:
 
 def test_holders_leave_no_circle(mc: Client) -> None:
     pool = ClientPool(mc, 2)
-    gc.collect()
-    gc.disable()
-    try:
+    with no_collection():
         reservation = pool.reserve()
         reservation.__enter__()
         environ = {"REQUEST_METHOD": "GET", "mc.client": reservation}
         assert pool.holders()[0].request == "GET "
         del reservation, environ
         assert pool.stats().in_use == 0
-    finally:
-        gc.enable()
 
 
 def test_keys_of_an_apps_own_dict_are_left_alone(mc: Client) -> None:

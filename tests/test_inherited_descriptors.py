@@ -18,8 +18,7 @@ from typing import Any, Callable
 import pylibmc
 import pytest
 from forking import FORKS, in_child, in_child_by_c, succeeds
-from harness import Connections, eventually, open_sockets
-from interrupts import no_collection
+from harness import Connections, eventually, no_collection, open_sockets
 
 from mcpool_wsgi import Client, ClientPool, ThreadMappedPool
 from mcpool_wsgi.devserver import memcached

@@ -17,7 +17,7 @@ import hostile
 import pylibmc
 import pytest
 from forking import FORKS, succeeds
-from harness import in_threads, open_sockets, run_python
+from harness import in_threads, open_sockets, run_python, signal_handler
 
 from mcpool_wsgi.client import libmemcached, sockets
 
@@ -103,11 +103,8 @@ def test_calibration_in_a_signal_handler_during_a_calibration(
         results.append(type(libmemcached.calibrated()).__name__)
 
     monkeypatch.setattr(libmemcached.Library, "calibrate", interrupted)
-    previous = signal.signal(signal.SIGUSR1, handle)
-    try:
+    with signal_handler(signal.SIGUSR1, handle):
         assert libmemcached.calibrated()
-    finally:
-        signal.signal(signal.SIGUSR1, previous)
     assert results == ["begun", "Library"]
 
 

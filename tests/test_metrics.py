@@ -15,7 +15,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 import pylibmc
 import pytest
 from forking import FORKS, succeeds
-from harness import eventually, in_threads, run_python
+from harness import eventually, in_threads, run_python, use, waiting
 from mortal import Mortal
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.parser import text_string_to_metric_families
@@ -114,11 +114,7 @@ def test_scrape_gives_the_statistics_of_all_pools(mc: Client, figures: Figures) 
     assert figures.scrape() == {**expected("default", bounded), **expected('se"ssions\n', mapped)}
 
     # The figures get different values, so that none can stand for another.
-    def use() -> None:
-        with bounded.reserve() as client:
-            client.get("key")
-
-    in_threads([use] * 8)
+    in_threads([lambda: use(bounded)] * 8)
     for _ in range(2):
         with mapped.reserve() as client, pytest.raises(pylibmc.Error):
             client.get("key")
@@ -129,12 +125,9 @@ def test_scrape_gives_the_statistics_of_all_pools(mc: Client, figures: Figures) 
         reservation.__enter__()
     with pytest.raises(PoolTimeout):
         bounded.reserve(timeout=0.01).__enter__()
-    waiter = threading.Thread(target=use)
-    waiter.start()
-    eventually(lambda: bounded.stats().waiting == 1)
-    reservations[0].__exit__(None, None, None)  # the waiter gets the client for a moment
-    waiter.join(10)
-    waiter = threading.Thread(target=use)
+    with waiting(bounded, lambda: use(bounded)):
+        reservations[0].release()  # the waiter gets the client for a moment
+    waiter = threading.Thread(target=use, args=(bounded,))
     reservations[0] = bounded.reserve()
     reservations[0].__enter__()
     waiter.start()

@@ -12,7 +12,7 @@ from typing import Any
 import pylibmc
 import pytest
 from forking import FORKS, succeeds
-from harness import eventually, in_thread
+from harness import eventually, in_thread, signal_handler, use, waiting
 
 from mcpool_wsgi import (
     Client,
@@ -84,16 +84,9 @@ def test_seconds_are_those_of_the_wait_and_of_the_use(mc: Client) -> None:
     first = pool.reserve()
     first.__enter__()
 
-    def wait() -> None:
-        with pool.reserve():
-            pass
-
-    waiter = threading.Thread(target=wait)
-    waiter.start()
-    eventually(lambda: pool.stats().waiting == 1)
-    (holder,) = pool.holders()
-    first.release()
-    waiter.join(10)
+    with waiting(pool, lambda: use(pool)):
+        (holder,) = pool.holders()
+        first.release()
     seconds = {
         outcome: [s for told_outcome, s in told if told_outcome == outcome] for outcome, _ in told
     }
@@ -202,14 +195,11 @@ def test_what_a_signal_handler_raises_in_a_listener_reaches_the_caller(
         raise error("too late")
 
     stop = pool.observe_reservations(listener)
-    before = signal.signal(signal.SIGUSR1, handler)
-    try:
-        with pytest.raises(error, match="too late") as held, pool.reserve():  # noqa: SIM117
-            with contextlib.suppress(PoolTimeout), pool.reserve():
-                pass
-    finally:
-        signal.signal(signal.SIGUSR1, before)
-        stop()
+    late = pytest.raises(error, match="too late")
+    with signal_handler(signal.SIGUSR1, handler), late as held, pool.reserve():  # noqa: SIM117
+        with contextlib.suppress(PoolTimeout), pool.reserve():
+            pass
+    stop()
     assert "a listener failed" not in caplog.text
     assert held.tb is not None
     assert pool.stats().in_use == 0
@@ -238,17 +228,13 @@ def test_lazy_client_can_be_used_after_an_interrupt_in_a_listener(
 
     holder = pool.reserve()
     stop = pool.observe_reservations(listener)
-    before = signal.signal(signal.SIGUSR1, handler)
     lazy = pool.reserve(lazy=True, timeout=10)
     other = threading.Thread(target=end)
     if is_over:  # the release comes while the first command waits
         holder.__enter__()
         other.start()
-    try:
-        with pytest.raises(TimeoutError, match="too late"):
-            lazy.get("key")
-    finally:
-        signal.signal(signal.SIGUSR1, before)
+    with signal_handler(signal.SIGUSR1, handler), pytest.raises(TimeoutError, match="too late"):
+        lazy.get("key")
     if is_over:
         other.join()
     else:

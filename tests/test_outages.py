@@ -12,7 +12,7 @@ import hostile
 import pylibmc
 import pytest
 from forking import FORKS, succeeds
-from harness import eventually
+from harness import eventually, in_spite_of_errors
 from interrupts import Interrupt, tracing
 from mortal import Mortal
 
@@ -30,11 +30,8 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
     ]
 
 
-def works(cache: PooledClient) -> bool:
-    try:
-        return cache.set("key", 1)
-    except pylibmc.Error:
-        return False
+def works(cache: PooledClient, key: str = "key") -> bool:
+    return bool(in_spite_of_errors(cache.set, key, 1))
 
 
 @pytest.mark.parametrize("fail_soft", [False, True])
@@ -121,32 +118,24 @@ def test_outage_that_begins_again_at_once_is_the_same_one(
     assert sum(counts) == cache.pool.stats().failures
 
 
-def test_one_of_several_servers(mortal: Mortal, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_of_several_servers(
+    mortal: Mortal, address: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """The others answer meanwhile, and that does not end it."""
     caplog.set_level(logging.INFO, "mcpool_wsgi")
-    other = Mortal(None)
-    try:
-        mc = Client([mortal.address, other.address], {"dead_timeout": 1})
-        cache = PooledClient(ClientPool(mc, 1))
+    mc = Client([mortal.address, address], {"dead_timeout": 1})
+    cache = PooledClient(ClientPool(mc, 1))
 
-        def all_work() -> bool:
-            return [works_for(str(number)) for number in range(20)] == [True] * 20
+    def all_work() -> bool:
+        return [works(cache, str(number)) for number in range(20)] == [True] * 20
 
-        def works_for(key: str) -> bool:
-            try:
-                return cache.set(key, 1)
-            except pylibmc.Error:
-                return False
-
-        assert all_work()
-        mortal.kill()
-        assert not all_work()
-        assert len(lines(caplog)) == 1
-        mortal.start()
-        eventually(lambda: all_work() and len(lines(caplog)) == 2)
-        assert "answers again" in lines(caplog)[1][1]
-    finally:
-        other.kill()
+    assert all_work()
+    mortal.kill()
+    assert not all_work()
+    assert len(lines(caplog)) == 1
+    mortal.start()
+    eventually(lambda: all_work() and len(lines(caplog)) == 2)
+    assert "answers again" in lines(caplog)[1][1]
 
 
 @pytest.mark.parametrize("fork", FORKS)
@@ -218,16 +207,12 @@ def test_interrupt_keeps_no_outage_from_its_end(caplog: pytest.LogCaptureFixture
 
 
 def test_other_servers_do_not_end_the_outage_of_those_before(
-    mortal: Mortal, caplog: pytest.LogCaptureFixture
+    mortal: Mortal, address: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "mcpool_wsgi")
-    other = Mortal(None)
-    try:
-        cache = PooledClient(ClientPool(Client([mortal.address]), 1))
-        mortal.kill()
-        assert not works(cache)
-        cache.pool.set_servers([other.address])
-        assert works(cache)
-        assert len(lines(caplog)) == 1
-    finally:
-        other.kill()
+    cache = PooledClient(ClientPool(Client([mortal.address]), 1))
+    mortal.kill()
+    assert not works(cache)
+    cache.pool.set_servers([address])
+    assert works(cache)
+    assert len(lines(caplog)) == 1

@@ -19,16 +19,10 @@ from wsgiref.util import FileWrapper
 import greenlet
 import pylibmc
 import pytest
-from apps import generating, request
+from apps import generating, request, serve
 from forking import FORKS, succeeds
-from harness import Connections, eventually, in_thread, in_threads
-from interrupts import (
-    INTERRUPTS,
-    SignalHandler,
-    interrupted_everywhere,
-    no_collection,
-    tracing,
-)
+from harness import Connections, eventually, in_thread, in_threads, no_collection
+from interrupts import INTERRUPTS, SignalHandler, interrupted_everywhere, tracing
 
 from mcpool_wsgi import (
     Client,
@@ -56,15 +50,6 @@ def pool(mc: Client) -> ClientPool:
 @pytest.fixture
 def cache(pool: ClientPool) -> PooledClient:
     return PooledClient(pool)
-
-
-def serve(app: Callable[..., Any], environ: dict[str, Any] | None = None) -> list[bytes]:
-    """What a server does with *app*."""
-    response = app({} if environ is None else environ, lambda *_: None)
-    try:
-        return list(response)
-    finally:
-        response.close()
 
 
 # -- Without a request
@@ -431,9 +416,7 @@ def test_interleaved_requests_use_their_own_clients_from_the_first_one_on(
         yield cache.get("key").encode()
 
     wrapped = MemcachedPoolMiddleware(app, pool, lazy=lazy)
-    streams: list[Any] = [
-        wrapped({"PATH_INFO": path}, lambda *_: lambda data: None) for path in ("one", "two")
-    ]
+    streams: list[Any] = [request(wrapped, {"PATH_INFO": path}) for path in ("one", "two")]
     chunks = [list(each) for each in zip(*map(iter, streams))]
     assert chunks[-1] == [b"one", b"two"]
     for stream in streams:
@@ -503,10 +486,10 @@ def test_stream_and_close_use_the_client_of_the_request(
 ) -> None:
     cache.set("key", "value")
     app = MemcachedPoolMiddleware(lambda environ, start_response: Closing(cache), pool)
-    response = app({}, lambda *_: lambda data: None)
-    assert len(response) == 1  # type: ignore[arg-type]
+    response = request(app, {})
+    assert len(response) == 1
     assert list(response) == [b"value"]
-    response.close()  # type: ignore[attr-defined]
+    response.close()
     assert cache.get("closed") == 1
 
 
@@ -520,7 +503,7 @@ def test_response_is_asked_for_its_iterator_at_once(
         return environ["wsgi.file_wrapper"](object()) if wrapped else object()
 
     environ: dict[str, Any] = {"wsgi.file_wrapper": lambda file: file}
-    response: Any = MemcachedPoolMiddleware(app, pool)(environ, lambda *_: lambda data: None)
+    response = request(MemcachedPoolMiddleware(app, pool), environ)
     with pytest.raises(TypeError, match="'object' object is not iterable"):
         iter(response)
     response.close()
@@ -571,11 +554,11 @@ def test_interleaved_streams_use_their_own_clients(mc: Client) -> None:
             yield cache.get("key").encode()
 
     wrapped = MemcachedPoolMiddleware(app, pool)
-    responses = [wrapped({"PATH_INFO": path}, lambda *_: lambda data: None) for path in "ab"]
+    responses = [request(wrapped, {"PATH_INFO": path}) for path in "ab"]
     chunks = list(zip(*responses))
     assert chunks == [(b"", b""), (b"a", b"b")] * 3
     for response in responses:
-        response.close()  # type: ignore[attr-defined]
+        response.close()
     assert pool.stats().in_use == 0
 
 
@@ -738,7 +721,7 @@ def test_interrupted_request_leaves_no_client_in_the_context(
     wrapped = MemcachedPoolMiddleware(app, pool, **options)
 
     def serve_a_part() -> None:
-        kept.append(wrapped({}, lambda *_: lambda data: None))
+        kept.append(request(wrapped, {}))
         kept.append(iter(kept[0]))
         next(kept[1])
 
@@ -835,7 +818,7 @@ def test_file_stays_a_file(pool: ClientPool, cache: PooledClient) -> None:
         return wrapped
 
     environ = {"wsgi.file_wrapper": FileWrapper}
-    response = MemcachedPoolMiddleware(app, pool)(environ, lambda *_: lambda data: None)
+    response = request(MemcachedPoolMiddleware(app, pool), environ)
     assert isinstance(response, FileWrapper)
     assert response.filelike.closed is False
     response.close()

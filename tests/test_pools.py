@@ -20,7 +20,17 @@ from typing import TYPE_CHECKING, Any
 import pylibmc
 import pytest
 from forking import FORKS, succeeds
-from harness import DEADLINE, Connections, eventually, in_thread, in_threads, run_python
+from harness import (
+    DEADLINE,
+    Connections,
+    eventually,
+    in_thread,
+    in_threads,
+    no_collection,
+    run_python,
+    use,
+    waiting,
+)
 from hostile import Conversation, fake
 from interrupts import SignalHandler, interrupted_everywhere, tracing
 
@@ -29,7 +39,6 @@ from mcpool_wsgi import (
     ClientPool,
     ClientReleased,
     PoolClosed,
-    PooledClient,
     PoolTimeout,
     ThreadMappedPool,
 )
@@ -194,18 +203,8 @@ def test_fill_makes_all_clients_from_the_new_one(either_pool: Any, address: str)
 
 def test_filling_wakes_who_waits(mc: Client) -> None:
     pool = ClientPool(mc, 1)
-    with pool.reserve():
-        thread = threading.Thread(target=use, args=(pool,))
-        thread.start()
-        eventually(lambda: pool.stats().waiting == 1)
+    with pool.reserve(), waiting(pool, lambda: use(pool)):
         pool.fill(mc, 1)
-        thread.join(10)
-        assert not thread.is_alive()
-
-
-def use(pool: Any) -> None:
-    with pool.reserve() as mc:
-        mc.get("key")
 
 
 def test_exhausted_pool_raises_queue_empty_without_block(mc: Client) -> None:
@@ -433,12 +432,8 @@ def test_waiter_gets_the_slot_of_a_reservation_that_is_dropped(mc: Client) -> No
     pool = ClientPool(mc, 1, timeout=60)
     dropped = pool.reserve()
     dropped.__enter__()
-    waiter = threading.Thread(target=PooledClient(pool).get, args=("key",), daemon=True)
-    waiter.start()
-    eventually(lambda: pool.stats().waiting == 1)
-    del dropped
-    waiter.join(DEADLINE)
-    assert not waiter.is_alive()
+    with waiting(pool, lambda: use(pool)):
+        del dropped
 
 
 @pytest.mark.slow
@@ -722,15 +717,12 @@ def test_close_while_others_reserve_and_return(address: str, connections: Connec
 def test_dropped_pool_closes_its_connections(
     kind: Any, address: str, connections: Connections
 ) -> None:
-    gc.disable()  # reference counts alone must do
-    try:
+    with no_collection():
         pool = kind.from_servers([address], 4)
         use(pool)
         assert connections.count() == 1
         del pool
         eventually(lambda: connections.count() == 0)
-    finally:
-        gc.enable()
 
 
 @pytest.mark.slow
@@ -804,14 +796,11 @@ def test_interrupt_of_a_release_leaves_no_waiter_asleep_beside_an_idle_slot(mc: 
 
     lent = pool.reserve()
     lent.__enter__()
-    waiter = threading.Thread(target=use, args=(pool,), daemon=True)
-    waiter.start()
-    eventually(lambda: pool.stats().waiting == 1)
-    plain, pool._queue.idle = pool._queue.idle, Interrupting()
-    with pytest.raises(KeyboardInterrupt):
-        lent.release()
-    waiter.join(10)  # far less than the 60 seconds that it would wait
-    assert not waiter.is_alive()
+    plain = pool._queue.idle
+    with waiting(pool, lambda: use(pool)):
+        pool._queue.idle = Interrupting()
+        with pytest.raises(KeyboardInterrupt):
+            lent.release()
     pool._queue.idle = plain
 
 
@@ -832,15 +821,12 @@ def test_lost_slot_is_replaced_once_by_whoever_notices_it(mc: Client) -> None:
 
 
 def test_lost_slot_is_replaced_before_anybody_waits_for_it(mc: Client) -> None:
-    pool = ClientPool(mc, 1, timeout=60)
+    pool = ClientPool(mc, 1, timeout=DEADLINE)
     lost = pool.reserve()
     lost.__enter__()
     lost._slot._find_owner = lambda: None  # as above
     del lost
-    waiter = threading.Thread(target=PooledClient(pool).get, args=("key",), daemon=True)
-    waiter.start()
-    waiter.join(DEADLINE)
-    assert not waiter.is_alive()
+    in_thread(lambda: use(pool))
 
 
 def test_slot_that_is_lost_during_a_wait_is_replaced_before_the_time_out(mc: Client) -> None:
@@ -848,11 +834,8 @@ def test_slot_that_is_lost_during_a_wait_is_replaced_before_the_time_out(mc: Cli
     lost = pool.reserve()
     lost.__enter__()
     lost._slot._find_owner = lambda: None  # as above
-    waiter = threading.Thread(target=PooledClient(pool).get, args=("key",), daemon=True)
-    waiter.start()
-    eventually(lambda: pool.stats().waiting == 1)
-    del lost
-    waiter.join(DEADLINE)
+    with waiting(pool, lambda: use(pool)):
+        del lost
     assert (pool.stats().reservations, pool.stats().timeouts) == (2, 0)
 
 
@@ -1007,13 +990,12 @@ def test_lazy_clients_are_of_this_package(address: str) -> None:
 def test_lazy_client_that_a_thread_waits_with_hangs_no_child(mc: Client, fork: Any) -> None:
     pool = ClientPool(mc, 1, timeout=60)
     lazy = pool.reserve(lazy=True)
-    with pool.reserve():
-        waiter = threading.Thread(target=lambda: lazy.get("key"))
-        waiter.start()
-        eventually(lambda: pool.stats().waiting == 1)
+    holder = pool.reserve()
+    holder.__enter__()
+    with waiting(pool, lambda: lazy.get("key")):
         succeeds(fork(lazy.release))
         succeeds(fork(lambda: lazy.get("key")))
-    waiter.join(10)
+        holder.release()
     lazy.release()
     assert pool.stats().in_use == 0
 
@@ -1024,17 +1006,15 @@ def test_lazy_client_that_is_released_while_it_waits_takes_no_slot(mc: Client) -
     refused = []
 
     def use_it() -> None:
-        try:
+        with pytest.raises(ClientReleased):
             lazy.get("key")
-        except ClientReleased:
-            refused.append(True)
+        refused.append(True)
 
-    with pool.reserve():
-        waiter = threading.Thread(target=use_it)
-        waiter.start()
-        eventually(lambda: pool.stats().waiting == 1)
+    holder = pool.reserve()
+    holder.__enter__()
+    with waiting(pool, use_it):
         lazy.release()
-    waiter.join(10)
+        holder.release()
     assert refused == [True]
     assert pool.stats().in_use == 0
 

@@ -15,7 +15,14 @@ from typing import Any
 import pylibmc
 import pytest
 from forking import in_child, succeeds
-from harness import DEADLINE, eventually, in_threads, open_sockets, skip_if_not_spoken
+from harness import (
+    DEADLINE,
+    eventually,
+    in_spite_of_errors,
+    in_threads,
+    open_sockets,
+    skip_if_not_spoken,
+)
 from mortal import Mortal
 
 from mcpool_wsgi import Client, ClientPool, PoolTimeout, ThreadMappedPool
@@ -248,7 +255,7 @@ def test_disconnect_all_of_a_client_whose_server_has_failed(mortal: Mortal) -> N
         mc.get("key")
     mc.disconnect_all()
     mortal.start()
-    eventually(lambda: in_spite_of_errors(mc, "set", "key", "value"))
+    eventually(lambda: in_spite_of_errors(mc.set, "key", "value"))
 
 
 @pytest.mark.parametrize("later", [False, True])
@@ -263,10 +270,10 @@ def test_single_server_is_never_left_out_for_ever(
     mortal.kill()
     for _ in range(3):
         for _ in range(100):
-            in_spite_of_errors(mc, "get", "key")
+            in_spite_of_errors(mc.get, "key")
         mc._rests_until = 0
     mortal.start()
-    eventually(lambda: in_spite_of_errors(mc, "set", "key", "value"))
+    eventually(lambda: in_spite_of_errors(mc.set, "key", "value"))
 
 
 @pytest.mark.parametrize("behavior", ["remove_failed", "auto_eject"])
@@ -334,7 +341,7 @@ def test_disconnect_all_does_not_make_a_rest_longer(mortal: Mortal) -> None:
             pass
     assert down == 0
     mortal.start()
-    eventually(lambda: in_spite_of_errors(mc, "set", "key", "value"))
+    eventually(lambda: in_spite_of_errors(mc.set, "key", "value"))
 
 
 @pytest.mark.parametrize("binary", [False, True])
@@ -347,12 +354,7 @@ def test_client_of_one_server_works_at_once_when_its_rest_ends(
     assert mc.set("key", "value")
     mortal.kill()
     for _ in range(7):
-        in_spite_of_errors(mc, "set", "key", "value")
+        in_spite_of_errors(mc.set, "key", "value")
         mc._rests_until = 0
     mortal.start()
     assert mc.set("key", "value")
-
-
-def in_spite_of_errors(mc: Client, command: str, *args: Any) -> Any:
-    with contextlib.suppress(pylibmc.Error):
-        return getattr(mc, command)(*args)

@@ -12,7 +12,7 @@ from wsgiref.util import FileWrapper
 import pytest
 from apps import Closable, Interrupted, generating, request, responding, wrapping_a_file
 from greenlet import GreenletExit
-from harness import DEADLINE, in_thread, in_threads
+from harness import DEADLINE, FakeClient, in_thread, in_threads
 from interrupts import interrupted_everywhere, tracing
 
 from mcpool_wsgi import (
@@ -36,16 +36,6 @@ class SlowFile(io.BytesIO):
             self.closing.set()
             self.done.wait(DEADLINE)
         super().close()
-
-
-class FakeClient:
-    """Where nothing talks to memcached."""
-
-    def clone(self) -> FakeClient:
-        return FakeClient()
-
-    def set(self, key: str, value: object) -> None:
-        pass
 
 
 ERRORS = [RuntimeError("app"), SystemExit(), KeyboardInterrupt(), GeneratorExit()]

@@ -13,7 +13,7 @@ from typing import Any, Callable
 import pylibmc
 import pytest
 from forking import in_child, succeeds
-from harness import eventually, in_threads, skip_if_not_spoken
+from harness import eventually, in_spite_of_errors, in_threads, skip_if_not_spoken
 from mortal import Mortal
 
 from mcpool_wsgi import Client, ClientPool, PooledClient, ThreadMappedPool
@@ -302,13 +302,7 @@ def test_client_that_stores_does_not_wait_each_time_for_servers_that_all_hang(
     for node in nodes:
         node.go_on()
     assert slow < 10  # each server once, and one of them once in a retry_timeout
-    eventually(lambda: _is_stored(mc))
-
-
-def _is_stored(mc: Client) -> bool:
-    with contextlib.suppress(pylibmc.Error):
-        return mc.set("key", 1)
-    return False
+    eventually(lambda: in_spite_of_errors(mc.set, "key", 1))
 
 
 # Without touch, whose error is the same as that of a server that fails.

@@ -12,7 +12,7 @@ from typing import Any, Callable
 import hostile
 import pylibmc
 import pytest
-from harness import skip_if_not_spoken
+from harness import signal_handler, skip_if_not_spoken
 from mortal import Mortal
 
 from mcpool_wsgi import Client
@@ -70,13 +70,12 @@ def test_with_fail_soft_it_is_a_miss_that_is_counted(read: str) -> None:
 def signals(interval: float) -> Iterator[list[int]]:
     """A signal each *interval* of seconds, whose handler does nothing."""
     seen: list[int] = []
-    before = signal.signal(signal.SIGALRM, lambda number, frame: seen.append(number))
-    signal.setitimer(signal.ITIMER_REAL, interval, interval)
-    try:
-        yield seen
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    with signal_handler(signal.SIGALRM, lambda number, frame: seen.append(number)):
+        signal.setitimer(signal.ITIMER_REAL, interval, interval)
+        try:
+            yield seen
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 @pytest.mark.slow

@@ -11,19 +11,12 @@ from typing import Any, Callable
 
 import greenlet
 import pytest
-from harness import eventually, in_threads
+from harness import FakeClient, eventually, in_threads, waiting
 from interrupts import INTERRUPTS, SignalHandler, interrupted_everywhere, tracing
 from orders import Scheduler, Stepped, SteppedWaiter, explore, step
 
 from mcpool_wsgi import ClientPool, PoolClosed, PoolTimeout, ThreadMappedPool
 from mcpool_wsgi.pool import Reservation, slot_queue, timeouts
-
-
-class FakeClient:
-    """Nothing here talks to memcached; a client is something that can be cloned."""
-
-    def clone(self) -> FakeClient:
-        return FakeClient()
 
 
 @pytest.fixture(autouse=True)
@@ -203,13 +196,10 @@ def test_nobody_is_served_before_the_one_who_waits() -> None:
         is_over = threading.Event()
         reservation = pool.reserve()
         reservation.__enter__()
-        waiter = threading.Thread(target=wait, daemon=True)
-        waiter.start()
-        eventually(lambda: pool.stats().waiting == 1)
-        with SignalHandler(overtake, at) as handler:
-            reservation.release()
-        is_over.set()
-        waiter.join(60)
+        with waiting(pool, wait):
+            with SignalHandler(overtake, at) as handler:
+                reservation.release()
+            is_over.set()
         if handler.left > 0:
             break
     assert at > 20

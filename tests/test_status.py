@@ -22,7 +22,7 @@ import hostile
 import pylibmc
 import pytest
 from forking import FORKS, succeeds
-from harness import Connections, eventually, in_threads, run_python
+from harness import Connections, eventually, in_threads, no_collection, run_python
 from mortal import Mortal
 from webtest import TestApp
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
@@ -521,16 +521,13 @@ def test_look_reserves_no_client_and_leaves_no_connection(
         return [it for it in gc.get_objects() if type(it) is Question]
 
     pool = ClientPool(mc, 1)
-    gc.disable()
-    try:
+    with no_collection():
         before = questions()  # other tests may have left some in cycles
         look(pool)
         with hostile.refusing() as nowhere:
             look(ClientPool(Client([nowhere]), 1))
         eventually(lambda: connections.count() == 0)
         assert questions() == before
-    finally:
-        gc.enable()
     assert pool.stats().reservations == 0
     assert pool.stats().clients_made == 0
 
@@ -549,15 +546,12 @@ def test_app_that_is_freed_counts_no_more_and_frees_its_pools(mc: Client) -> Non
     pool = ClientPool(mc, 1)
     app = StatusApp(pool)
     assert len(pool._listeners) == 1
-    gc.disable()
-    try:
+    with no_collection():
         del app
         assert pool._listeners == []
         find_pool, app = weakref.ref(pool), StatusApp(pool)
         del pool, app
         assert find_pool() is None
-    finally:
-        gc.enable()
 
 
 # -- History

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from forking import FORKS, succeeds
-from harness import eventually, in_threads, run_python, skip_if_not_spoken
+from harness import eventually, in_threads, run_python, signal_handler, skip_if_not_spoken
 from mortal import Mortal
 
 from mcpool_wsgi import Client
@@ -88,14 +88,11 @@ def test_signal_handler_uses_the_client_in_the_middle_of_a_command(mc: Client) -
         seen.append(mc.get_multi([f"key{number}" for number in range(20)]))
 
     dice = random.Random(20090920)
-    before = signal.signal(signal.SIGALRM, handler)
-    try:
+    with signal_handler(signal.SIGALRM, handler):
         for number in range(3000):
             signal.setitimer(signal.ITIMER_REAL, dice.uniform(1e-6, 2e-4))
             assert mc.get(f"key{number % 20}") == number % 20
-    finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
     assert len(seen) > 10
     assert all(found == {f"key{number}": number for number in range(20)} for found in seen)
 
