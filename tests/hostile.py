@@ -244,11 +244,12 @@ def answers_once(answer: bytes) -> Script:
     return script
 
 
-def endless(part: bytes, interval: float = 0) -> Script:
+def endless(part: bytes, interval: float = 0, *, begin: bytes = b"") -> Script:
     """Begin to answer, and never come to an end."""
 
     def script(conversation: Conversation) -> None:
         conversation.request()
+        conversation.send(begin)
         while True:
             conversation.send(part)
             conversation.pause(interval)

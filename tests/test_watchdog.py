@@ -7,10 +7,10 @@ import contextlib
 import ctypes
 import gc
 import importlib.util
+import itertools
 import logging
 import math
 import os
-import socket
 import sys
 import textwrap
 import threading
@@ -21,6 +21,7 @@ from functools import partial
 from time import monotonic
 from typing import Any, Callable
 
+import hostile
 import pylibmc
 import pytest
 from forking import FORKS, in_child, succeeds
@@ -73,59 +74,15 @@ class LimitedClient(pylibmc.Client):  # type: ignore[misc]
                 self.disconnect_all()
 
 
-class Dripping:
-    """A server that answers each connection at once and never comes to an end.
-
-    :param begin: bytes that it sends first.
-    :param filler: bytes that it sends after each pause, for ever. Nothing, if empty.
-    """
-
-    def __init__(self, begin: bytes = b"", filler: bytes = b"", pause: float = 0.1) -> None:
-        self._begin, self._filler, self._pause = begin, filler, pause
-        self._ended = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=50)
-        self.address = "{}:{}".format(*self._listener.getsockname())
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
-
-    def _accept(self) -> None:
-        while True:
-            connection, _ = self._listener.accept()
-            if self._ended.is_set():
-                connection.close()
-                return
-            thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
-            self._threads.append(thread)
-            thread.start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):
-            if connection.recv(10_000):
-                connection.sendall(self._begin)
-                while not self._ended.wait(self._pause):
-                    connection.sendall(self._filler)
-
-    def __enter__(self) -> Dripping:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._ended.set()
-        host, _, port = self.address.rpartition(":")
-        socket.create_connection((host, int(port))).close()
-        for thread in self._threads:
-            thread.join(10)
-        self._listener.close()
-
-
-def silent() -> Dripping:
-    return Dripping()
+def silent() -> contextlib.AbstractContextManager[hostile.FakeMemcached]:
+    return hostile.fake(hostile.silent)
 
 
 # What a server of the text protocol sends, which never ends.
-ENDLESS_LINE = (b"", b"V")
-ENDLESS_VALUE = (b"VALUE key 16 100000\r\n", b"v")
-VALUE_WITH_CAS = (b"VALUE key 16 100000 1\r\n", b"v")
-ENDLESS_STATS = (b"", b"STAT name value\r\n")
+ENDLESS_LINE = hostile.endless(b"V", 0.1)
+ENDLESS_VALUE = hostile.endless(b"v", 0.1, begin=b"VALUE key 16 100000\r\n")
+VALUE_WITH_CAS = hostile.endless(b"v", 0.1, begin=b"VALUE key 16 100000 1\r\n")
+ENDLESS_STATS = hostile.endless(b"STAT name value\r\n", 0.1)
 
 
 @contextlib.contextmanager
@@ -161,8 +118,8 @@ def expires(client: LimitedClient, command: str, *args: Any) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_answer_that_never_ends(answer: tuple[bytes, bytes], command: str, args: Any) -> None:
-    with Dripping(*answer) as server:
+def test_answer_that_never_ends(answer: hostile.Script, command: str, args: Any) -> None:
+    with hostile.fake(answer) as server:
         client = LimitedClient([server.address], cas=command == "gets")
         expires(client, command, *args)
 
@@ -250,20 +207,17 @@ def test_commands_that_end_at_their_deadline_read_no_wrong_value() -> None:
                 assert value == "v"
                 answers["in time"] += 1
 
-    with AtTheDeadline() as server:
+    with hostile.fake(at_the_deadline) as server:
         in_threads([work] * 4)
     assert all(answers.values())
 
 
-class AtTheDeadline(Dripping):
-    """A server that answers each get after some 10 ms."""
-
-    def _serve(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):
-            for number, line in enumerate(connection.makefile("rb")):
-                if line.startswith(b"get"):
-                    time.sleep(0.008 + number % 5 * 0.001)
-                    connection.sendall(b"VALUE key 16 1\r\nv\r\nEND\r\n")
+def at_the_deadline(conversation: hostile.Conversation) -> None:
+    """Answer each get after some 10 ms."""
+    for number in itertools.count():
+        if conversation.request().startswith(b"get"):
+            conversation.pause(0.008 + number % 5 * 0.001)
+            conversation.send(b"VALUE key 16 1\r\nv\r\nEND\r\n")
 
 
 # The order of its steps
