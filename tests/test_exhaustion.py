@@ -252,44 +252,40 @@ def test_lazy_request_that_tried_again_is_answered_by_on_exhausted(mc: Client) -
         TestApp(MemcachedPoolMiddleware(app, pool, lazy=True)).get("/", status=503)
 
 
-def test_lazy_request_with_a_length_is_answered_by_on_exhausted(mc: Client) -> None:
+class Page:
+    """A response that asks for its value when it is asked for its chunks."""
+
+    def __init__(self, environ: Any, start_response: Any) -> None:
+        self.mc, self.start_response = get_client(environ), start_response
+
+    def __iter__(self) -> Iterator[bytes]:
+        value = self.mc.get("key")
+        self.start_response("200 OK", [("Content-Type", "text/plain")])
+        return iter([str(value).encode()])
+
+
+class GeneratingPage(Page):
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from super().__iter__()
+
+
+@pytest.mark.parametrize("page", [Page, GeneratingPage])
+def test_lazy_response_that_asks_in_its_iter_is_answered_by_on_exhausted(
+    mc: Client, page: type[Page]
+) -> None:
     pool = ClientPool(mc, 1, timeout=0)
-
-    class Page:
-        def __init__(self, environ: Any, start_response: Any) -> None:
-            self.mc, self.start_response = get_client(environ), start_response
-
-        def __len__(self) -> int:
-            return 1
-
-        def __iter__(self) -> Iterator[bytes]:
-            value = self.mc.get("key")
-            self.start_response("200 OK", [("Content-Type", "text/plain")])
-            yield str(value).encode()
-
-    app = TestApp(MemcachedPoolMiddleware(Page, pool, lazy=True))
+    app = TestApp(MemcachedPoolMiddleware(page, pool, lazy=True))
     with pool.reserve():
         app.get("/", status=503)
     assert app.get("/").text == "None"
-    assert len(request(MemcachedPoolMiddleware(Page, pool, lazy=True))) == 1
 
 
-def test_lazy_request_whose_iter_is_no_generator_is_answered_by_on_exhausted(mc: Client) -> None:
-    pool = ClientPool(mc, 1, timeout=0)
-
-    class Page:
-        def __init__(self, environ: Any, start_response: Any) -> None:
-            self.mc, self.start_response = get_client(environ), start_response
-
-        def __iter__(self) -> Iterator[bytes]:
-            value = self.mc.get("key")
-            self.start_response("200 OK", [("Content-Type", "text/plain")])
-            return iter([str(value).encode()])
-
-    app = TestApp(MemcachedPoolMiddleware(Page, pool, lazy=True))
-    with pool.reserve():
-        app.get("/", status=503)
-    assert app.get("/").text == "None"
+def test_lazy_response_has_its_length(mc: Client) -> None:
+    middleware = MemcachedPoolMiddleware(GeneratingPage, ClientPool(mc, 1), lazy=True)
+    assert len(request(middleware)) == 1
 
 
 def test_lazy_response_that_rewinds_in_its_iter_is_sent_once(mc: Client) -> None:
