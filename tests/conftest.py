@@ -7,13 +7,13 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from harness import Connections, eventually
 from mortal import Mortal
 
-from mcpool_wsgi import Client, ClientPool
+from mcpool_wsgi import Client, ClientPool, PooledClient, ThreadMappedPool
 from mcpool_wsgi.devserver import Memcached, memcached
 
 if TYPE_CHECKING:
@@ -72,6 +72,21 @@ def pool(mc: Client) -> ClientPool:
 
 
 @pytest.fixture
+def cas_mc(address: str) -> Client:
+    return Client([address], {"cas": True})
+
+
+@pytest.fixture
+def cache(pool: ClientPool) -> PooledClient:
+    return PooledClient(pool)
+
+
+@pytest.fixture(params=[ClientPool, ThreadMappedPool])
+def either_pool(request: pytest.FixtureRequest, mc: Client) -> Any:
+    return ClientPool(mc, 4) if request.param is ClientPool else ThreadMappedPool(mc)
+
+
+@pytest.fixture
 def connections(server_connections: Connections) -> Connections:
     """The connections to the memcached; there are none at first."""
     if server_connections.count():
@@ -107,6 +122,12 @@ def real_memcached() -> Iterator[Memcached]:
     if shutil.which("memcached") is None:
         pytest.skip("needs the real memcached")
     with memcached(embedded=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def devserver() -> Iterator[Memcached]:
+    with memcached(embedded=True) as server:
         yield server
 
 

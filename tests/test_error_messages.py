@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import tracemalloc
 from typing import Any, Callable
 
 import pylibmc
@@ -41,6 +40,7 @@ def says(error: type[BaseException], parts: list[str], call: Callable[[], object
 
 
 # -- Servers
+
 
 Row = tuple[Any, type[Exception], list[str]]
 SERVERS: dict[str, Row] = {
@@ -256,6 +256,7 @@ def test_error_of_the_values_own_class_is_left_as_it_is(mc: Client) -> None:
 
 # -- No memcached there
 
+
 ANY_COMMAND: dict[str, Callable[[Any], object]] = {
     "get": lambda mc: mc.get("key"),
     "gets": lambda mc: mc.gets("key"),
@@ -321,13 +322,8 @@ def test_wrong_option(
     says(error, parts, lambda: Client([address], **options))
 
 
-def test_behaviors_that_were_read_may_be_set(mc: Client) -> None:
-    mc.behaviors = {**mc.behaviors, "ketama_hash": "md5"}
-    mc.behaviors = mc.behaviors
-    assert mc.set("key", 1)
-
-
 # -- Pools and the middleware
+
 
 NO_NUMBER: Any = "4"
 NAN, INF = float("nan"), float("inf")
@@ -425,20 +421,6 @@ def test_wrong_argument_of_a_pool(
 def test_no_middleware_in_front() -> None:
     says(KeyError, ["'mc.client'", "MemcachedPoolMiddleware(app, pool)"], lambda: get_client({}))
     says(KeyError, ["'mc.sessions'", "environ_key"], lambda: get_client({}, "mc.sessions"))
-
-
-def test_a_thousand_million_slots_cost_nothing_until_they_are_used(mc: Client) -> None:
-    tracemalloc.start()
-    try:
-        pool = ClientPool(mc, 10**9)
-        with pool.reserve() as lent:
-            lent.set("key", 1)
-        pool.fill(mc, 10**9)
-        assert pool.stats().slots == 2 * 10**9
-        _, most = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert most < 1 << 20
 
 
 # -- Loopback is down

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import gc
-import hashlib
 import json
 import logging
 import os
@@ -15,15 +13,16 @@ import threading
 import urllib.request
 import weakref
 from contextlib import ExitStack
-from html.parser import HTMLParser
 from typing import Any
 
 import hostile
 import pylibmc
 import pytest
+import status_page
 from forking import FORKS, succeeds
 from harness import Connections, eventually, in_threads, no_collection, run_python
 from mortal import Mortal
+from status_page import Mute, Page, facts, look
 from webtest import TestApp
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
@@ -38,67 +37,10 @@ from mcpool_wsgi import (
     status,
 )
 from mcpool_wsgi.devserver import Memcached
-from mcpool_wsgi.status import StatusApp, drawings, history, report, units
-from mcpool_wsgi.status.markup import html
+from mcpool_wsgi.status import StatusApp, report
 from mcpool_wsgi.status.servers import Question
 
 pytestmark = pytest.mark.slow
-
-VOID = {"meta", "link", "rect"}
-
-
-class Page(HTMLParser):
-    """A page, checked while it is read: its elements nest, and its ids are unique."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self._open: list[str] = []
-        self._texts: list[tuple[str, str]] = []
-        self.feed(text)
-        self.close()
-        assert self._open == []
-        ids = [attributes["id"] for _, attributes in self.elements if "id" in attributes]
-        assert len(ids) == len(set(ids))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert tag in VOID
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self._texts.append((self._open[-1] if self._open else "", data))
-
-    def text(self) -> str:
-        """What a reader sees."""
-        seen = [text for tag, text in self._texts if tag not in ("style", "script", "title")]
-        return " ".join(" ".join(seen).split())
-
-    def inside(self, tag: str) -> list[str]:
-        return [text for inside, text in self._texts if inside == tag]
-
-    def all(self, tag: str) -> list[dict[str, str]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-    def labels(self) -> list[str]:
-        """What drawings say."""
-        return [it["aria-label"] for _, it in self.elements if it.get("role") == "img"]
-
-
-def look(pools: Any) -> Page:
-    """What a new StatusApp shows."""
-    return Page(TestApp(StatusApp(pools)).get("/").text)
-
-
-def facts(app: Any) -> Any:
-    return TestApp(app).get("/?format=json").json
 
 
 @pytest.fixture
@@ -186,8 +128,8 @@ def test_place_in_the_code_is_shown_without_its_root(pool: ClientPool) -> None:
     with pool.reserve():
         places = look(pool).inside("code")
         (holder,) = facts(StatusApp(pool))["pools"][0]["holders"]
-    assert places[0].startswith("test_status.py:")
-    assert holder["frames"][0].startswith(f"{__file__}:")
+    assert places[0].startswith("status_page.py:")
+    assert holder["frames"][0].startswith(f"{status_page.__file__}:")
 
 
 def test_many_holders_are_cut_on_the_page_and_not_in_the_json(mc: Client) -> None:
@@ -361,13 +303,6 @@ def test_pool_of_plain_pylibmc_clients(address: str, mc: Client) -> None:
         found = facts(StatusApp(pool))
     assert found["pools"][0]["stats"]["in_use"] == 1
     assert [server["version"] for server in found["servers"]] == [version(mc)] * 2
-
-
-class Mute:
-    """Somebody's client, without statistics."""
-
-    def clone(self) -> Mute:
-        return self
 
 
 def test_pool_of_other_clients() -> None:
@@ -554,123 +489,18 @@ def test_app_that_is_freed_counts_no_more_and_frees_its_pools(mc: Client) -> Non
         assert find_pool() is None
 
 
-# -- History
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(history, "monotonic", clock)
-    return clock
-
-
-def test_history_has_a_step_for_each_five_seconds(pool: ClientPool, clock: Clock) -> None:
-    past = history.History(pool)
-    with pool.reserve() as mc:
-        mc.set("key", 1)
-        for misses in (1, 0, 2):
-            for _ in range(misses):
-                mc.get("missing")
-            mc.get_multi(["key", "a", "b"])
-            clock.now += 5
-    steps = past.look()["steps"]
-    assert steps["commands"] == [3, 1, 3, 0]
-    assert steps["hits"] == [1, 1, 1, 0]
-    assert steps["misses"] == [3, 2, 4, 0]
-    assert past.look()["total"]["commands"] == 7
-    assert past.look()["total"]["hit_rate"] == 0.25
-    clock.now += 58
-    assert past.look()["last_minute"]["commands"] == 0
-    assert past.look()["total"]["commands"] == 7
-
-
-def test_history_forgets_after_five_minutes_and_stays_small(
-    pool: ClientPool, clock: Clock
-) -> None:
-    past = history.History(pool)
-    with pool.reserve() as mc:
-        for _ in range(200):
-            mc.get("key")
-            clock.now += 5
-        found = past.look()
-        assert {len(numbers) for numbers in found["steps"].values()} == {60}
-        assert found["total"]["commands"] == 59
-        clock.now += 1e6  # nobody does anything for days
-        assert past.look()["total"]["commands"] == 0
-        mc.get("key")
-    assert past.look()["steps"]["commands"] == [0] * 59 + [1]
-
-
-def test_waits_are_spread_over_the_time_since_the_last_sample(mc: Client, clock: Clock) -> None:
-    pool = ClientPool(mc, 1, timeout=0)
-    past = history.History(pool)
-    with pool.reserve():
-        for _ in range(8):
-            with pytest.raises(PoolTimeout):
-                pool.reserve().__enter__()
-        clock.now += 20
-        assert past.look()["steps"]["timeouts"] == [2, 2, 2, 2, 0]
-        assert past.look()["steps"]["waits"] == [2, 2, 2, 2, 0]
-        for _ in range(1000):
-            with pytest.raises(PoolTimeout):
-                pool.reserve().__enter__()
-    clock.now += 3000
-    # 295 of 3000 seconds are left.
-    assert past.look()["total"]["timeouts"] == 98
-    assert past.look()["last_minute"]["timeouts"] == sum(past.look()["steps"]["timeouts"][-12:])
-
-
-def test_first_command_of_a_step_takes_a_sample(mc: Client, clock: Clock) -> None:
-    pool = ClientPool(mc, 1, timeout=0)
-    past = history.History(pool)
-    with pool.reserve() as client:
-        with pytest.raises(PoolTimeout):
-            pool.reserve().__enter__()
-        clock.now += 5
-        client.get("key")
-    clock.now += 100
-    assert sum(past.look()["steps"]["timeouts"][:2]) == 1
-
-
-def test_history_begins_with_the_app(mc: Client) -> None:
-    pool = ClientPool(mc, 1, timeout=0)
-    with pool.reserve() as client:
-        client.get("key")
-        with pytest.raises(PoolTimeout):
-            pool.reserve().__enter__()
-        found = facts(StatusApp(pool))["pools"][0]
-    assert found["history"]["total"]["commands"] == 0
-    assert found["history"]["total"]["timeouts"] == 0
-    assert found["stats"]["timeouts"] == 1
-
-
-def test_closing_connections_is_no_command(pool: ClientPool) -> None:
+def test_app_that_a_listener_of_its_pool_refers_to_is_freed(mc: Client) -> None:
+    """As in a module: a function that listens to the pool has the module's names."""
+    pool = ClientPool(mc, 1)
+    find_pool = weakref.ref(pool)
     app = StatusApp(pool)
-    with pool.reserve() as client:
-        client.get("key")
-        client.disconnect_all()
-    assert facts(app)["pools"][0]["history"]["total"]["commands"] == 1
+    pool.observe(lambda event, names=app: None)  # type: ignore[misc]
+    del app, pool
+    gc.collect()
+    assert find_pool() is None
 
 
-def test_commands_of_many_threads_are_all_counted(mc: Client) -> None:
-    pool = ClientPool(mc, 4)
-    app = StatusApp(pool)
-
-    def work() -> None:
-        for _ in range(100):
-            with pool.reserve() as client:
-                client.get("key")
-
-    in_threads([work] * 8)
-    assert facts(app)["pools"][0]["history"]["total"]["misses"] == 800
+# -- Children
 
 
 @pytest.mark.servers
@@ -732,66 +562,7 @@ def test_child_does_not_wait_for_the_threads_of_its_parent(fork: Any) -> None:
     over.set()
 
 
-# -- HTTP
-
-
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "BREW"])
-def test_other_methods_are_refused(pool: ClientPool, method: str) -> None:
-    app = TestApp(StatusApp(pool), lint=False)
-    response = app.request("/", method=method, status=405)
-    assert response.headers["Allow"] == "GET, HEAD"
-    assert response.headers["Cache-Control"] == "no-store"
-
-
-def test_head_has_the_headers_of_get_and_no_body(pool: ClientPool) -> None:
-    response = TestApp(StatusApp(pool)).head("/")
-    assert response.headers["Content-Type"] == "text/html; charset=utf-8"
-    assert response.body == b""
-
-
-@pytest.mark.parametrize("path", ["/status.json", "/favicon.ico", "/../", "/a/"])
-def test_other_paths_are_not_found(pool: ClientPool, path: str) -> None:
-    TestApp(StatusApp(pool)).get(path, status=404)
-
-
-def test_other_formats_are_refused(pool: ClientPool) -> None:
-    response = TestApp(StatusApp(pool)).get("/?format=<xml>", status=400)
-    assert response.text == "format must be html or json, not '<xml>'.\n"
-    assert response.headers["Content-Type"].startswith("text/plain")
-
-
-def test_another_process_is_left_to_answer_for_itself(pool: ClientPool) -> None:
-    app = TestApp(StatusApp(pool))
-    assert app.get(f"/?process={os.getpid()}").status_int == 200
-    response = app.get("/?process=1", status=204)
-    assert response.body == b""
-    assert response.headers["Cache-Control"] == "no-store"
-
-
-@pytest.mark.parametrize("path", ["/", "/?format=json", "/other"])
-def test_nothing_is_cached_framed_or_found_by_search_engines(pool: ClientPool, path: str) -> None:
-    headers = TestApp(StatusApp(pool)).get(path, status="*").headers
-    assert headers["Cache-Control"] == "no-store"
-    assert headers["X-Content-Type-Options"] == "nosniff"
-    assert headers["X-Robots-Tag"] == "noindex"
-    assert headers["Referrer-Policy"] == "no-referrer"
-    assert "default-src 'none'" in headers["Content-Security-Policy"]
-    assert "unsafe" not in headers["Content-Security-Policy"]
-
-
-def test_policy_allows_the_style_and_the_script_of_the_page_and_no_other(
-    pool: ClientPool,
-) -> None:
-    response = TestApp(StatusApp(pool)).get("/")
-    policy = response.headers["Content-Security-Policy"]
-    allowed = re.findall(r"(style|script)-src '(sha256-[^']+)'", policy)
-    assert [kind for kind, _ in allowed] == ["style", "script"]
-    for kind, wanted in allowed:
-        (text,) = re.findall(rf"<{kind}>(.*?)</{kind}>", response.text, re.DOTALL)
-        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-        assert wanted == f"sha256-{digest}"
-    for _, attributes in Page(response.text).elements:
-        assert not [name for name in attributes if name == "style" or name.startswith("on")]
+# -- For all who read it
 
 
 def test_page_has_what_a_screen_reader_needs(pool: ClientPool) -> None:
@@ -842,61 +613,3 @@ def test_summary_says_nothing_that_changes_all_the_time(pool: ClientPool) -> Non
 def test_what_is_no_pool_is_refused(pools: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         StatusApp(pools)
-
-
-# -- Markup and numbers
-
-
-def test_text_is_escaped_in_attributes_too() -> None:
-    assert html('<a b="$x">$x</a>', x="\"<'") == ('<a b="&quot;&lt;&#x27;">&quot;&lt;&#x27;</a>')
-    assert html("$x", x=html("<b>")) == "<b>"
-
-
-def test_one_failure_among_many_commands_can_be_seen() -> None:
-    drawing = drawings.bars("", [0, 1], [9999, 9998], str, "")
-    (height,) = re.findall(r'class="bad".*? height="([\d.]+)"', drawing)
-    assert float(height) >= 1.5
-
-
-@pytest.mark.parametrize(
-    ("shown", "text"),
-    [
-        (units.count(0), "0"),
-        (units.count(2.44), "2.4"),
-        (units.count(1234567.8), "1,234,568"),
-        (units.percent(0.0), "0.0 %"),
-        (units.percent(0.99999), "99.9 %"),
-        (units.percent(1.0), "100 %"),
-        (units.size(0), "0 B"),
-        (units.size(1023), "1023 B"),
-        (units.size(12.1 * 2**20), "12.1 MiB"),
-        (units.size(64 * 2**30), "64 GiB"),
-        (units.size(2**60), "1048576 TiB"),
-        (units.seconds(0), "0 ms"),
-        (units.seconds(0.00021), "0.21 ms"),
-        (units.seconds(0.0994), "99 ms"),
-        (units.seconds(0.1), "100 ms"),
-        (units.seconds(0.9999), "1.0 s"),
-        (units.seconds(59.96), "1 min 0 s"),
-        (units.seconds(200), "3 min 20 s"),
-        (units.seconds(3600), "1 h 0 min"),
-        (units.seconds(2 * 86400 + 4 * 3600 + 59), "2 d 4 h"),
-        (units.count(None), "–"),  # noqa: RUF001
-        (units.percent(None), "–"),  # noqa: RUF001
-        (units.size(None), "–"),  # noqa: RUF001
-        (units.seconds(None), "–"),  # noqa: RUF001
-    ],
-)
-def test_numbers_are_shown_as_people_read_them(shown: str, text: str) -> None:
-    assert shown == text
-
-
-def test_app_that_a_listener_of_its_pool_refers_to_is_freed(mc: Client) -> None:
-    """As in a module: a function that listens to the pool has the module's names."""
-    pool = ClientPool(mc, 1)
-    find_pool = weakref.ref(pool)
-    app = StatusApp(pool)
-    pool.observe(lambda event, names=app: None)  # type: ignore[misc]
-    del app, pool
-    gc.collect()
-    assert find_pool() is None

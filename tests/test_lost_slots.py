@@ -1,0 +1,172 @@
+"""Reservations that are dropped or interrupted: no slot is lost, and none is there twice."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from typing import Any
+
+import pylibmc
+import pytest
+from harness import DEADLINE, in_thread, in_threads, use, waiting
+from interrupts import interrupted_everywhere, tracing
+
+from mcpool_wsgi import Client, ClientPool, PoolTimeout
+
+
+@tracing
+def test_interrupted_request_after_changes_of_servers_swallows_nothing(mc: Client) -> None:
+    """Its client replaces the last one that was cloned from the master before."""
+    pool = ClientPool(mc.clone(), 1)
+
+    def use() -> None:
+        with pool.reserve():
+            pass
+
+    def change_twice() -> None:
+        use()
+        pool.set_servers(mc.addresses)
+        pool.set_servers(mc.addresses)
+
+    change_twice()
+    assert interrupted_everywhere(KeyboardInterrupt, use, change_twice)
+
+
+@tracing
+def test_interrupted_release_after_a_change_of_servers_swallows_nothing(mc: Client) -> None:
+    pool = ClientPool(mc.clone(), 1)
+    lent = pool.reserve()
+
+    def change() -> None:
+        nonlocal lent
+        lent.release()
+        lent = pool.reserve()
+        lent.__enter__()
+        pool.set_servers(mc.addresses)
+
+    change()
+    assert interrupted_everywhere(KeyboardInterrupt, lambda: lent.release(), change)
+
+
+def test_client_of_a_dropped_reservation_is_its_holders_alone(mc: Client) -> None:
+    """pylibmc's pool reserves it for the next one while the first still has it."""
+    theirs = pylibmc.ClientPool(mc, 1)
+    held = theirs.reserve().__enter__()
+    assert theirs.reserve().__enter__() is held
+
+    pool = ClientPool(mc, 1, timeout=0)
+    held = pool.reserve().__enter__()
+    gc.collect()
+    with pytest.raises(PoolTimeout):
+        pool.reserve().__enter__()
+    assert held.set("key", "value")
+    del held
+    assert pool.stats().in_use == 0
+    use(pool)
+
+
+def test_waiter_gets_the_slot_of_a_reservation_that_is_dropped(mc: Client) -> None:
+    pool = ClientPool(mc, 1, timeout=60)
+    dropped = pool.reserve()
+    dropped.__enter__()
+    with waiting(pool, lambda: use(pool)):
+        del dropped
+
+
+@pytest.mark.parametrize("action", ["release", "disconnect"])
+def test_interrupt_while_a_client_is_discarded_loses_no_slot_whoever_holds_the_traceback(
+    mc: Client, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    pool = ClientPool(mc, 1, timeout=0)
+    lent = pool.reserve()
+    lent.__enter__()
+    lent.set("key", 1)
+    # Freeing a client that is out of sync shuts its sockets down.
+    lent._client._out_of_sync = True
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    first, second = pool.disconnect_all, lent.release
+    if action == "disconnect":
+        first, second = second, first
+    first()
+    with monkeypatch.context() as patches:
+        patches.setattr("mcpool_wsgi.client.sockets.shut_down", interrupt)
+        with pytest.raises(KeyboardInterrupt) as held:
+            second()
+    assert held.tb is not None
+    with pool.reserve() as again:
+        assert again.get("key") == 1
+    assert (pool.stats().in_use, pool.stats().idle) == (0, 1)
+
+
+def test_interrupt_of_a_release_leaves_no_waiter_asleep_beside_an_idle_slot(mc: Client) -> None:
+    pool = ClientPool(mc, 1, timeout=60)
+
+    class Interrupting(type(pool._queue.idle)):  # type: ignore[misc]
+        def append(self, slot: Any) -> None:
+            super().append(slot)
+            if threading.current_thread() is threading.main_thread():
+                raise KeyboardInterrupt
+
+    lent = pool.reserve()
+    lent.__enter__()
+    plain = pool._queue.idle
+    with waiting(pool, lambda: use(pool)):
+        pool._queue.idle = Interrupting()
+        with pytest.raises(KeyboardInterrupt):
+            lent.release()
+    pool._queue.idle = plain
+
+
+@pytest.mark.slow
+def test_lost_slot_is_replaced_once_by_whoever_notices_it(mc: Client) -> None:
+    for _ in range(50):
+        pool = ClientPool(mc, 2, timeout=0)
+        queue = pool._queue
+        lost = pool.reserve()
+        lost.__enter__()
+        number = lost._slot.number
+        # As if an interrupt had ended the finaliser: only the table knows of it.
+        lost._slot._find_owner = lambda: None
+        del lost
+        in_threads([lambda: queue.replace_slot(number)] * 4)  # noqa: B023
+        with pool.reserve(), pool.reserve(), pytest.raises(PoolTimeout):
+            pool.reserve().__enter__()
+
+
+def test_lost_slot_is_replaced_before_anybody_waits_for_it(mc: Client) -> None:
+    pool = ClientPool(mc, 1, timeout=DEADLINE)
+    lost = pool.reserve()
+    lost.__enter__()
+    lost._slot._find_owner = lambda: None  # as above
+    del lost
+    in_thread(lambda: use(pool))
+
+
+def test_slot_that_is_lost_during_a_wait_is_replaced_before_the_time_out(mc: Client) -> None:
+    pool = ClientPool(mc, 1, timeout=1)
+    lost = pool.reserve()
+    lost.__enter__()
+    lost._slot._find_owner = lambda: None  # as above
+    with waiting(pool, lambda: use(pool)):
+        del lost
+    assert (pool.stats().reservations, pool.stats().timeouts) == (2, 0)
+
+
+def test_slot_that_is_released_after_its_replacement_is_not_counted(mc: Client) -> None:
+    """Garbage in a circle is finalised in any order."""
+
+    class Circle:
+        def __init__(self, client: Any) -> None:
+            self.client = client
+            self.circle = self
+
+        def __del__(self) -> None:
+            self.client.release()
+
+    pool = ClientPool(mc, 2)
+    Circle(pool.reserve().__enter__())
+    gc.collect()
+    assert (pool.stats().in_use, pool.stats().size) == (0, 0)
