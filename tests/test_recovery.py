@@ -217,20 +217,6 @@ def test_chaos(mortal: Mortal, record_property: Any) -> None:
 # -- A dead cache does not take the site down
 
 
-def test_fail_soft_holds_for_a_unix_socket(embedded: bool, tmp_path: Path) -> None:
-    path = tmp_path / "socket"
-    mc = Client([str(path)], fail_soft=True)
-    failures: list[bool] = []
-    mc.on_connection_failure = lambda: failures.append(True)
-    with memcached(embedded=embedded, unix_socket=str(path)):
-        assert mc.set("key", "value")
-    assert not path.exists()
-    for _ in range(3):
-        assert mc.get("key", "default") == "default"
-        assert mc.set("key", "value") is False
-    assert len(failures) >= 5
-
-
 def test_fail_soft_holds_where_pylibmc_is_instrumented(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a monitor, after this package was imported."""
     for name in ("get", "get_multi", "set_multi"):
