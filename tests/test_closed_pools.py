@@ -27,7 +27,7 @@ def test_close_ends_idle_connections_now_and_reserved_ones_later(
     assert (either_pool.stats().in_use, either_pool.stats().size) == (0, 0)
 
 
-def test_closed_pool_says_so(either_pool: Any) -> None:
+def test_closed_pool_refuses_reservations(either_pool: Any) -> None:
     with either_pool as same:
         assert same is either_pool
         assert not either_pool.closed
@@ -63,7 +63,7 @@ def test_close_tells_who_waits(mc: Client) -> None:
     assert pool.stats().waiting == 0
 
 
-def test_close_while_others_reserve_and_return(address: str, connections: Connections) -> None:
+def test_close_under_load_leaves_no_connection(address: str, connections: Connections) -> None:
     for _ in range(20):
         pool = ClientPool(Client([address]), 4)
 

@@ -56,7 +56,7 @@ def drips(conversation: Conversation) -> None:
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("script", [drips, silent])
-def test_server_that_is_slow(script: Any, command: str, soft: bool) -> None:
+def test_slow_server_is_given_up_in_time(script: Any, command: str, soft: bool) -> None:
     with fake(script) as server:
         mc = Client(
             [server.address], {"_poll_timeout": 5000}, fail_soft=soft, command_timeout=LIMIT
@@ -67,7 +67,7 @@ def test_server_that_is_slow(script: Any, command: str, soft: bool) -> None:
 
 
 @pytest.mark.slow
-def test_answer_without_an_end() -> None:
+def test_command_whose_answer_has_no_end_ends_within_the_limit() -> None:
     with fake(endless(b"STAT a b\r\n" * 100, 0.01)) as server:
         mc = Client([server.address], command_timeout=LIMIT)
         with within_the_limit(), pytest.raises(pylibmc.Error, match="command_timeout"):
@@ -222,7 +222,7 @@ def test_search_for_the_key_that_is_pickled_has_the_limit_of_one_command() -> No
 
 
 @pytest.mark.servers
-def test_stopped_server_and_its_return(mortal: Mortal) -> None:
+def test_client_works_again_when_a_stopped_server_goes_on(mortal: Mortal) -> None:
     pool = ClientPool(Client([mortal.address], command_timeout=LIMIT), 2)
     with pool.reserve() as mc:
         assert mc.set("key", "value")
@@ -237,7 +237,7 @@ def test_stopped_server_and_its_return(mortal: Mortal) -> None:
 
 
 @pytest.mark.slow
-def test_slow_network_and_its_recovery(server_connections: Connections) -> None:
+def test_client_works_again_when_a_slow_network_recovers(server_connections: Connections) -> None:
     with contextlib.closing(Proxy(server_connections.address)) as proxy:
         mc = Client([proxy.address], command_timeout=LIMIT)
         assert mc.set("key", "value" * 100)
@@ -258,7 +258,7 @@ def test_command_that_is_quick_is_left_alone(mc: Client) -> None:
 
 
 @pytest.mark.slow
-def test_clones_and_pools_have_the_limit() -> None:
+def test_clones_and_clients_for_other_servers_have_the_limit() -> None:
     with fake(silent) as server:
         master = Client([server.address], command_timeout=LIMIT)
         for mc in (master.clone(), master.with_servers([server.address])):
@@ -293,7 +293,7 @@ def test_each_of_several_equal_clients_has_its_limit() -> None:
 @pytest.mark.parametrize("servers", [1, 2])
 @pytest.mark.parametrize("later", [False, True])
 @pytest.mark.parametrize("command", ["get_stats", "flush_all"])
-def test_binary_client_that_does_not_block(
+def test_command_of_a_binary_client_that_does_not_block_ends(
     real_memcached: Memcached, command: str, later: bool, servers: int
 ) -> None:
     """libmemcached looks for the end of the statistics for ever. No shutdown ends that."""
@@ -328,7 +328,7 @@ def test_behaviors_that_the_c_code_refuses_change_nothing(
 
 
 @pytest.mark.parametrize("command", ["get_stats", "flush_all"])
-def test_no_block_that_another_thread_sets_while_a_command_waits_for_its_turn(
+def test_command_ends_if_another_thread_sets_no_block_while_it_waits_for_its_turn(
     real_memcached: Memcached, command: str
 ) -> None:
     def work() -> None:

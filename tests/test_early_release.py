@@ -217,7 +217,9 @@ def test_middlewares_in_a_row_leave_the_environ_as_it_was(
 
 
 @pytest.mark.parametrize("copy", [False, True])
-def test_subrequest_from_inside_a_stream(mc: Client, copy: bool) -> None:
+def test_subrequest_from_inside_a_stream_leaves_the_stream_its_client(
+    mc: Client, copy: bool
+) -> None:
     """Werkzeug's test client copies the environ, other subrequests do not."""
     pool = ClientPool(mc, 2, timeout=0)
     environ: dict[str, Any] = {}

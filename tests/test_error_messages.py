@@ -97,7 +97,7 @@ SERVERS: dict[str, Row] = {
 
 
 @pytest.mark.parametrize("row", SERVERS)
-def test_wrong_servers(row: str) -> None:
+def test_wrong_servers_are_named(row: str) -> None:
     servers, error, parts = SERVERS[row]
     says(error, parts, lambda: Client(servers))
 
@@ -219,7 +219,7 @@ COMMANDS: dict[str, tuple[type[Exception], list[str], Callable[[Any], object]]] 
 
 @pytest.mark.parametrize("fail_soft", [False, True])
 @pytest.mark.parametrize("row", COMMANDS)
-def test_wrong_argument_of_a_command(address: str, row: str, fail_soft: bool) -> None:
+def test_wrong_argument_of_a_command_is_named(address: str, row: str, fail_soft: bool) -> None:
     master = Client([address], {"cas": True}, fail_soft=fail_soft)
     error, parts, call = COMMANDS[row]
     pool = ClientPool(master, 2)
@@ -230,7 +230,7 @@ def test_wrong_argument_of_a_command(address: str, row: str, fail_soft: bool) ->
             assert mc.get("still") == "in sync"
 
 
-def test_value_that_json_refuses(address: str) -> None:
+def test_value_that_json_refuses_is_named_by_its_key(address: str) -> None:
     mc = Client([address], serializer=json)
     for call in (
         lambda: mc.set("the-key", {1, 2}),
@@ -275,20 +275,20 @@ NOBODY = "127.0.0.1:1"
 
 @pytest.mark.parametrize("server", [NOBODY, "/no/such/socket"])
 @pytest.mark.parametrize("command", ANY_COMMAND)
-def test_no_memcached_there(command: str, server: str) -> None:
+def test_server_that_is_not_there_is_named(command: str, server: str) -> None:
     mc = Client([server], {"cas": True})
     for _ in range(2):  # the second one does not try the server again
         says(pylibmc.Error, [server], lambda: ANY_COMMAND[command](mc))
 
 
 @pytest.mark.parametrize("command", ANY_COMMAND)
-def test_no_memcached_there_for_a_client_of_a_pool(command: str) -> None:
+def test_server_that_is_not_there_is_named_by_a_lent_client(command: str) -> None:
     with ClientPool(Client([NOBODY], {"cas": True}), 1).reserve() as mc:
         for _ in range(2):
             says(pylibmc.Error, [NOBODY], lambda: ANY_COMMAND[command](mc))
 
 
-def test_no_memcached_there_for_one_of_several_servers(address: str) -> None:
+def test_one_of_several_servers_that_is_not_there_is_named(address: str) -> None:
     mc = Client([NOBODY, address])
     errors = []
     for number in range(20):
@@ -316,7 +316,7 @@ def test_no_memcached_there_for_one_of_several_servers(address: str) -> None:
         ({"command_timeout": "1"}, TypeError, ["command_timeout", "number of seconds", "'1'"]),
     ],
 )
-def test_wrong_option(
+def test_wrong_option_is_named(
     address: str, options: dict[str, Any], error: type[Exception], parts: list[str]
 ) -> None:
     says(error, parts, lambda: Client([address], **options))
@@ -412,13 +412,13 @@ def no_app(*args: Any) -> Any:
         ),
     ],
 )
-def test_wrong_argument_of_a_pool(
+def test_wrong_argument_of_a_pool_or_a_middleware_is_named(
     mc: Client, call: Callable[[Any], object], error: type[Exception], parts: list[str]
 ) -> None:
     says(error, parts, lambda: call(mc))
 
 
-def test_no_middleware_in_front() -> None:
+def test_get_client_says_what_is_missing_in_front() -> None:
     says(KeyError, ["'mc.client'", "MemcachedPoolMiddleware(app, pool)"], lambda: get_client({}))
     says(KeyError, ["'mc.sessions'", "environ_key"], lambda: get_client({}, "mc.sessions"))
 
@@ -426,7 +426,7 @@ def test_no_middleware_in_front() -> None:
 # -- Loopback is down
 
 
-def test_loopback_is_down() -> None:
+def test_example_says_what_to_do_if_loopback_is_down() -> None:
     unshare = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-rn"]
     if not shutil.which("unshare") or subprocess.run([*unshare, "true"], check=False).returncode:
         pytest.skip("needs a network namespace of its own")

@@ -390,7 +390,7 @@ def test_time_out_of_another_pool_in_a_stream_is_the_apps(mc: Client) -> None:
         list(request(MemcachedPoolMiddleware(app, ClientPool(mc, 1), lazy=True)))
 
 
-def test_lazy_middleware_over_a_pool_that_is_filled_later(mc: Client) -> None:
+def test_lazy_middleware_works_once_its_pool_is_filled(mc: Client) -> None:
     pool = ClientPool()
     app = TestApp(MemcachedPoolMiddleware(count_and_greet, pool, lazy=True))
     pool.fill(mc, 1)

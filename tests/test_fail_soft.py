@@ -408,7 +408,7 @@ def test_what_memcached_cannot_do_raises_otherwise(start: Start, tmp_path: Path)
     assert silent == []
 
 
-def test_no_descriptor_for_a_connection(mortal: Mortal) -> None:
+def test_no_descriptor_for_a_connection_is_a_miss(mortal: Mortal) -> None:
     """A process with too many open files can make no socket."""
     resource = pytest.importorskip("resource")
     warm = Client([mortal.address])  # so that the watchdog runs

@@ -77,7 +77,7 @@ def test_pylibmcs_pool_mixes_up_values_after_a_fork(address: str) -> None:
 
 
 @pytest.mark.parametrize("fork", FORKS)
-def test_parent_and_children_read_at_once(fork: Any, address: str) -> None:
+def test_parent_and_children_read_their_own_values_at_once(fork: Any, address: str) -> None:
     for pool in pools(address)[:2]:
         read(pool, "before", 100)
         children = [
@@ -99,7 +99,7 @@ def test_plain_pylibmc_clients_are_not_shared_either(fork: Any, address: str) ->
 
 
 @pytest.mark.parametrize("fork", FORKS)
-def test_client_itself_is_carried_over_a_fork(fork: Any, mc: Client) -> None:
+def test_client_itself_works_in_parent_child_and_grandchild(fork: Any, mc: Client) -> None:
     mc.set("key", "value")
 
     def use() -> None:
@@ -254,7 +254,7 @@ def threads(work: Callable[[str, threading.Event], None]) -> Iterator[None]:
             thread.join(30)
 
 
-def test_clients_in_other_threads_hands(address: str) -> None:
+def test_children_read_their_own_values_while_threads_of_the_parent_read(address: str) -> None:
     for pool in pools(address):
 
         def work(who: str, done: threading.Event) -> None:
@@ -268,7 +268,7 @@ def test_clients_in_other_threads_hands(address: str) -> None:
 
 
 @pytest.mark.parametrize("fork", FORKS)
-def test_clients_in_the_hands_of_threads_that_sleep(fork: Any, address: str) -> None:
+def test_clients_of_threads_that_sleep_work_after_forks(fork: Any, address: str) -> None:
     """A fork in C while others compete for the interpreter lock hangs CPython itself."""
     for pool in pools(address):
         held = threading.Barrier(4)
@@ -402,7 +402,7 @@ def test_threads_that_enter_a_child_together_share_its_slots(address: str) -> No
         succeeds(in_child_by_c(work))
 
 
-def test_subclass_keeps_what_it_carries(mc: Client) -> None:
+def test_client_of_a_subclass_keeps_its_attributes_in_a_child(mc: Client) -> None:
     class Coded(Client):
         codec = ""
 
@@ -440,7 +440,7 @@ def test_closed_pool_is_closed_in_the_child(mc: Client) -> None:
         succeeds(in_child(refused))
 
 
-def test_grandchildren(address: str) -> None:
+def test_each_of_five_generations_reads_its_own_values(address: str) -> None:
     pool = ClientPool(Client([address]), 2)
 
     def descend(depth: int) -> None:
@@ -465,7 +465,7 @@ def test_pid_stands_in_where_no_page_is_wiped(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("fork", FORKS)
-def test_client_itself_in_parent_child_and_grandchild_at_once(fork: Any, mc: Client) -> None:
+def test_client_itself_is_used_by_three_generations_at_once(fork: Any, mc: Client) -> None:
     mc.set_multi({f"k{number}": number for number in range(100)})
 
     def read_all(times: int) -> None:
@@ -485,7 +485,7 @@ def test_client_itself_in_parent_child_and_grandchild_at_once(fork: Any, mc: Cli
 
 @pytest.mark.parametrize("fork", FORKS)
 @pytest.mark.parametrize("first", ["set_servers", "fill", "close", "stats"])
-def test_first_call_in_a_child_is_any(fork: Any, first: str, address: str) -> None:
+def test_child_may_call_anything_of_its_pool_first(fork: Any, first: str, address: str) -> None:
     for pool in pools(address)[:2]:
         read(pool, "parent", 5)
         calls: dict[str, Callable[[], object]] = {

@@ -119,7 +119,7 @@ def test_holder_of_a_client_of_another_package_has_its_request(
 
 
 @pytest.mark.parametrize("pool_class", [ClientPool, ThreadMappedPool])
-def test_holder_without_a_request(address: str, pool_class: Any) -> None:
+def test_holder_without_a_request_has_its_thread(address: str, pool_class: Any) -> None:
     pool = pool_class.from_servers([address], 2)
 
     def work(barrier: Barrier) -> None:

@@ -105,7 +105,7 @@ def test_integer_is_written_at_the_recursion_limit(
 
 
 @pytest.mark.servers
-def test_integer_subclass_counts(address: str) -> None:
+def test_instance_of_a_subclass_of_int_can_be_incremented(address: str) -> None:
     def work() -> None:
         mc = Client([address])
         for number in (Colour.RED, Seven(7), NoText(7), NoNumber(7)):

@@ -305,7 +305,7 @@ def test_child_closes_what_it_has_opened_in_place_of_a_dropped_client(
 
 
 @pytest.mark.parametrize("fork", FORKS)
-def test_clients_in_a_thread_of_the_parent(fork: Fork, address: str) -> None:
+def test_child_keeps_no_socket_of_another_thread_of_its_parent(fork: Fork, address: str) -> None:
     pool = ThreadMappedPool(Client([address]))
     before = identities(address)
     ready, done = threading.Event(), threading.Event()
@@ -337,7 +337,7 @@ def test_clients_in_a_thread_of_the_parent(fork: Fork, address: str) -> None:
 
 
 @EVERY_FORK
-def test_several_servers(fork: Fork, address: str, embedded: bool) -> None:
+def test_no_socket_to_several_servers_is_kept(fork: Fork, address: str, embedded: bool) -> None:
     with memcached(embedded=embedded) as other:
         addresses = [address, other.address]
         before = [identities(one) for one in addresses]

@@ -106,7 +106,7 @@ def test_releasing_what_was_never_reserved_does_nothing(either_pool: Any) -> Non
         lent.__enter__()
 
 
-def test_reservation_released_in_another_thread(either_pool: Any) -> None:
+def test_reservation_ends_when_another_thread_releases_it(either_pool: Any) -> None:
     lent = either_pool.reserve()
     lent.__enter__()
     in_thread(lent.release)

@@ -87,7 +87,7 @@ def test_interrupted_calibration_is_done_again(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.usefixtures("uncalibrated")
-def test_calibration_in_a_signal_handler_during_a_calibration(
+def test_calibration_works_in_a_signal_handler_during_a_calibration(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calibrate = libmemcached.Library.calibrate
@@ -109,7 +109,7 @@ def test_calibration_in_a_signal_handler_during_a_calibration(
 
 
 @pytest.mark.usefixtures("uncalibrated")
-def test_calibration_by_many_threads_at_once() -> None:
+def test_calibration_works_in_many_threads_at_once() -> None:
     barrier = threading.Barrier(8)
 
     def work() -> None:
@@ -121,7 +121,7 @@ def test_calibration_by_many_threads_at_once() -> None:
 
 @pytest.mark.usefixtures("uncalibrated")
 @pytest.mark.parametrize("fork", FORKS)
-def test_calibration_in_a_child(fork: Callable[..., int], address: str) -> None:
+def test_calibration_works_in_a_child(fork: Callable[..., int], address: str) -> None:
     client = pylibmc.Client([address])
     client.set("key", 1)
 
@@ -143,7 +143,7 @@ def test_calibration_leaves_nothing_behind() -> None:
 
 
 @pytest.mark.usefixtures("uncalibrated")
-def test_calibration_with_a_default_timeout() -> None:
+def test_calibration_works_with_a_default_timeout() -> None:
     socket.setdefaulttimeout(0.001)
     try:
         assert libmemcached.calibrated()

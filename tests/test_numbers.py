@@ -131,7 +131,7 @@ def test_subclass_of_int_is_a_number(mc: Client, one: Any) -> None:
     assert cas_mc.cas("key", "other", type(one)(cas) if type(one) is NoText else cas)
 
 
-def test_largest_numbers_that_are_allowed(mc: Client) -> None:
+def test_largest_numbers_that_are_allowed_are_taken(mc: Client) -> None:
     mc.set("number", 0)
     assert mc.incr("number", 2**31 - 1) == 2**31 - 1
     assert mc.decr("number", 2**31 - 1) == 0

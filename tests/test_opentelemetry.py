@@ -517,7 +517,9 @@ def test_metrics_are_those_of_the_conventions(pool: ClientPool, telemetry: Telem
     theirs.meter_provider.shutdown()
 
 
-def test_duration_of_commands(pool: ClientPool, telemetry: Telemetry, address: str) -> None:
+def test_durations_are_counted_by_outcome(
+    pool: ClientPool, telemetry: Telemetry, address: str
+) -> None:
     events: list[CommandEvent] = []
     pool.observe(events.append)
     with pool.reserve() as mc:
@@ -547,7 +549,7 @@ def test_duration_of_commands(pool: ClientPool, telemetry: Telemetry, address: s
     )
 
 
-def test_state_of_the_pool(pool: ClientPool, telemetry: Telemetry) -> None:
+def test_metrics_show_the_state_of_the_pool(pool: ClientPool, telemetry: Telemetry) -> None:
     count, pending = "db.client.connection.count", "db.client.connection.pending_requests"
     timeouts, most = "db.client.connection.timeouts", "db.client.connection.max"
     assert telemetry.figures(count) == {("default", "idle"): 0, ("default", "used"): 0}

@@ -259,7 +259,7 @@ def cut_get_multi_short(mc: Client, between: list[Proxy]) -> None:
 @PROTOCOLS
 @SERVERS
 @pytest.mark.parametrize("first", RIGHT)
-def test_get_multi_that_a_signal_cut_short(
+def test_no_answer_is_wrong_after_a_get_multi_that_a_signal_cut_short(
     nodes: list[Memcached], first: str, servers: int, binary: bool
 ) -> None:
     """The answers are still on their way then."""
@@ -275,7 +275,7 @@ def test_get_multi_that_a_signal_cut_short(
 
 
 @pytest.mark.parametrize("first", RIGHT)
-def test_get_multi_that_a_signal_cut_short_and_nothing_tells_of_it(
+def test_no_answer_is_wrong_after_a_signal_that_nothing_tells_of(
     nodes: list[Memcached], monkeypatch: pytest.MonkeyPatch, first: str
 ) -> None:
     """Without the cause, the answers that are still to come are read, and nothing is lost."""
@@ -293,7 +293,7 @@ def test_get_multi_that_a_signal_cut_short_and_nothing_tells_of_it(
 @PROTOCOLS
 @pytest.mark.parametrize("late", [1, 3], ids=["one late", "all late"])
 @pytest.mark.parametrize("first", RIGHT)
-def test_get_multi_whose_answers_come_too_late(
+def test_no_answer_is_wrong_after_a_get_multi_whose_answers_come_too_late(
     nodes: list[Memcached], first: str, late: int, binary: bool
 ) -> None:
     def work() -> None:
@@ -314,7 +314,7 @@ def test_get_multi_whose_answers_come_too_late(
 
 @PROTOCOLS
 @pytest.mark.parametrize("first", RIGHT)
-def test_get_multi_with_a_server_that_has_died(
+def test_no_answer_is_wrong_after_a_get_multi_with_a_server_that_has_died(
     nodes: list[Memcached], first: str, binary: bool
 ) -> None:
     """What the others answer is still on its way when the command gives up."""
@@ -338,7 +338,9 @@ def test_get_multi_with_a_server_that_has_died(
 
 @PROTOCOLS
 @pytest.mark.parametrize("cause", ["signal", "late", "cut"])
-def test_incomplete_answers_in_a_row(nodes: list[Memcached], cause: str, binary: bool) -> None:
+def test_no_answer_is_wrong_after_incomplete_answers_in_a_row(
+    nodes: list[Memcached], cause: str, binary: bool
+) -> None:
     """get_multi, get_stats, get_multi: with answers left over, it writes past its memory."""
 
     def work() -> None:
@@ -374,7 +376,7 @@ def test_incomplete_answers_in_a_row(nodes: list[Memcached], cause: str, binary:
 @PROTOCOLS
 @SERVERS
 @pytest.mark.parametrize("interrupted", RIGHT)
-def test_signal_during_a_command(
+def test_no_answer_is_wrong_after_a_signal_during_a_command(
     nodes: list[Memcached], interrupted: str, servers: int, binary: bool
 ) -> None:
     """It comes while the command waits for its answer."""
@@ -398,7 +400,9 @@ def test_signal_during_a_command(
 
 @PROTOCOLS
 @SERVERS
-def test_many_signals_at_any_time(nodes: list[Memcached], servers: int, binary: bool) -> None:
+def test_no_answer_is_wrong_amid_signals(
+    nodes: list[Memcached], servers: int, binary: bool
+) -> None:
     signals = 0
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -446,7 +450,7 @@ class Stop(Exception):
 
 @PROTOCOLS
 @pytest.mark.parametrize("error", [Stop, pylibmc.NotFound], ids=["its own", "another client's"])
-def test_signal_handler_that_raises(
+def test_no_answer_is_wrong_after_a_signal_handler_has_raised(
     nodes: list[Memcached], error: type[Exception], binary: bool
 ) -> None:
     """NotFound leaves a connection in sync if it comes from the command itself."""
@@ -641,7 +645,7 @@ def test_foreign_key_is_not_returned_and_leaves_doubt(binary: bool, prefix: str 
         assert answered
 
 
-def test_key_that_was_not_asked_for_beside_those_that_were() -> None:
+def test_foreign_key_beside_those_that_were_asked_for_is_not_returned() -> None:
     answer = hostile.value("key") + hostile.value("other", b"wrong") + b"END\r\n"
     with hostile.fake(hostile.answers(answer)) as server:
         mc = Client([server.address])
@@ -698,7 +702,7 @@ def test_answer_that_is_an_error_is_nobody_elses(command: str, answer: bytes) ->
 
 
 @SERVERS
-def test_get_multi_at_the_recursion_limit(nodes: list[Memcached], servers: int) -> None:
+def test_recursion_limit_does_not_crash_get_multi(nodes: list[Memcached], servers: int) -> None:
     """The C code crashes there."""
 
     def descend(mc: Client, frames: int) -> object:

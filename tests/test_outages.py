@@ -118,7 +118,7 @@ def test_outage_that_begins_again_at_once_is_the_same_one(
     assert sum(counts) == cache.pool.stats().failures
 
 
-def test_one_of_several_servers(
+def test_outage_of_one_of_several_servers_is_two_lines(
     mortal: Mortal, address: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The others answer meanwhile, and that does not end it."""

@@ -55,7 +55,7 @@ def test_cas_works_across_borrowed_clients(address: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pool_class", Pools)
-def test_threads_share_it(address: str, pool_class: Any) -> None:
+def test_threads_that_share_it_read_their_own_values(address: str, pool_class: Any) -> None:
     cache = PooledClient(pool_class.from_servers([address], 3))
 
     def work(number: int) -> None:
@@ -79,7 +79,7 @@ def test_it_can_be_made_and_used_before_a_fork(cache: PooledClient, fork: Any) -
 
 
 @pytest.mark.parametrize("pool_class", Pools)
-def test_from_servers(address: str, pool_class: Any) -> None:
+def test_options_of_from_servers_are_used(address: str, pool_class: Any) -> None:
     pool = pool_class.from_servers(
         [address],
         12,
@@ -112,7 +112,7 @@ def test_wrong_options_are_errors_at_once(address: str, mc: Client) -> None:
         PooledClient.from_servers([address], 1, fail_softly=True)  # type: ignore[call-arg]
 
 
-def test_a_pool_that_is_filled_later(mc: Client) -> None:
+def test_it_works_once_its_pool_is_filled(mc: Client) -> None:
     pool = ClientPool(timeout=0)
     cache = PooledClient(pool)
     with pytest.raises(PoolTimeout, match="fill"):
@@ -123,7 +123,7 @@ def test_a_pool_that_is_filled_later(mc: Client) -> None:
     assert cache.set("key", 1)
 
 
-def test_a_pool_that_is_filled_with_other_clients_later(address: str) -> None:
+def test_pool_that_is_filled_with_other_clients_later_is_an_error(address: str) -> None:
     pool = ClientPool()
     cache = PooledClient(pool)
     pool.fill(pylibmc.Client([address]), 1)
@@ -161,7 +161,7 @@ def test_on_connection_failure_belongs_to_the_client_of_the_pool() -> None:
     assert failures == ["failed"]
 
 
-def test_what_is_known_without_a_connection(
+def test_options_are_shown_while_all_slots_are_in_use(
     cache: PooledClient, pool: ClientPool, address: str
 ) -> None:
     with pool.reserve():

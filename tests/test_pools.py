@@ -158,7 +158,7 @@ def test_fill_makes_all_clients_from_the_new_one(either_pool: Any, address: str)
     assert either_pool.stats().clients_renewed == {"fill": 1}
 
 
-def test_plain_pylibmc_client_as_master(address: str) -> None:
+def test_pools_of_a_plain_pylibmc_client_give_clones_of_it(address: str) -> None:
     master = pylibmc.Client([address])
     for pool in (ClientPool(master, 4), ThreadMappedPool(master)):
         with pool.reserve() as mc:
@@ -353,7 +353,7 @@ def test_client_goes_with_its_thread_if_somebody_keeps_it_after_its_release(
         kept[0].get("key")
 
 
-def test_client_that_is_reserved_beyond_the_end_of_its_thread(mc: Client) -> None:
+def test_client_whose_thread_has_ended_goes_with_its_release(mc: Client) -> None:
     pool = ThreadMappedPool(mc)
     lent = pool.reserve()
     in_thread(lent.__enter__)

@@ -149,7 +149,7 @@ def test_pool_of_32_fails_fast_and_recovers_together(mortal: Mortal, record_prop
     assert stats.size <= 32
 
 
-def test_chaos(mortal: Mortal, record_property: Any) -> None:
+def test_chaos_gives_no_wrong_value(mortal: Mortal, record_property: Any) -> None:
     """memcached is killed, restarted, stopped and continued under load, at random."""
     dice = random.Random(20090920)
     pool = ClientPool(Client([mortal.address]), 4, timeout=5)
@@ -263,9 +263,7 @@ def test_single_server_is_never_left_out_for_ever(
 
 
 @pytest.mark.parametrize("behavior", ["remove_failed", "auto_eject"])
-def test_single_server_that_has_no_retry_timeout_is_never_left_out_for_ever(
-    behavior: str,
-) -> None:
+def test_single_server_that_has_no_retry_timeout_is_never_left_out_for_ever(behavior: str) -> None:
     """libmemcached 1.0.18 takes a retry_timeout of 0, and a dead_timeout of 0 means for ever."""
     try:
         mc = Client(["/nowhere"], {behavior: 1, "retry_timeout": 0})

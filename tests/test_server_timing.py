@@ -54,7 +54,7 @@ def test_header_counts_commands_and_misses(mc: Client, lazy: bool, stream: bool)
         assert response.text == "body"
 
 
-def test_failures_and_single_numbers() -> None:
+def test_header_counts_failures_and_has_singular_forms() -> None:
     with hostile.refusing() as address:
         pool = ClientPool(Client([address], fail_soft=True), 1)
 

@@ -247,9 +247,7 @@ def test_clients_are_not_renewed_when_one_of_several_servers_fails(nodes: list[M
     assert pool.stats().clients_renewed == {}
 
 
-def test_clients_are_not_renewed_although_all_wait_for_one_server(
-    nodes: list[Mortal],
-) -> None:
+def test_clients_are_not_renewed_although_all_wait_for_one_server(nodes: list[Mortal]) -> None:
     """Nothing is answered meanwhile, but the other servers have not failed."""
     pool = ClientPool(Client(addresses(nodes), fail_soft=True), 4)
     homes = [pool.master.hash(key) for key in KEYS]
@@ -433,7 +431,7 @@ def _connections(mc: Client) -> int:
     return int(stats["curr_connections"])
 
 
-def test_set_servers_under_load(nodes: list[Mortal]) -> None:
+def test_set_servers_under_load_gives_no_error_and_no_wrong_value(nodes: list[Mortal]) -> None:
     pool = ClientPool(Client(addresses(nodes)), 4)
     stop = threading.Event()
     reads = [0] * 8

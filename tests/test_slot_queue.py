@@ -68,7 +68,7 @@ class Holders:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("users", "slots", "preemptions"), [(2, 1, 5), (3, 1, 3), (3, 2, 3)])
-def test_every_order_of_reserving_and_returning(
+def test_every_order_of_reserving_and_releasing_loses_nothing(
     stepped: Callable[[int], ClientPool], users: int, slots: int, preemptions: int
 ) -> None:
     def scenario(scheduler: Scheduler) -> None:
@@ -81,7 +81,7 @@ def test_every_order_of_reserving_and_returning(
 
 
 @pytest.mark.slow
-def test_every_order_with_a_wait_that_may_time_out(
+def test_every_order_with_a_wait_that_may_time_out_loses_nothing(
     stepped: Callable[[int], ClientPool],
 ) -> None:
     outcomes = set()
@@ -97,9 +97,7 @@ def test_every_order_with_a_wait_that_may_time_out(
 
 
 @pytest.mark.slow
-def test_every_order_serves_waiters_as_they_came(
-    stepped: Callable[[int], ClientPool],
-) -> None:
+def test_every_order_serves_waiters_as_they_came(stepped: Callable[[int], ClientPool]) -> None:
     def scenario(scheduler: Scheduler) -> None:
         pool = stepped(1)
         queued: list[object] = []
@@ -124,7 +122,9 @@ def test_every_order_serves_waiters_as_they_came(
 
 
 @pytest.mark.slow
-def test_every_order_of_closing(stepped: Callable[[int], ClientPool]) -> None:
+def test_every_order_of_closing_leaves_nobody_waiting(
+    stepped: Callable[[int], ClientPool],
+) -> None:
     def scenario(scheduler: Scheduler) -> None:
         holders = Holders(stepped(1))
 
@@ -139,7 +139,9 @@ def test_every_order_of_closing(stepped: Callable[[int], ClientPool]) -> None:
     assert explore(scenario, 3) > 100
 
 
-def test_every_order_of_ending_one_reservation_twice(stepped: Callable[[int], ClientPool]) -> None:
+def test_every_order_of_ending_one_reservation_twice_releases_it_once(
+    stepped: Callable[[int], ClientPool],
+) -> None:
     def scenario(scheduler: Scheduler) -> None:
         holders = Holders(stepped(1))
         reservation = holders.pool.reserve()
@@ -305,9 +307,7 @@ def test_interrupted_assign_loses_nothing(error: type[BaseException]) -> None:
 @pytest.mark.slow
 @tracing
 @pytest.mark.parametrize("error", [SystemExit, greenlet.GreenletExit])
-def test_interrupted_finaliser_loses_nothing(
-    error: type[BaseException],
-) -> None:
+def test_interrupted_finaliser_loses_nothing(error: type[BaseException]) -> None:
     """Nobody can catch what is raised there, but the slot is replaced."""
     pool = ClientPool(FakeClient(), 2)
 
@@ -378,7 +378,7 @@ def hectic() -> Any:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("hectic")
-def test_stress_of_waits_timeouts_and_foreign_ends() -> None:
+def test_many_waits_timeouts_and_dropped_reservations_lose_nothing() -> None:
     pool = ClientPool(FakeClient(), 3)
     holders: dict[int, str] = {}
 

@@ -220,7 +220,7 @@ def test_interrupt_of_the_greenlet_that_looks_reaches_the_program() -> None:
 
 
 @pytest.mark.parametrize("wrong", [0, -1, float("nan"), float("inf")])
-def test_wrong_seconds(mc: Client, wrong: float) -> None:
+def test_wrong_number_of_seconds_is_an_error_at_once(mc: Client, wrong: float) -> None:
     with pytest.raises(ValueError, match="slow_after must be a positive number of seconds, not"):
         MemcachedPoolMiddleware(lambda *_: [], ClientPool(mc, 1), slow_after=wrong)
 

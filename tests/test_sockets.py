@@ -62,7 +62,7 @@ def test_client_without_connection_has_no_sockets(address: str) -> None:
     assert open_sockets(pylibmc.Client.__new__(pylibmc.Client)) == []
 
 
-def test_socket_of_a_client(address: str) -> None:
+def test_socket_of_a_client_is_found(address: str) -> None:
     client = pylibmc.Client([address])
     client.set("key", 1)
     (descriptor,) = open_sockets(client)
@@ -71,7 +71,7 @@ def test_socket_of_a_client(address: str) -> None:
     assert open_sockets(client) == []
 
 
-def test_sockets_of_a_client_of_several_servers() -> None:
+def test_sockets_of_a_client_of_several_servers_are_found_in_their_order() -> None:
     with ExitStack() as stack:
         listeners = [stack.enter_context(listener()) for _ in range(5)]
         addresses = [address for _, address in listeners]
@@ -81,7 +81,7 @@ def test_sockets_of_a_client_of_several_servers() -> None:
         assert peers == [server.getsockname() for server, _ in listeners]
 
 
-def test_unix_socket_of_a_client(tmp_path: Path) -> None:
+def test_unix_socket_of_a_client_is_found(tmp_path: Path) -> None:
     path = str(tmp_path / "memcached.sock")
     with memcached(unix_socket=path) as server:
         client = pylibmc.Client([server.address])
@@ -96,7 +96,7 @@ class Slotted(pylibmc.Client):  # type: ignore[misc]
 
 @pytest.mark.parametrize("kind", [_pylibmc.client, pylibmc.Client, Slotted])
 @pytest.mark.parametrize("binary", [False, True])
-def test_sockets_of_subclasses_and_clones(kind: Any, binary: bool) -> None:
+def test_sockets_of_subclasses_and_clones_are_found(kind: Any, binary: bool) -> None:
     with listener() as (server, address):
         host, port = server.getsockname()
         servers = [address] if kind is not _pylibmc.client else [(1, host, port)]
@@ -210,7 +210,7 @@ def test_abort_ends_a_command_that_connects() -> None:
         ends_when_aborted(client, lambda: client.get("key"))
 
 
-def test_abort_when_too_many_files_are_open(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_abort_works_with_too_many_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
     def dup(descriptor: int) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 
@@ -220,7 +220,7 @@ def test_abort_when_too_many_files_are_open(monkeypatch: pytest.MonkeyPatch) -> 
         ends_when_aborted(client, lambda: client.get("key"))
 
 
-def test_abort_of_a_client_without_connection(address: str) -> None:
+def test_abort_of_a_client_without_connection_does_nothing(address: str) -> None:
     assert sockets.abort(pylibmc.Client([address])) == 0
 
 

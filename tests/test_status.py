@@ -265,7 +265,7 @@ def test_code_of_the_documentation_runs(
     names["server"].server_close()
 
 
-def test_closed_pool(pool: ClientPool) -> None:
+def test_closed_pool_is_shown_as_closed(pool: ClientPool) -> None:
     with pool.reserve():
         pool.close()
         assert "shop closed" in look(pool).text()
@@ -274,7 +274,7 @@ def test_closed_pool(pool: ClientPool) -> None:
     assert "shop: the pool is closed." in page.text()
 
 
-def test_empty_pool() -> None:
+def test_pool_without_slots_is_shown_as_such() -> None:
     pool = ClientPool(name="later")
     page = look(pool)
     assert "later no slots ClientPool of 0 slots" in page.text()
@@ -283,7 +283,7 @@ def test_empty_pool() -> None:
     assert "later closed ClientPool of 0 slots" in look(pool).text()
 
 
-def test_thread_mapped_pool(mc: Client) -> None:
+def test_thread_mapped_pool_is_shown_without_a_number_of_slots(mc: Client) -> None:
     pool = ThreadMappedPool(mc, name="threads")
     with pool.reserve():
         page = look(pool)
@@ -297,7 +297,7 @@ def version(mc: Client) -> str:
     return str(mc.get_stats()[0][1]["version"], "ascii")
 
 
-def test_pool_of_plain_pylibmc_clients(address: str, mc: Client) -> None:
+def test_servers_of_plain_pylibmc_clients_are_shown(address: str, mc: Client) -> None:
     pool = ClientPool(pylibmc.Client([address, address]), 2)
     with pool.reserve():
         found = facts(StatusApp(pool))
@@ -305,7 +305,7 @@ def test_pool_of_plain_pylibmc_clients(address: str, mc: Client) -> None:
     assert [server["version"] for server in found["servers"]] == [version(mc)] * 2
 
 
-def test_pool_of_other_clients() -> None:
+def test_pool_of_other_clients_is_shown_without_servers() -> None:
     page = look(ClientPool(Mute(), 2))
     assert "ClientPool of 2 slots" in page.text()
     assert "No pool has servers yet." in page.text()
@@ -411,7 +411,7 @@ def test_page_works_if_no_thread_can_be_started(
     assert facts(app)["servers"][0]["error"] is None
 
 
-def test_server_that_speaks_the_binary_protocol(real_memcached: Memcached) -> None:
+def test_server_of_binary_clients_is_shown_with_its_version(real_memcached: Memcached) -> None:
     pool = ClientPool(Client([real_memcached.address], binary=True), 1)
     assert facts(StatusApp(pool))["servers"][0]["version"] == real_memcached.version
 

@@ -38,14 +38,16 @@ def use(mc: Any, name: str, operations: int = OPERATIONS) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("binary", [False, True])
-def test_one_client_in_eight_threads(address: str, embedded: bool, binary: bool) -> None:
+def test_threads_with_one_client_read_their_values(
+    address: str, embedded: bool, binary: bool
+) -> None:
     skip_if_not_spoken(binary, embedded)
     mc = Client([address], {"cas": True}, binary=binary)
     in_threads([lambda name=name: use(mc, name) for name in "abcdefgh"])  # type: ignore[misc]
 
 
 @pytest.mark.slow
-def test_gets_of_text_keys_with_a_client_for_each_thread(address: str) -> None:
+def test_gets_of_text_keys_reads_no_key_of_another_thread(address: str) -> None:
     """pylibmc reads the key after it has freed it, so other threads' keys were asked for."""
 
     def work(name: str) -> None:

@@ -118,7 +118,7 @@ def expires(client: LimitedClient, command: str, *args: Any) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_answer_that_never_ends(answer: hostile.Script, command: str, args: Any) -> None:
+def test_answer_that_never_ends_expires(answer: hostile.Script, command: str, args: Any) -> None:
     with hostile.fake(answer) as server:
         client = LimitedClient([server.address], cas=command == "gets")
         expires(client, command, *args)
@@ -126,7 +126,7 @@ def test_answer_that_never_ends(answer: hostile.Script, command: str, args: Any)
 
 @pytest.mark.parametrize("binary", [False, True])
 @pytest.mark.parametrize("command", ["get", "get_multi", "set", "incr", "touch"])
-def test_server_that_does_not_answer(command: str, binary: bool) -> None:
+def test_command_that_is_not_answered_expires(command: str, binary: bool) -> None:
     arguments: dict[str, list[Any]] = {
         "get_multi": [["key"]],
         "set": ["key", 1],
@@ -139,7 +139,7 @@ def test_server_that_does_not_answer(command: str, binary: bool) -> None:
 
 @pytest.mark.parametrize("binary", [False, True])
 @pytest.mark.parametrize("command", ["get_stats", "flush_all", "get_multi", "set_multi"])
-def test_servers_that_hang_one_after_the_other(command: str, binary: bool) -> None:
+def test_servers_that_hang_in_a_row_share_one_limit(command: str, binary: bool) -> None:
     keys = [str(number) for number in range(200)]
     arguments: dict[str, list[Any]] = {
         "get_multi": [keys],
@@ -151,7 +151,7 @@ def test_servers_that_hang_one_after_the_other(command: str, binary: bool) -> No
         expires(client, command, *arguments.get(command, []))
 
 
-def test_many_commands_that_expire_at_once() -> None:
+def test_many_commands_expire_at_once() -> None:
     with silent() as server:
         clients = [LimitedClient([server.address]) for _ in range(30)]
         with limited_time():
@@ -179,7 +179,7 @@ def test_other_commands_go_on_while_one_expires(address: str) -> None:
         in_threads([work, expire])
 
 
-def test_command_with_a_shorter_limit_than_the_one_before() -> None:
+def test_command_with_a_shorter_limit_than_the_one_before_expires_first() -> None:
     with silent() as server:
         slow = LimitedClient([server.address], limit=1.5)
         in_background = threading.Thread(target=expires, args=(slow, "get", "key"))
@@ -514,7 +514,7 @@ def test_thread_that_cannot_end_a_command_is_replaced(
         expires(LimitedClient([server.address], dog=counting), "get", "key")
 
 
-def test_deadline_far_away(counting: Counting) -> None:
+def test_deadline_far_away_wakes_it_once(counting: Counting) -> None:
     client = LimitedClient(["127.0.0.1:1"], dog=counting)
     client._deadline = 1e300
     counting.wake()
@@ -549,7 +549,7 @@ def test_child_has_a_watchdog_of_its_own(fork: Callable[..., int]) -> None:
 
 
 @pytest.mark.parametrize("fork", FORKS)
-def test_fork_while_a_command_runs(fork: Callable[..., int]) -> None:
+def test_commands_expire_after_a_fork_while_one_runs(fork: Callable[..., int]) -> None:
     with silent() as server:
         slow = LimitedClient([server.address], limit=1)
         thread = threading.Thread(target=expires, args=(slow, "get", "key"))
@@ -584,7 +584,7 @@ def test_child_does_not_end_a_command_of_its_parent(
 
 
 @pytest.mark.parametrize("fork", FORKS)
-def test_fork_while_the_thread_is_started(
+def test_commands_expire_after_a_fork_while_the_thread_is_started(
     fork: Callable[..., int], counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_starting, may_go_on = threading.Event(), threading.Event()
@@ -707,7 +707,7 @@ assert time.monotonic() - start < 5
 
 @pytest.mark.parametrize("library", ["gevent", "eventlet"])
 @pytest.mark.parametrize("order", ["patched first", "imported first"])
-def test_commands_expire_under(library: str, order: str) -> None:
+def test_commands_expire_where_threads_are_patched(library: str, order: str) -> None:
     if importlib.util.find_spec(library) is None:
         if library == "gevent":
             missing(library)
@@ -718,7 +718,7 @@ def test_commands_expire_under(library: str, order: str) -> None:
     program(*parts, EXPIRES)
 
 
-def test_exit_while_a_command_runs() -> None:
+def test_program_ends_well_while_a_command_runs() -> None:
     with limited_time(most=10):
         program(
             PRELUDE,
@@ -729,7 +729,7 @@ def test_exit_while_a_command_runs() -> None:
         )
 
 
-def test_exit_while_a_command_expires() -> None:
+def test_program_ends_well_while_a_command_expires() -> None:
     with limited_time(most=10):
         program(
             PRELUDE,
@@ -744,7 +744,7 @@ def test_exit_while_a_command_expires() -> None:
         )
 
 
-def test_exit_right_after_the_first_command() -> None:
+def test_program_ends_well_right_after_its_first_command() -> None:
     for _ in range(5):
         with limited_time(most=10):
             program(PRELUDE, "watchdog.wake()")
@@ -761,7 +761,7 @@ ended = threading.Event()
 
 
 @pytest.mark.parametrize("daemon", [False, True])
-def test_first_command_after_the_end_of_the_main_thread(daemon: bool) -> None:
+def test_first_command_after_the_end_of_the_main_thread_expires(daemon: bool) -> None:
     """The interpreter waits for other threads."""
     with limited_time(most=10):
         program(
@@ -772,7 +772,7 @@ def test_first_command_after_the_end_of_the_main_thread(daemon: bool) -> None:
         )
 
 
-def test_first_command_at_exit() -> None:
+def test_program_ends_well_if_its_first_command_comes_at_exit() -> None:
     with limited_time(most=10):
         program(
             PRELUDE,
@@ -784,7 +784,7 @@ def test_first_command_at_exit() -> None:
         )
 
 
-def test_command_in_a_finaliser_at_exit() -> None:
+def test_program_ends_well_if_a_finaliser_runs_a_command() -> None:
     with limited_time(most=10):
         program(
             PRELUDE,

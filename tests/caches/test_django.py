@@ -235,7 +235,7 @@ def test_asynchronous_methods_use_the_pool(cache: Any) -> None:
 # -- The API. Django's own tests run in test_djangos_own_tests.py.
 
 
-def test_versions_and_prefixes(address: str, mc: Client) -> None:
+def test_versions_and_prefixes_are_in_the_key(address: str, mc: Client) -> None:
     with configured(default={"LOCATION": address, "KEY_PREFIX": "site", "VERSION": 3}) as caches:
         cache = caches["default"]
         cache.set("key", 1)
@@ -282,7 +282,7 @@ def test_timeout_of_the_settings(address: str) -> None:
             assert caches[alias].get("key") == value
 
 
-def test_counting(cache: Any) -> None:
+def test_incr_and_decr_count_as_django_says(cache: Any) -> None:
     cache.set("key", 5)
     assert cache.incr("key") == 6
     assert cache.decr("key", 10) == 0  # memcached does not count below 0
@@ -299,7 +299,7 @@ def test_delta_that_is_too_large_is_no_missing_key(cache: Any) -> None:
     assert cache.decr("key", 2**31 - 1) == 1
 
 
-def test_many_keys(cache: Any) -> None:
+def test_commands_of_many_keys_work(cache: Any) -> None:
     assert cache.set_many({"a": 1, "b": 2}) == []
     assert cache.get_many(["a", "b", "c"]) == {"a": 1, "b": 2}
     cache.delete_many(["a", "c"])
