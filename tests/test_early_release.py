@@ -7,7 +7,16 @@ from typing import Any, Callable
 from wsgiref.util import FileWrapper
 
 import pytest
-from apps import BlogPool, Closable, generating, raising, request, responding, wrapping_a_file
+from apps import (
+    BlogPool,
+    Closable,
+    generating,
+    raising,
+    request,
+    responding,
+    serve,
+    wrapping_a_file,
+)
 
 from mcpool_wsgi import (
     Client,
@@ -228,9 +237,8 @@ def test_subrequest_from_inside_a_stream_leaves_the_stream_its_client(
         own = environ["mc.client"]
         yield b"before"
         if environ.get("inner") is None:
-            response = request(middleware, {**environ, "inner": True} if copy else inner(environ))
-            assert list(response) == [b"before", b"after"]
-            response.close()
+            inner_environ = {**environ, "inner": True} if copy else inner(environ)
+            assert serve(middleware, inner_environ) == [b"before", b"after"]
             environ.pop("inner", None)
         assert environ["mc.client"] is own
         assert own.set("key", "value")
@@ -241,9 +249,7 @@ def test_subrequest_from_inside_a_stream_leaves_the_stream_its_client(
         return environ
 
     middleware = MemcachedPoolMiddleware(app, pool)
-    response = request(middleware, environ)
-    assert list(response) == [b"before", b"after"]
-    response.close()
+    assert serve(middleware, environ) == [b"before", b"after"]
     assert environ == {}
     assert pool.stats().in_use == 0
 

@@ -14,6 +14,7 @@ from typing import Any, Callable
 import hostile
 import pylibmc
 import pytest
+from apps import request
 from forking import FORKS, succeeds
 from harness import signal_handler
 
@@ -142,7 +143,7 @@ def test_all_kinds_of_clients_tell_once(address: str, pool_class: Any) -> None:
         cache.set("request", 1)
         return [b""]
 
-    MemcachedPoolMiddleware(app, pool)({}, lambda *_: lambda data: None).close()  # type: ignore[attr-defined]
+    request(MemcachedPoolMiddleware(app, pool)).close()
     assert len(seen) == 5
     stop()
     stop()

@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 import pylibmc
 import pytest
-from apps import Closable, count_and_greet, generating, request, responding
+from apps import Closable, count_and_greet, generating, request, responding, serve
 from harness import DEADLINE, eventually, in_thread, waiting
 from webtest import TestApp
 
@@ -69,15 +69,10 @@ def test_request_waits_for_a_client(mc: Client, multithread: dict[str, Any]) -> 
     pool = ClientPool(mc, 1, timeout=60)
     app = MemcachedPoolMiddleware(count_and_greet, pool)
     bodies: list[bytes] = []
-
-    def serve() -> None:
-        response = request(app, {"REQUEST_METHOD": "GET", **multithread})
-        bodies.extend(response)
-        response.close()
-
+    environ = {"REQUEST_METHOD": "GET", **multithread}
     holder = pool.reserve()
     holder.__enter__()
-    with waiting(pool, serve):
+    with waiting(pool, lambda: bodies.extend(serve(app, environ))):
         holder.release()
     assert bodies == [b"visit 1"]
 
@@ -99,9 +94,8 @@ def test_request_waits_for_a_client_that_its_own_thread_has_reserved(
     other = threading.Thread(target=release, daemon=True)
     other.start()
     app = MemcachedPoolMiddleware(count_and_greet, pool)
-    response = request(app, {"REQUEST_METHOD": "GET", "wsgi.multithread": not is_patched})
-    assert list(response) == [b"visit 1"]
-    response.close()
+    environ = {"REQUEST_METHOD": "GET", "wsgi.multithread": not is_patched}
+    assert serve(app, environ) == [b"visit 1"]
     other.join(DEADLINE)
 
 
@@ -132,9 +126,7 @@ def test_only_thread_of_a_server_waits_for_threads_of_the_program(mc: Client, la
     background = threading.Thread(target=work, daemon=True)
     background.start()
     assert reserved.wait(DEADLINE)
-    response = request(app, {"wsgi.multithread": False, "REQUEST_METHOD": "GET"})
-    assert list(response) == [b"visit 1"]
-    response.close()
+    assert serve(app, {"wsgi.multithread": False, "REQUEST_METHOD": "GET"}) == [b"visit 1"]
     background.join(DEADLINE)
     assert pool.stats().timeouts == 0
 
@@ -301,9 +293,7 @@ def test_lazy_response_that_rewinds_in_its_iter_is_sent_once(mc: Client) -> None
 
     # It has not called start_response before it returns.
     middleware = MemcachedPoolMiddleware(lambda *_: Blob(), ClientPool(mc, 1), lazy=True)
-    response = request(middleware)
-    assert list(response) == [b"one", b"two"]
-    response.close()
+    assert serve(middleware) == [b"one", b"two"]
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -10,7 +10,7 @@ from typing import Any, Callable
 from wsgiref.util import FileWrapper
 
 import pytest
-from apps import Closable, request, wrapping_a_file
+from apps import Closable, request, serve, wrapping_a_file
 from harness import no_collection
 
 from mcpool_wsgi import (
@@ -136,9 +136,7 @@ def test_file_inside_another_response_leaves_the_client_alone(pool: ClientPool) 
         used.append(mc.set("key", "value"))
 
     environ = {"wsgi.file_wrapper": FileWrapper}
-    response = request(MemcachedPoolMiddleware(app, pool), environ)
-    assert list(response) == [b"chunk"]
-    response.close()
+    assert serve(MemcachedPoolMiddleware(app, pool), environ) == [b"chunk"]
     assert used == [True]
     assert (pool.stats().in_use, pool.stats().idle) == (0, 1)
 

@@ -13,6 +13,7 @@ from typing import Any, Callable
 
 import pylibmc
 import pytest
+from apps import serve
 from harness import eventually, no_collection
 
 from mcpool_wsgi import (
@@ -75,9 +76,7 @@ def serving(pool: Any, path: str, lazy: bool = False) -> Any:
             "HTTP_COOKIE": "secret",
             "wsgi.input": io.BytesIO(),
         }
-        response = MemcachedPoolMiddleware(app, pool, lazy=lazy)(environ, lambda *_: print)
-        list(response)
-        response.close()  # type: ignore[attr-defined]
+        serve(MemcachedPoolMiddleware(app, pool, lazy=lazy), environ)
 
     return work
 
@@ -249,10 +248,7 @@ def test_method_that_is_not_printable_reaches_no_log(mc: Client) -> None:
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         return [str(pool.holders()[0].request).encode()]
 
-    middleware: Any = MemcachedPoolMiddleware(app, pool)
-    response = middleware(environ, lambda *args: None)
-    assert list(response) == [b"?[31mGET? /path"]
-    response.close()
+    assert serve(MemcachedPoolMiddleware(app, pool), environ) == [b"?[31mGET? /path"]
 
 
 @pytest.mark.parametrize("seconds", ["x", None, -1, float("nan")])

@@ -11,6 +11,7 @@ from typing import Any
 
 import pylibmc
 import pytest
+from apps import request
 from forking import FORKS, succeeds
 from harness import eventually, in_thread, signal_handler, use, waiting
 
@@ -116,8 +117,7 @@ def test_lazy_client_is_told_from_its_first_command_on(pool: ClientPool, told: T
 
 @pytest.mark.parametrize("lazy", [False, True])
 def test_request_is_one_reservation(pool: ClientPool, told: Told, lazy: bool) -> None:
-    wrapped: Any = MemcachedPoolMiddleware(app, pool, lazy=lazy)
-    wrapped({}, lambda *_: lambda data: None).close()
+    request(MemcachedPoolMiddleware(app, pool, lazy=lazy)).close()
     assert outcomes(told) == ["reserved", "released"]
 
 

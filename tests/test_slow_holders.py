@@ -11,6 +11,7 @@ from typing import Any
 
 import pylibmc
 import pytest
+from apps import request
 from forking import in_child, succeeds
 from harness import demand, eventually, run_python
 from interrupts import interrupted_everywhere, tracing
@@ -46,7 +47,7 @@ def test_slow_request_is_logged_once(
     for number in range(2):
         over.clear()
         thread = threading.Thread(
-            target=lambda: app(environ, lambda *_: print).close(),  # type: ignore[attr-defined]
+            target=lambda: request(app, environ).close(),
             name="worker",
         )
         thread.start()
@@ -74,7 +75,7 @@ def test_two_middlewares_of_one_pool_log_a_slow_request_once(
     for app in apps:
         over.clear()
         thread = threading.Thread(
-            target=lambda: app({}, lambda *_: print).close(),  # type: ignore[attr-defined]  # noqa: B023
+            target=lambda: request(app, {}).close(),  # noqa: B023
         )
         thread.start()
         eventually(lambda: pool.holders(longer_than=0.2))
@@ -94,7 +95,7 @@ def test_log_handler_that_raises_does_not_end_the_thread(mc: Client) -> None:
     logger.addHandler(failing)
     eventually(lambda: threads() == 0)
     try:
-        response: Any = app({}, lambda *_: print)
+        response = request(app, {})
         eventually(lambda: pool.holders()[0].seconds > 0.2)
         assert threads() == 1
         response.close()
@@ -108,7 +109,7 @@ def test_quick_request_is_not_logged(mc: Client, caplog: pytest.LogCaptureFixtur
     over.set()
     app = MemcachedPoolMiddleware(slow_app(over), pool, slow_after=5)
     for _ in range(10):
-        app({}, lambda *_: print).close()  # type: ignore[attr-defined]
+        request(app, {}).close()
     assert lines(caplog) == []
 
 
@@ -117,7 +118,7 @@ def test_child_has_a_thread_of_its_own(mc: Client, caplog: pytest.LogCaptureFixt
     over = threading.Event()
     app = MemcachedPoolMiddleware(slow_app(over), pool, slow_after=0.05)
     over.set()
-    app({}, lambda *_: print).close()  # type: ignore[attr-defined]
+    request(app, {}).close()
 
     def work() -> None:
         over.clear()
@@ -127,7 +128,7 @@ def test_child_has_a_thread_of_its_own(mc: Client, caplog: pytest.LogCaptureFixt
             over.set()
 
         threading.Thread(target=end_when_logged).start()
-        app({}, lambda *_: print).close()  # type: ignore[attr-defined]
+        request(app, {}).close()
         assert len(lines(caplog)) == 1
 
     succeeds(in_child(work))
@@ -147,7 +148,7 @@ def test_thread_ends_with_the_pool(mc: Client) -> None:
     eventually(lambda: threads() == 0)
     app = MemcachedPoolMiddleware(lambda *_: [b""], ClientPool(mc, 1), slow_after=1)
     for _ in range(3):
-        app({}, lambda *_: print).close()  # type: ignore[attr-defined]
+        request(app, {}).close()
     eventually(lambda: threads() == 1)
     del app
     eventually(lambda: threads() == 0)

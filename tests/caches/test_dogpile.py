@@ -8,6 +8,7 @@ from typing import Any
 
 import pylibmc
 import pytest
+from apps import serve
 from harness import demand, eventually, in_thread, in_threads
 from mortal import Mortal
 
@@ -134,9 +135,7 @@ def test_lock_of_a_request_uses_its_client(address: str) -> None:
     def app(environ: Any, start_response: Any) -> list[bytes]:
         return [region.get_or_create("key", lambda: b"made")]
 
-    response: Any = MemcachedPoolMiddleware(app, pool)({}, lambda *_: lambda data: None)
-    assert list(response) == [b"made"]
-    response.close()
+    assert serve(MemcachedPoolMiddleware(app, pool)) == [b"made"]
     assert pool.stats().reservations == 1
 
 

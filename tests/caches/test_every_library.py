@@ -9,6 +9,7 @@ from typing import Any
 
 import pylibmc
 import pytest
+from apps import request, serve
 from forking import FORKS, succeeds
 from harness import Connections, in_threads
 from servers.catalogue import SERVERS
@@ -139,7 +140,7 @@ def test_request_uses_its_own_client(
             yield cache.get("key").encode()
 
         wrapped = MemcachedPoolMiddleware(app, pool, lazy=lazy)
-        response: Any = wrapped({}, lambda *_: lambda data: None)
+        response = request(wrapped)
         reservations = pool.stats().reservations
         assert list(response) == [b"value", b"value"]
         response.close()
@@ -158,9 +159,7 @@ def test_request_that_makes_the_cache_uses_its_own_client(
             yield cache.get("key").encode()
 
     for _ in range(2):
-        response: Any = MemcachedPoolMiddleware(app, pool)({}, lambda *_: lambda data: None)
-        assert list(response) == [b"value"]
-        response.close()
+        assert serve(MemcachedPoolMiddleware(app, pool)) == [b"value"]
     assert pool.stats().reservations == 2
     pool.close()  # Django keeps its caches, and so the pool
 
