@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pylibmc
 import pytest
 from harness import Connections, demand, django_settings, eventually, in_thread, in_threads
 from mortal import Mortal
@@ -42,15 +41,6 @@ def cache(address: str) -> Iterator[Any]:
 # -- Pools
 
 
-@pytest.mark.slow
-def test_threads_have_caches_of_their_own_and_one_pool(address: str) -> None:
-    with configured(default={"LOCATION": address}) as caches:
-        found: list[Any] = []
-        in_threads([lambda: found.append(caches["default"])] * 5)
-        assert len({id(cache) for cache in found}) == 5
-        assert len({id(cache.pool) for cache in found}) == 1
-
-
 def test_pools_made_by_threads_at_once_are_one(address: str) -> None:
     for number in range(20):
         with configured(default={"LOCATION": address, "KEY_PREFIX": str(number)}) as caches:
@@ -63,10 +53,6 @@ def test_pools_made_by_threads_at_once_are_one(address: str) -> None:
 
             in_threads([work] * 4)
             assert len(set(map(id, pools))) == 1
-
-
-def test_pool_has_the_name_of_its_alias(cache: Any) -> None:
-    assert cache.pool.name == "default"
 
 
 def test_aliases_have_pools_of_their_own(address: str) -> None:
@@ -333,15 +319,6 @@ def test_value_without_pickle(address: str) -> None:
 
 
 # -- Outages
-
-
-def test_outage_without_fail_soft_is_an_error(mortal: Mortal) -> None:
-    with configured(default={"LOCATION": mortal.address}) as caches:
-        cache = caches["default"]
-        cache.set("key", "value")
-        mortal.kill()
-        with pytest.raises(pylibmc.Error):
-            cache.get("key")
 
 
 @pytest.mark.servers
