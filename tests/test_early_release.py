@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any, Callable
 from wsgiref.util import FileWrapper
@@ -279,6 +280,31 @@ def test_outer_app_uses_its_client_after_the_inner_one_has_ended(
     request(MemcachedPoolMiddleware(outer, outer_pool), environ).close()
     assert environ == {}
     assert inner_pool.stats().in_use == 0
+
+
+def test_early_release_leaves_the_client_of_a_subrequest_though_both_have_the_same(
+    mc: Client,
+) -> None:
+    class OneForAll:
+        def reserve(self) -> contextlib.AbstractContextManager[Client]:
+            return contextlib.nullcontext(mc)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        if environ.setdefault("of the subrequest", False):
+            return Closable()
+        environ["of the subrequest"] = True
+        release = environ["mc.client.release"]
+        subresponse = request(middleware, environ)
+        release()
+        assert environ["mc.client"] is mc  # the subrequest goes on
+        subresponse.close()
+        assert "mc.client" not in environ
+        return []
+
+    middleware = MemcachedPoolMiddleware(app, OneForAll())
+    environ: dict[str, Any] = {}
+    request(middleware, environ).close()
+    assert environ == {"of the subrequest": True}
 
 
 def test_late_release_leaves_an_environ_alone_that_is_used_again(mc: Client) -> None:

@@ -127,7 +127,8 @@ class EarlyRelease(ReservationHolder):
             return
         # By the release, because a later request with this environ may have the same client.
         latest = environ.get(self._keys.release_key)
-        if latest is self or environ.get(self._keys.client_key) is self.client:
+        is_taken_out = type(latest) is not EarlyRelease  # by the app
+        if latest is self or (is_taken_out and environ.get(self._keys.client_key) is self.client):
             environ.pop(self._keys.client_key, None)
         while type(latest) is EarlyRelease:
             if latest.release_before is self:
