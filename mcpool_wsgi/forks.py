@@ -10,7 +10,8 @@ another, and it keeps clients of the parent from being freed in a child.
 ``os.register_at_fork`` is not enough: servers that fork in C (uWSGI) do not run its hooks.
 Comparing ``os.getpid()`` each time is enough, but it costs a system call. Linux 4.14 has
 something better: a page of memory that the kernel wipes in every child,
-``MADV_WIPEONFORK``. Random number generators use the same idea.
+``MADV_WIPEONFORK``. Random number generators use the same idea. The process ID is compared
+where there is no such page, on macOS for example.
 
 .. code-block:: python
 
