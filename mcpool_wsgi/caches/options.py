@@ -2,14 +2,15 @@
 Options of the caches
 =====================
 
-The options that all libraries have in common. A cache has a pool of its own, which is made from
-servers and these options, or it uses the pool of the option ``pool``.
+The options that Django, dogpile.cache and Flask-Caching have in common. A cache has a pool of its
+own, which is made from servers and these options. Or it uses the pool of the option ``pool``,
+which stands alone. An unknown option is an error.
 
 ======================================  ===================================================
 ``size``                                of the pool: its ``n_slots``, 12 by default
-``timeout``                             of the pool: seconds to wait for a client
+``timeout``                             of the pool: seconds to wait for a client, 5 by default
 ``fail_soft``, ``command_timeout``      of :class:`~mcpool_wsgi.Client`
-``allow_pickle``, ``serializer``        the same
+``allow_pickle``, ``serializer``        the same; dogpile.cache has a serializer of its own
 ``behaviors``, ``binary``               the same
 ``username``, ``password``              of :class:`~mcpool_wsgi.Client`; they imply ``binary``
 ``pool``                                a pool or a :class:`~mcpool_wsgi.PooledClient`, or
