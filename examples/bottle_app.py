@@ -7,6 +7,7 @@ $ curl http://127.0.0.1:5050/
 
 from datetime import datetime
 
+import pylibmc
 from bottle import Bottle, request, response
 
 from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware, get_client
@@ -22,7 +23,10 @@ def index():
         news = f"the news of {datetime.now():%H:%M:%S}"  # pretend that this takes long
         mc.set("news", news, time=10)
     mc.add("visits", 0)
-    visits = mc.incr("visits") or "?"  # False during an outage
+    try:
+        visits = mc.incr("visits") or "?"  # False during an outage
+    except pylibmc.NotFound:  # memcached was restarted since add()
+        visits = "?"
     response.content_type = "text/plain; charset=utf-8"
     return f"Visit {visits}: {news}\n"
 

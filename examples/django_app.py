@@ -10,6 +10,7 @@ In your project, ``settings.py`` has the settings of ``make_app``, and ``wsgi.py
 import secrets
 from datetime import datetime
 
+import pylibmc
 from django.conf import settings
 from django.core.cache import cache
 from django.core.wsgi import get_wsgi_application
@@ -27,7 +28,10 @@ def index(request):
     news = cache.get_or_set("news", make_news, 10)
     mc = get_client(request.environ)  # which the cache has used as well
     mc.add("visits", 0)
-    visits = mc.incr("visits") or "?"  # False during an outage
+    try:
+        visits = mc.incr("visits") or "?"  # False during an outage
+    except pylibmc.NotFound:  # memcached was restarted since add()
+        visits = "?"
     return HttpResponse(f"Visit {visits}: {news}\n", content_type="text/plain; charset=utf-8")
 
 

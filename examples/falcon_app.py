@@ -8,6 +8,7 @@ $ curl http://127.0.0.1:5050/
 from datetime import datetime
 
 import falcon
+import pylibmc
 
 from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware, get_client
 
@@ -20,7 +21,10 @@ class Index:
             news = f"the news of {datetime.now():%H:%M:%S}"  # pretend that this takes long
             mc.set("news", news, time=10)
         mc.add("visits", 0)
-        visits = mc.incr("visits") or "?"  # False during an outage
+        try:
+            visits = mc.incr("visits") or "?"  # False during an outage
+        except pylibmc.NotFound:  # memcached was restarted since add()
+            visits = "?"
         resp.content_type = falcon.MEDIA_TEXT
         resp.text = f"Visit {visits}: {news}\n"
 

@@ -9,6 +9,7 @@ It has a command, too: ``flask --app 'examples/flask_app:make_app(["127.0.0.1"])
 
 from datetime import datetime
 
+import pylibmc
 from flask import Blueprint, Flask, current_app, request
 
 from mcpool_wsgi import (
@@ -43,7 +44,10 @@ pages = Blueprint("pages", __name__)
 def index():
     mc = get_client(request.environ)
     mc.add("visits", 0)
-    visits = mc.incr("visits") or "?"  # False during an outage
+    try:
+        visits = mc.incr("visits") or "?"  # False during an outage
+    except pylibmc.NotFound:  # memcached was restarted since add()
+        visits = "?"
     news = current_app.extensions["news"].latest()
     return f"Visit {visits}: {news}\n", {"Content-Type": "text/plain; charset=utf-8"}
 

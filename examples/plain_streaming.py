@@ -7,6 +7,8 @@ $ curl -N http://127.0.0.1:5050/
 import time
 from datetime import datetime
 
+import pylibmc
+
 from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware, get_client
 
 
@@ -17,7 +19,10 @@ def app(environ, start_response):
         news = f"the news of {datetime.now():%H:%M:%S}"  # pretend that this takes long
         mc.set("news", news, time=10)
     mc.add("visits", 0)
-    visits = mc.incr("visits") or "?"  # False during an outage
+    try:
+        visits = mc.incr("visits") or "?"  # False during an outage
+    except pylibmc.NotFound:  # memcached was restarted since add()
+        visits = "?"
     # From here on another request may use the client, while this one streams.
     environ["mc.client.release"]()
     start_response("200 OK", [("Content-Type", "text/plain; charset=utf-8")])

@@ -9,6 +9,7 @@ $ curl http://127.0.0.1:5050/
 
 from datetime import datetime
 
+import pylibmc
 from pyramid.config import Configurator
 
 from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware, get_client
@@ -24,7 +25,10 @@ def index(request):
         news = f"the news of {datetime.now():%H:%M:%S}"  # pretend that this takes long
         request.mc.set("news", news, time=10)
     request.mc.add("visits", 0)
-    visits = request.mc.incr("visits") or "?"  # False during an outage
+    try:
+        visits = request.mc.incr("visits") or "?"  # False during an outage
+    except pylibmc.NotFound:  # memcached was restarted since add()
+        visits = "?"
     return f"Visit {visits}: {news}\n"
 
 

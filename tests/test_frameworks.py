@@ -133,6 +133,13 @@ def test_outage_gives_news_without_a_count(
         assert re.match(r"Visit \?: the news of \d\d:\d\d:\d\d\n", example.get().text)
 
 
+def test_restart_of_memcached_between_two_commands_gives_news_without_a_count(
+    example: Example, mc: Client
+) -> None:
+    example.pool.observe(lambda event: event.command == "add" and mc.delete("visits"))
+    assert re.match(r"Visit \?: the news of \d\d:\d\d:\d\d\n", example.get().text)
+
+
 @pytest.mark.slow
 def test_answer_is_503_if_all_clients_are_in_use(example: Example, stack: ExitStack) -> None:
     reserve_all(example.pool, stack)
