@@ -9,8 +9,8 @@ from typing import Any
 
 import pylibmc
 import pytest
-from forking import in_child, succeeds
-from harness import Connections
+from forking import FORKS, in_child, succeeds
+from harness import DEADLINE, Connections
 from interrupts import interrupted_everywhere, tracing
 
 from mcpool_wsgi import Client
@@ -56,6 +56,51 @@ def test_behaviors_that_two_threads_set_are_both_kept(mc: Client) -> None:
     for thread in threads:
         thread.join()
     assert mc.behaviors["no_block"] == mc.behaviors["cas"] == 1
+
+
+def test_clone_has_the_behaviors_of_one_moment(
+    mc: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The C code copied a namespace while another thread freed it: keys had a wrong prefix."""
+    native_method = pylibmc.client.Client.set_behaviors
+    clones = []
+    cloning = threading.Thread(target=lambda: clones.append(mc.clone()))
+
+    def set_behaviors(client: Client, behaviors: dict[str, Any]) -> None:
+        native_method(client, behaviors)
+        if client is mc and "namespace" in behaviors:
+            cloning.start()
+            cloning.join(0.2)
+            assert not clones
+
+    monkeypatch.setattr(pylibmc.client.Client, "set_behaviors", set_behaviors)
+    mc.set_behaviors({"namespace": "shop:", "cas": True})
+    cloning.join()
+    mc.set("user", "of the shop")
+    assert clones[0].gets("user")[0] == "of the shop"
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_child_uses_a_client_whose_behaviors_another_thread_was_setting(
+    mc: Client, fork: Any
+) -> None:
+    def work() -> None:
+        assert mc.clone().get("key") == mc.get("key") == "value"
+
+    mc.set("key", "value")
+    may_end, began = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with mc._options_lock:
+            began.set()
+            may_end.wait(DEADLINE)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert began.wait(DEADLINE)
+    succeeds(fork(work))
+    may_end.set()
+    thread.join()
 
 
 @pytest.mark.parametrize("servers", [1, 2])

@@ -60,6 +60,7 @@ from typing import Any, Callable, TypedDict, TypeVar
 import pylibmc.client
 from pylibmc.consts import BehaviorDict
 
+from .. import forks
 from .arguments import check_login, checked_seconds, checked_servers, checked_switch, have_weights
 from .behaviors import completed, forgotten_in_a_clone, normalized
 from .connection import disconnect_all
@@ -149,14 +150,17 @@ class Client(MultiCommands):
         self._rule = KeyRule(binary, self._chosen.get("namespace", b""))  # last: see hash()
 
     def _clone(self: _Self) -> _Self:
-        clone = super()._clone()
-        clone._chosen = self._chosen
+        # In a child, a thread that only the parent has may hold the lock for ever.
+        is_foreign = forks.is_foreign(self._process)
+        with contextlib.nullcontext() if is_foreign else self._options_lock:
+            clone = super()._clone()
+            clone._chosen = self._chosen
         clone._serializer = self._serializer
         if len(self.addresses) > 1:
             # A command of this client may ignore its limit at this moment: see run_again.
-            behaviors = {"failure_limit": self._failure_limit}
+            behaviors = {"failure_limit": clone._failure_limit}
             if not have_weights(self.addresses):
-                behaviors.update(forgotten_in_a_clone(self._chosen))
+                behaviors.update(forgotten_in_a_clone(clone._chosen))
             super(Client, clone).set_behaviors(behaviors)
         return clone
 
@@ -271,11 +275,12 @@ class Client(MultiCommands):
                     client._rule, client._chosen = rule, chosen  # once it has been taken
                 here._missed_on = None  # libmemcached may have closed the connection
 
-            try:
-                take()
-            except BaseException:  # an interrupt: the C code may have some that nobody knows of
-                take()
-                raise
+            with here._options_lock:  # another thread may make a clone
+                try:
+                    take()
+                except BaseException:  # an interrupt: the C code may have some nobody knows of
+                    take()
+                    raise
 
     @property
     def behaviors(self) -> dict[str, Any]:

@@ -56,6 +56,7 @@ class Connection(Availability):
         "_deadline",
         "_expired",
         "_listeners",
+        "_options_lock",
         "_out_of_sync",
         "_process",
         "_turn",
@@ -63,6 +64,7 @@ class Connection(Availability):
 
     _process: forks.Process  # the one that the connection belongs to
     _turn: threading.RLock  # reentrant, for signal handlers that use the client
+    _options_lock: threading.RLock  # held while the options are changed or copied
     _out_of_sync: bool
     _command_timeout: float  # seconds
     _listeners: list[Listener]  # a pool's clients share one list
@@ -76,6 +78,7 @@ class Connection(Availability):
     def _prepare(self, command_timeout: float) -> None:
         """What a new client and a new clone need."""
         self._turn = threading.RLock()
+        self._options_lock = threading.RLock()
         self._out_of_sync = self._credentials[0] is not None  # so that it logs in first
         self._command_timeout = command_timeout
         self._listeners = []
