@@ -247,6 +247,18 @@ class _LentSubclass(_Extras, LentClient):
 class _LazySubclass(_Extras, LazyClient):
     __slots__ = ()
 
+    def __getattr__(self, name: str) -> Any:
+        # Whoever asks whether there is such an attribute need not reserve the client for that.
+        if self._client is NOT_RESERVED and _lacks(self._pool.master, name):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return super().__getattr__(name)
+
+
+def _lacks(client: Any, name: str) -> bool:
+    """Whether *client* cannot have the attribute *name*. It runs no code of its class."""
+    kind = type(client)
+    return not (hasattr(kind, name) or name in vars(client) or hasattr(kind, "__getattr__"))
+
 
 def _not_lazy() -> NoReturn:
     raise TypeError("lazy reservations need clients that are mcpool_wsgi.Client")
