@@ -75,6 +75,40 @@ def test_request_uses_its_own_client_if_a_subclass_of_the_pool_reserves_it(mc: C
     assert pool.reserved == 1
 
 
+class Delegating:
+    """A pool of somebody else, which has one of ours."""
+
+    def __init__(self, pool: ClientPool) -> None:
+        self.pool = pool
+
+    def reserve(self) -> Any:
+        return self.pool.reserve()
+
+
+class DelegatingInABlock(Delegating):
+    @contextmanager
+    def reserve(self) -> Iterator[Any]:
+        with self.pool.reserve() as client:
+            yield client
+
+
+@pytest.mark.parametrize("wrapper", [Delegating, DelegatingInABlock])
+def test_request_uses_its_own_client_if_a_pool_of_somebody_else_reserves_it(
+    mc: Client, wrapper: type[Delegating]
+) -> None:
+    pool = ClientPool(mc, 1, timeout=0)
+    cache = PooledClient(pool)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        cache.set("key", 1)
+        yield b"%d" % get_client(environ).get("key")
+        environ["mc.client.release"]()
+        yield b"%d" % cache.get("key")
+
+    assert serve(MemcachedPoolMiddleware(app, wrapper(pool))) == [b"1", b"1"]
+    assert pool.stats().in_use == 0
+
+
 def test_as_many_threads_as_slots_never_wait(mc: Client) -> None:
     pool = ClientPool(mc, 12, timeout=0)
     cache = PooledClient(pool)

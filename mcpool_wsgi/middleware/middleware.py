@@ -120,7 +120,8 @@ class MemcachedPoolMiddleware:
     ) -> None:
         check_arguments(app, pool, environ_key, lazy, server_timing, on_exhausted)
         self._reserve: Callable[[], Any] = pool.reserve
-        self._tells_requests: list[bool] = []
+        # A pool of somebody else may reserve clients of a pool of ours.
+        self._tells_requests: list[bool] = [True]
         if isinstance(pool, Pool):
             self._reserve = reserve_function(pool, lazy, slow_after)
             self._tells_requests = pool._tells_requests
