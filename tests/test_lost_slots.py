@@ -33,6 +33,18 @@ def test_interrupted_request_after_changes_of_servers_swallows_nothing(mc: Clien
 
 
 @tracing
+def test_interrupted_renewal_after_a_change_of_servers_swallows_nothing(mc: Client) -> None:
+    """A command renews the clients, too, if memcached fails."""
+    pool = ClientPool(mc.clone(), 1)
+
+    def change() -> None:
+        pool.set_servers(mc.addresses)
+
+    change()
+    assert interrupted_everywhere(KeyboardInterrupt, pool.disconnect_all, change)
+
+
+@tracing
 def test_interrupted_release_after_a_change_of_servers_swallows_nothing(mc: Client) -> None:
     pool = ClientPool(mc.clone(), 1)
     lent = pool.reserve()

@@ -55,7 +55,8 @@ class Generations:
             # In this order: an interrupt between the two must leave a generation that is current.
             before, self.current = self.current, Generation(master, reason)
             before.current = False
-            self._master_before = before.master
+            if master is not before.master:  # a renewal may come in a request
+                self._master_before = before.master
 
     def renew(self, reason: str) -> None:
         """Begin a new generation of the same master."""
