@@ -84,18 +84,21 @@ class PooledClient(BorrowedCommands):
         client = request_client(self._pool)
         if client is not None:
             try:
-                command = getattr(client._use(), name)
+                used = client._use()
+                command = getattr(used, name)
             except ClientReleased:
                 pass  # another thread has released it meanwhile, before the command began
             else:
-                return command(*args, **kwargs)
+                result = command(*args, **kwargs)
+                return self if result is used else result  # nobody gets the client itself
         with self._pool.reserve() as client:
             try:
                 run = client._run
             except AttributeError:  # the pool was filled with other clients later
                 self._master()  # says so
                 raise
-            return run(name, args, kwargs)
+            result = run(name, args, kwargs)
+        return self if result is client else result
 
     def _master(self) -> Client | None:
         """The client that the pool clones. It has the options, and no connection."""

@@ -5,13 +5,20 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 import pylibmc
 import pytest
 from harness import in_thread, use
 
-from mcpool_wsgi import Client, ClientPool, ClientReleased, ThreadMappedPool
+from mcpool_wsgi import (
+    Client,
+    ClientPool,
+    ClientReleased,
+    MemcachedPoolMiddleware,
+    PooledClient,
+    ThreadMappedPool,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import assert_type
@@ -41,6 +48,29 @@ def test_lent_client_takes_parameters_by_name(mc: Client) -> None:
         assert lent.set(key="count", val=1, time=60)
         assert lent.incr("count", delta=2) == 3
         assert lent.get(key="missing", default="nothing") == "nothing"
+
+
+@pytest.mark.parametrize("kind", [ClientPool.reserve, PooledClient])
+def test_method_of_a_subclass_that_returns_its_client_gives_nobody_the_connection(
+    address: str, kind: Any
+) -> None:
+    class Chained(Client):
+        def remember(self, key: str) -> Chained:
+            self.set(key, "value")
+            return self
+
+    pool = ClientPool(Chained([address]), 1)
+    with kind(pool) as mc:
+        assert mc.remember("a").remember("b") is mc
+        assert mc.get_multi(["a", "b"]) == {"a": "value", "b": "value"}
+    in_a_request = PooledClient(pool)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        assert environ["mc.client"].remember("a") is environ["mc.client"]
+        assert in_a_request.remember("a") is in_a_request
+        return []
+
+    MemcachedPoolMiddleware(app, pool)({}, lambda *_: lambda _: None).close()  # type: ignore
 
 
 def test_clone_of_a_lent_client_is_a_client_of_its_own(mc: Client) -> None:

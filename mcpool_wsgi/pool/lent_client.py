@@ -212,7 +212,6 @@ class _Extras:
 
     __slots__ = ()
 
-    _run: Callable[..., Any]
     _use: Callable[[], Any]
     _shown_client: Callable[[], Any]
 
@@ -220,6 +219,11 @@ class _Extras:
     get: Any = BorrowedCommands.get
     set: Any = BorrowedCommands.set
     get_multi: Any = BorrowedCommands.get_multi
+
+    def _run(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        client = self._use()
+        result = getattr(client, name)(*args, **kwargs)
+        return self if result is client else result  # nobody gets the client itself
 
     def hash(self, *args: Any, **kwargs: Any) -> Any:
         return self._shown_client().hash(*args, **kwargs)
