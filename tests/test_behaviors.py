@@ -45,6 +45,15 @@ def test_behaviors_that_are_refused_are_not_kept(mc: Client) -> None:
     assert mc.with_servers(mc.addresses).set("x" * 250, 1)
 
 
+def test_watermark_of_no_answer_is_refused(mc: Client) -> None:
+    """libmemcached would run in C for ever, and command_timeout would not end it."""
+    with pytest.raises(ValueError, match="_io_msg_watermark must be 1 to 2147483647, not 0"):
+        mc.set_behaviors({"_io_msg_watermark": 0})
+    mc.set_behaviors({"_io_msg_watermark": 1})
+    assert mc.set("key", "value")
+    assert mc.get("key") == "value"
+
+
 def test_behaviors_that_two_threads_set_are_both_kept(mc: Client) -> None:
     """With a no_block that nobody knows of, get_stats() of a binary client hangs."""
     works = [lambda: mc.set_behaviors({"no_block": True}), lambda: mc.set_behaviors({"cas": True})]

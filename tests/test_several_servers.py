@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import random
 import threading
 from contextlib import ExitStack
@@ -13,7 +14,7 @@ from typing import Any, Callable
 import pylibmc
 import pytest
 from forking import in_child, succeeds
-from harness import eventually, in_spite_of_errors, in_threads, skip_if_not_spoken
+from harness import eventually, in_spite_of_errors, in_threads, run_python, skip_if_not_spoken
 from mortal import Mortal
 
 from mcpool_wsgi import Client, ClientPool, PooledClient, ThreadMappedPool
@@ -522,3 +523,90 @@ def test_a_pool_and_a_child_look_for_a_key_where_its_master_does(
         assert positions(master) == expected
 
     succeeds(in_child(work))
+
+
+MANY = """
+import sys
+from mcpool_wsgi import Client, ClientPool
+
+def servers(count, weight=""):
+    return [f"10.0.1.{number}:11211" for number in range(1, count)] + [f"10.0.1.0:11211{weight}"]
+
+for count in map(int, sys.argv[2:]):
+    if sys.argv[1] == "the last one has a weight":
+        mc = Client(servers(count, ":2"))
+    elif sys.argv[1] == "set later":
+        mc = Client(servers(count))
+        mc.behaviors = {"ketama_weighted": True}
+    elif sys.argv[1] == "spy":
+        mc = Client(servers(count, ":2"), {"distribution": "consistent ketama spy"})
+    else:
+        mc = Client(servers(count), {"ketama_weighted": True})
+    clones = [mc.clone(), mc.clone().clone()]
+    with ClientPool(mc, 1).reserve() as lent:
+        clones.append(lent)
+        for number in range(100):
+            assert {clone.hash(str(number)) for clone in clones} == {mc.hash(str(number))}
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "counts"),
+    [
+        ("the last one has a weight", [7, 9, 11, 14, 22]),
+        ("spy", [7, 9, 11, 17]),
+        ("set later", [2, 3, 6]),
+        ("set at first", [17, 20, 24, 40]),
+    ],
+)
+def test_a_ring_of_many_weighted_servers_has_enough_memory(how: str, counts: list[int]) -> None:
+    """libmemcached writes beyond its end, which ends the process sooner or later."""
+    done = run_python(MANY, how, *map(str, counts), env={**os.environ, "MALLOC_CHECK_": "3"})
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+WEIGHTED_LATER = """
+from mcpool_wsgi import Client
+
+def positions(mc):
+    return [mc.hash(str(number)) for number in range(1000)]
+
+servers = [f"10.0.1.{number}:11211" for number in range(7)]
+for behaviors in ({"ketama_weighted": True}, {"distribution": "consistent weighted"}):
+    mc = Client(servers)
+    before = positions(mc)
+    try:
+        mc.behaviors = behaviors
+    except ValueError as error:
+        print(error)
+    assert positions(mc) == before
+    Client(servers, behaviors).behaviors = {**behaviors, "cas": True}
+"""
+
+
+def test_a_ring_of_many_servers_cannot_become_weighted_later() -> None:
+    done = run_python(WEIGHTED_LATER, env={**os.environ, "MALLOC_CHECK_": "3"})
+    assert done.stdout.count("7 servers must have its weights from the start") == 2, done
+
+
+@pytest.mark.parametrize("weight", ["", ":3"])
+@pytest.mark.parametrize(
+    "behaviors",
+    [
+        *PLACEMENTS.values(),
+        {"hash": "crc"},
+        {"distribution": "consistent"},
+        {"distribution": "consistent ketama spy"},
+        {"ketama_weighted": True, "distribution": "consistent ketama"},
+        {"ketama_weighted": True, "distribution": "modula"},
+        {"ketama_weighted": False},
+    ],
+)
+def test_keys_of_many_servers_are_where_pylibmc_looks(
+    behaviors: dict[str, Any], weight: str
+) -> None:
+    # pylibmc itself has enough memory if the first server has a weight.
+    servers = [f"10.0.1.{number}:11211{weight if number < 3 else ''}" for number in range(9)]
+    plain = pylibmc.Client(servers, {"ketama": True, **behaviors})
+    mc = Client(servers, behaviors)
+    assert [mc.hash(key) for key in KEYS] == [plain.hash(key) for key in KEYS]

@@ -70,12 +70,20 @@ _REFUSED = {
     "_noreply": "without an answer nobody knows whether a command was done",
     "buffer_requests": "pylibmc reports each buffered request as an error",
 }
+_LIMITS = {
+    "pickle_protocol": (-1, HIGHEST_PROTOCOL),
+    "_io_msg_watermark": (1, _LARGEST),  # with 0, libmemcached reads 2**32 - 1 answers
+}
 _NAMED = {
     "hash": pylibmc.hashers,
     "ketama_hash": pylibmc.hashers,
     "distribution": pylibmc.distributions,
 }
-_WEIGHTED = "consistent weighted"
+_KETAMA, WEIGHTED = "consistent ketama", "consistent weighted"
+#: The distributions without weights, unless a server has one.
+UNWEIGHTED = ("consistent", _KETAMA)
+#: Up to so many servers, libmemcached has memory for a ring that becomes a weighted one later.
+FEW_SERVERS = 6
 _KNOWN = {*pylibmc.all_behaviors, "namespace"}
 
 
@@ -92,16 +100,22 @@ def completed(behaviors: Mapping[str, Any], servers: int) -> dict[str, Any]:
     return {**defaults, **behaviors}
 
 
-def forgotten_in_a_clone(behaviors: Mapping[str, Any]) -> dict[str, Any]:
-    """What libmemcached forgets of *behaviors* in a clone.
+def ring(behaviors: Mapping[str, Any], weights: bool) -> tuple[str, bool]:
+    """The distribution that *behaviors* lead to, and whether it spreads keys by weight.
 
-    It takes servers for weighted there only if one of them has a weight above 1.
+    :param weights: whether a server has a weight above 1.
     """
-    if not behaviors.get("ketama_weighted") and behaviors.get("distribution") != _WEIGHTED:
-        return {}
-    # Both, in the order of the C code: the last one decides.
-    names = ("ketama_weighted", "distribution")
-    return {name: behaviors[name] for name in names if name in behaviors}
+    # The C code takes ketama, ketama_weighted and distribution, in this order.
+    weighted = bool(behaviors.get("ketama_weighted"))
+    distribution = (
+        _KETAMA if behaviors.get("ketama") or "ketama_weighted" in behaviors else "modula"
+    )
+    if weighted:
+        distribution = WEIGHTED
+    distribution = behaviors.get("distribution", distribution)
+    if weights and distribution.startswith("consistent"):
+        return distribution, True
+    return distribution, distribution == WEIGHTED or (weighted and distribution not in UNWEIGHTED)
 
 
 def normalized(behaviors: Mapping[str, Any], binary: bool) -> dict[str, Any]:
@@ -156,6 +170,6 @@ def _check(name: str, value: Any) -> None:
         raise TypeError(f"behavior {name} must be int, not {type(value).__name__}")
     if name in _REFUSED and value:
         raise ValueError(f"behavior {name} must be 0, not {value!r}: {_REFUSED[name]}")
-    least, most = (-1, HIGHEST_PROTOCOL) if name == "pickle_protocol" else (0, _LARGEST)
+    least, most = _LIMITS.get(name, (0, _LARGEST))
     if not least <= value <= most:
         raise ValueError(f"behavior {name} must be {least} to {most}, not {value!r}")

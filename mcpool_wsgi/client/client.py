@@ -62,7 +62,7 @@ from pylibmc.consts import BehaviorDict
 
 from .. import forks
 from .arguments import check_login, checked_seconds, checked_servers, checked_switch, have_weights
-from .behaviors import completed, forgotten_in_a_clone, normalized
+from .behaviors import FEW_SERVERS, UNWEIGHTED, WEIGHTED, completed, normalized, ring
 from .connection import disconnect_all
 from .failures import CommandExpired
 from .keys import KeyRule
@@ -144,10 +144,32 @@ class Client(MultiCommands):
             self._serializer = serializer
         if serializer is not None or not allow_pickle:
             self.__class__ = without_pickle(type(self))  # before the C code looks at its class
-        super().__init__(
-            servers, completed(self._chosen, len(servers)), binary, username, password
-        )
+        self._add_servers(servers, binary)
         self._rule = KeyRule(binary, self._chosen.get("namespace", b""))  # last: see hash()
+
+    def _add_servers(self, servers: list[str], binary: bool) -> None:
+        behaviors = completed(self._chosen, len(servers))
+        distribution, is_weighted = ring(behaviors, have_weights(servers))
+        if is_weighted:
+            # Before there are servers: libmemcached takes no more memory for a ring that becomes a
+            # weighted one later, and writes beyond its end.
+            behaviors["distribution"] = WEIGHTED
+        super().__init__(servers, behaviors, binary, *self._credentials)
+        if is_weighted and distribution not in (WEIGHTED, *UNWEIGHTED):
+            super().set_behaviors({"distribution": distribution})
+
+    def _copy(self: _Self) -> _Self:
+        if not self._is_weighted(self._chosen):
+            return super()._copy()
+        # libmemcached would forget that, or remember it too late.
+        copy: _Self = pylibmc.client.Client.__new__(type(self))
+        copy._chosen, copy._credentials = self._chosen, self._credentials
+        copy._add_servers(self.addresses, self.binary)
+        return copy
+
+    def _is_weighted(self, chosen: Mapping[str, Any]) -> bool:
+        behaviors = completed(chosen, len(self.addresses))
+        return ring(behaviors, have_weights(self.addresses))[1]
 
     def _clone(self: _Self) -> _Self:
         # In a child, a thread that only the parent has may hold the lock for ever.
@@ -158,10 +180,7 @@ class Client(MultiCommands):
         clone._serializer = self._serializer
         if len(self.addresses) > 1:
             # A command of this client may ignore its limit at this moment: see run_again.
-            behaviors = {"failure_limit": clone._failure_limit}
-            if not have_weights(self.addresses):
-                behaviors.update(forgotten_in_a_clone(clone._chosen))
-            super(Client, clone).set_behaviors(behaviors)
+            super(Client, clone).set_behaviors({"failure_limit": clone._failure_limit})
         return clone
 
     def with_servers(
@@ -250,6 +269,13 @@ class Client(MultiCommands):
             chosen = {**here._chosen, **new}
             if "remove_failed" in new and "failure_limit" not in new:  # which it sets, too
                 chosen.pop("failure_limit", None)
+            if len(here.addresses) > FEW_SERVERS and (
+                here._is_weighted(chosen) and not here._is_weighted(here._chosen)
+            ):
+                raise ValueError(
+                    f"a client of {len(here.addresses)} servers must have its weights from the"
+                    " start: give this behavior when you make it"
+                )
             rule = KeyRule(self.binary, chosen.get("namespace", b""))
             # The C code sets one after the other, and keeps what it has set when it refuses one.
             shown = here._unconnected(chosen).get_behaviors()

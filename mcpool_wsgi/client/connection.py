@@ -240,9 +240,13 @@ class Connection(Availability):
         self._note_failure(error)
         return self._fail_soft
 
-    def _clone(self: _Self) -> _Self:
+    def _copy(self: _Self) -> _Self:
         # Copies options and addresses only: neither reads nor writes a socket.
-        clone: _Self = super().clone()
+        copy: _Self = super().clone()
+        return copy
+
+    def _clone(self: _Self) -> _Self:
+        clone = self._copy()
         clone._credentials = self._credentials
         clone._prepare(self._command_timeout)
         clone._fail_soft = self._fail_soft
