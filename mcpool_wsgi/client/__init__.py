@@ -2,9 +2,10 @@
 One connection to memcached: the commands, the keys, the door that all commands pass, what an
 error means, and the defaults.
 
-The class of clients is made of seven modules. Each has a class that inherits from the next:
+The class of clients is made of eight modules. Each has a class that inherits from the next:
 
--   ``client``: options, behaviors, and what the others need of them.
+-   ``client``: the options, and clients like this one.
+-   ``behavior_commands``: the behaviors, of clones too.
 -   ``multi_commands``: the commands of many keys.
 -   ``server_commands``: those of no key.
 -   ``storing_commands``: those that store the value of one key.

@@ -53,20 +53,13 @@ The pool counts and logs these failures. :doc:`/reference/errors` names each err
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Callable, TypedDict, TypeVar
 
-import pylibmc.client
-from pylibmc.consts import BehaviorDict
-
-from .. import forks
-from .arguments import check_login, checked_seconds, checked_servers, checked_switch, have_weights
-from .behaviors import FEW_SERVERS, UNWEIGHTED, WEIGHTED, completed, normalized, ring
-from .connection import disconnect_all
-from .failures import CommandExpired
+from .arguments import check_login, checked_seconds, checked_servers, checked_switch
+from .behavior_commands import BehaviorCommands
+from .behaviors import normalized
 from .keys import KeyRule
-from .multi_commands import MultiCommands
 from .without_pickle import Serializer, reads_pickle, without_pickle
 
 _Self = TypeVar("_Self", bound="Client")
@@ -86,7 +79,7 @@ class ClientOptions(TypedDict, total=False):
     command_timeout: float
 
 
-class Client(MultiCommands):
+class Client(BehaviorCommands):
     """A :class:`pylibmc.Client` with checks and time limits.
 
     :param servers: ``["host", "host:port", "/path/to/socket", ...]``
@@ -147,40 +140,9 @@ class Client(MultiCommands):
         self._add_servers(servers, binary)
         self._rule = KeyRule(binary, self._chosen.get("namespace", b""))  # last: see hash()
 
-    def _add_servers(self, servers: list[str], binary: bool) -> None:
-        behaviors = completed(self._chosen, len(servers))
-        distribution, is_weighted = ring(behaviors, have_weights(servers))
-        if is_weighted:
-            # Before there are servers: libmemcached takes no more memory for a ring that becomes a
-            # weighted one later, and writes beyond its end.
-            behaviors["distribution"] = WEIGHTED
-        super().__init__(servers, behaviors, binary, *self._credentials)
-        if is_weighted and distribution not in (WEIGHTED, *UNWEIGHTED):
-            super().set_behaviors({"distribution": distribution})
-
-    def _copy(self: _Self) -> _Self:
-        if not self._is_weighted(self._chosen):
-            return super()._copy()
-        # libmemcached would forget that, or remember it too late.
-        copy: _Self = pylibmc.client.Client.__new__(type(self))
-        copy._chosen, copy._credentials = self._chosen, self._credentials
-        copy._add_servers(self.addresses, self.binary)
-        return copy
-
-    def _is_weighted(self, chosen: Mapping[str, Any]) -> bool:
-        behaviors = completed(chosen, len(self.addresses))
-        return ring(behaviors, have_weights(self.addresses))[1]
-
     def _clone(self: _Self) -> _Self:
-        # In a child, a thread that only the parent has may hold the lock for ever.
-        is_foreign = forks.is_foreign(self._process)
-        with contextlib.nullcontext() if is_foreign else self._options_lock:
-            clone = super()._clone()
-            clone._chosen = self._chosen
+        clone = super()._clone()
         clone._serializer = self._serializer
-        if len(self.addresses) > 1:
-            # A command of this client may ignore its limit at this moment: see run_again.
-            super(Client, clone).set_behaviors({"failure_limit": clone._failure_limit})
         return clone
 
     def with_servers(
@@ -220,99 +182,3 @@ class Client(MultiCommands):
         client._listeners = here._listeners
         client.on_connection_failure = here.on_connection_failure
         return client
-
-    @property
-    def renewal_interval(self) -> float:
-        """Seconds until libmemcached tries a server that failed again.
-
-        A pool does not renew its clients more often: each new client would wait for a
-        server that is down again.
-        """
-        behaviors = self._completed()
-        return float(max(behaviors["retry_timeout"], behaviors.get("dead_timeout", 0)))
-
-    @property
-    def _failure_limit(self) -> int:
-        """The failures in a row after which libmemcached leaves out one of several servers."""
-        behaviors = self._completed()
-        limit: int = behaviors.get("failure_limit") or behaviors["remove_failed"]
-        return limit
-
-    def _completed(self) -> dict[str, Any]:
-        """The behaviors that were chosen, and the defaults for the others."""
-        return completed(self._chosen, len(self.addresses))
-
-    def get_behaviors(self) -> dict[str, Any]:
-        """See :attr:`behaviors`."""
-        here = self._here()
-        behaviors = here._unconnected(here._chosen).get_behaviors()
-        return BehaviorDict(self, behaviors)  # type: ignore[no-any-return]
-
-    def _unconnected(self, chosen: Mapping[str, Any]) -> pylibmc.client.Client:
-        """A client without a connection, with the behaviors of a client like this one.
-
-        To be asked for its behaviors: libmemcached would open a connection, with Python's lock
-        held, to ask the system for the sizes of its buffers.
-
-        :raises pylibmc.Error: the C code refuses one of them.
-        """
-        return pylibmc.client.Client(["/"], completed(chosen, len(self.addresses)), self.binary)
-
-    def set_behaviors(self, behaviors: Mapping[str, Any]) -> None:
-        """See :attr:`behaviors`."""
-        here = self._here()
-        new = normalized(behaviors, self.binary)
-
-        with here._turn:  # another thread may set other behaviors
-            if here._chosen.get("namespace") and behaviors.get("namespace", b"") is None:
-                raise ValueError("behavior namespace cannot be None once there is one")
-            chosen = {**here._chosen, **new}
-            if "remove_failed" in new and "failure_limit" not in new:  # which it sets, too
-                chosen.pop("failure_limit", None)
-            if len(here.addresses) > FEW_SERVERS and (
-                here._is_weighted(chosen) and not here._is_weighted(here._chosen)
-            ):
-                raise ValueError(
-                    f"a client of {len(here.addresses)} servers must have its weights from the"
-                    " start: give this behavior when you make it"
-                )
-            rule = KeyRule(self.binary, chosen.get("namespace", b""))
-            # The C code sets one after the other, and keeps what it has set when it refuses one.
-            shown = here._unconnected(chosen).get_behaviors()
-            leaves_out = shown["auto_eject"]
-            before, after = here._completed(), completed(chosen, len(here.addresses))
-            # The defaults depend on what is chosen.
-            new.update(after.items() - before.items())
-            new.update((name, shown[name]) for name in before.keys() - after.keys())
-            if here._out_of_sync:
-                # The C code may send ``quit`` to the server, and wait with Python's lock held.
-                with contextlib.suppress(CommandExpired):
-                    here._command(disconnect_all, (here,))
-
-            def take() -> None:
-                # Servers that failed do not count as left out meanwhile: if there is no other, the
-                # C code does not place the keys, and the next command crashes.
-                try:
-                    super(Client, here).set_behaviors({"auto_eject": False})
-                    super(Client, here).set_behaviors(new)
-                finally:
-                    super(Client, here).set_behaviors({"auto_eject": leaves_out})
-                for client in (here, self):  # in a child the two are not the same
-                    client._rule, client._chosen = rule, chosen  # once it has been taken
-                here._missed_on = None  # libmemcached may have closed the connection
-
-            with here._options_lock:  # another thread may make a clone
-                try:
-                    take()
-                except BaseException:  # an interrupt: the C code may have some nobody knows of
-                    take()
-                    raise
-
-    @property
-    def behaviors(self) -> dict[str, Any]:
-        """The options of libmemcached, as pylibmc names them."""
-        return self.get_behaviors()
-
-    @behaviors.setter
-    def behaviors(self, behaviors: Mapping[str, Any]) -> None:
-        self.set_behaviors(behaviors)
