@@ -225,12 +225,16 @@ class _Extras:
         result = getattr(client, name)(*args, **kwargs)
         return self if result is client else result  # nobody gets the client itself
 
+    def _lacks(self, name: str) -> bool:
+        """Whether it is known, without the client, that there is no such attribute."""
+        return False
+
     def hash(self, *args: Any, **kwargs: Any) -> Any:
         return self._shown_client().hash(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         # Not what is a Client's own: observe() would be told of the next reservations, too.
-        if name.startswith("_") or hasattr(Client, name):
+        if name.startswith("_") or hasattr(Client, name) or self._lacks(name):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         value = getattr(self._use(), name)
         if not callable(value) or isinstance(value, type):  # an error of its own, for example
@@ -251,17 +255,13 @@ class _LentSubclass(_Extras, LentClient):
 class _LazySubclass(_Extras, LazyClient):
     __slots__ = ()
 
-    def __getattr__(self, name: str) -> Any:
-        # Whoever asks whether there is such an attribute need not reserve the client for that.
-        if self._client is NOT_RESERVED and _lacks(self._pool.master, name):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return super().__getattr__(name)
-
-
-def _lacks(client: Any, name: str) -> bool:
-    """Whether *client* cannot have the attribute *name*. It runs no code of its class."""
-    kind = type(client)
-    return not (hasattr(kind, name) or name in vars(client) or hasattr(kind, "__getattr__"))
+    def _lacks(self, name: str) -> bool:
+        # Whoever asks for it need not reserve the client for that. This runs no code of its class.
+        if self._client is not NOT_RESERVED:
+            return False
+        master = self._pool.master
+        kind = type(master)
+        return not (hasattr(kind, name) or name in vars(master) or hasattr(kind, "__getattr__"))
 
 
 def _not_lazy() -> NoReturn:
