@@ -3,7 +3,7 @@ Hazards
 =======
 
 What goes wrong with pylibmc as it is commonly used, and with this package: the percentage of
-answers that are wrong, or an error. The last two hazards do not count errors. ``python
+answers that are wrong or are errors. The last two hazards do not count errors. ``python
 benchmarks/hazards.py`` takes less than a minute. Each hazard runs in processes of its own, because
 some crash or hang.
 """
