@@ -14,12 +14,12 @@ from typing import Any, Callable
 import pylibmc
 import pytest
 from forking import in_child, succeeds
-from harness import Connections, eventually, in_spite_of_errors, signal_handler
+from harness import Connections, eventually, in_spite_of_errors, in_threads, signal_handler
 from hostile import Conversation, Proxy, endless, fake, silent
 from interrupts import interrupted_everywhere, tracing
 from mortal import Mortal
 
-from mcpool_wsgi import Client, ClientPool, PickleForbidden, PooledClient
+from mcpool_wsgi import Client, ClientPool, CommandEvent, PickleForbidden, PooledClient
 from mcpool_wsgi.devserver import Memcached
 
 LIMIT = 0.5  # seconds
@@ -80,6 +80,32 @@ def test_error_says_what_ended_the_command() -> None:
         mc = Client([server.address], command_timeout=LIMIT)
         with pytest.raises(pylibmc.Error, match=rf"get .*command_timeout.*{server.address}"):
             mc.get("key")
+
+
+def answers_late(conversation: Conversation) -> None:
+    while conversation.request():
+        conversation.pause(LIMIT * 0.8)
+        conversation.send(b"VALUE key 16 5\r\nvalue\r\nEND\r\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("soft", [False, True])
+def test_wait_for_the_commands_of_other_threads_has_the_same_limit(soft: bool) -> None:
+    events: list[CommandEvent] = []
+
+    def work() -> None:
+        expected = contextlib.nullcontext() if soft else contextlib.suppress(pylibmc.Error)
+        with within_the_limit(), expected:
+            assert mc.get("key") in ("value", None)
+
+    with fake(answers_late) as server:
+        mc = Client([server.address], fail_soft=soft, command_timeout=LIMIT)
+        mc.observe(events.append)
+        in_threads([work] * 6)
+    text = f"get was not sent to {server.address}: for 0.5 s, other threads used this client"
+    not_sent = [event for event in events if str(event.error).startswith(text)]
+    assert len(not_sent) >= 4  # one is answered, and one may be sent too late for an answer
+    assert {event.outcome for event in not_sent} == {"failure"}
 
 
 @tracing

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from forking import FORKS, succeeds
 from harness import eventually, in_threads, run_python, signal_handler, skip_if_not_spoken
+from interrupts import interrupted_everywhere, tracing
 from mortal import Mortal
 
 from mcpool_wsgi import Client
@@ -59,6 +60,18 @@ def test_gets_of_text_keys_reads_no_key_of_another_thread(address: str) -> None:
             assert mc.gets(key)[0] == key
 
     in_threads([lambda name=name: work(name) for name in "abcdefgh"])  # type: ignore[misc]
+
+
+@tracing
+def test_interrupt_of_a_command_that_gets_its_turn_later_keeps_no_turn(mc: Client) -> None:
+    def action() -> None:
+        mc._deadline = time.monotonic() - 1  # as if another command were running
+        mc.get("key")
+
+    def check() -> None:
+        assert not mc._turn._is_owned()  # type: ignore[attr-defined]
+
+    assert interrupted_everywhere(KeyboardInterrupt, action, check) > 50
 
 
 @pytest.mark.servers

@@ -2,7 +2,7 @@
 One connection to memcached: the commands, the keys, the door that all commands pass, what an
 error means, and the defaults.
 
-The class of clients is made of eight modules. Each has a class that inherits from the next:
+The class of clients is made of these modules. Each class inherits from the next:
 
 -   ``client``: the options, and clients like this one.
 -   ``behavior_commands``: the behaviors, of clones too.
@@ -10,7 +10,7 @@ The class of clients is made of eight modules. Each has a class that inherits fr
 -   ``server_commands``: those of no key.
 -   ``storing_commands``: those that store the value of one key.
 -   ``key_commands``: those of one key that store nothing.
--   ``connection``: the door.
+-   ``connection``, ``turns``: the door, and how commands wait before it.
 -   ``availability``: what follows a failure of memcached.
 
 Arguments and values:

@@ -6,8 +6,9 @@ The one door that all commands of a :class:`~mcpool_wsgi.Client` pass.
 
 -   **Forks.** No command goes out on a connection that another process opened.
 -   **Turns.** One command at a time is on a connection. Commands of other threads wait
-    for their turn. A command looks for a fork before it takes the lock, because in a child
-    the lock may be held for ever, by a thread that only the parent has.
+    for their turn (:mod:`mcpool_wsgi.client.turns`). A command looks for a fork before it takes
+    the lock, because in a child the lock may be held for ever, by a thread that only the parent
+    has.
 -   **Time.** A command that lasts longer than ``command_timeout`` is ended
     (:mod:`mcpool_wsgi.client.watchdog`).
 -   **In sync.** While a command runs, the connection counts as out of sync. Only a command
@@ -34,12 +35,10 @@ from .failures import MISS
 from .login import explained, log_in
 from .opened_here import opened_here
 from .run_again import confirmed, run_elsewhere
+from .turns import run_after_another
 from .watchdog import NEVER, watchdog
 
 _Self = TypeVar("_Self", bound="Connection")
-
-#: Seconds for a command whose deadline has passed while a signal handler was at work.
-GRACE = 0.01
 
 
 def disconnect_all(client: Connection) -> None:
@@ -100,12 +99,12 @@ class Connection(Availability):
         if self._process is not forks.current:
             here = self._here()
             return here._command(command, (here, *args[1:]), limit)
+        if limit is None:
+            limit = self._command_timeout
+        if self._deadline is not NEVER:
+            return run_after_another(self, command, args, limit)
         with self._turn:
-            if self._deadline is not NEVER:
-                return self._command_of_signal_handler(command, args, limit)
             is_sent = False
-            if limit is None:
-                limit = self._command_timeout
             deadline = monotonic() + limit
             try:
                 self._expired = False
@@ -157,32 +156,6 @@ class Connection(Availability):
         if self._listeners:
             self._tell(command, args, result, None, deadline - limit)
         return result
-
-    def _command_of_signal_handler(
-        self, command: Callable[..., Any], args: tuple[Any, ...], limit: float | None
-    ) -> Any:
-        """Run a command while another one of this client, which was interrupted, waits."""
-        began, deadline, expired = monotonic(), self._deadline, self._expired
-        self._deadline = NEVER
-        try:
-            return self._command(command, args, limit)
-        finally:
-            # The interrupted command does not know what this one has left on the connection.
-            if self._out_of_sync:
-                self._deadline = monotonic() + self._command_timeout
-                self._wake_watchdog()
-                self._disconnect()
-            # A deadline that had passed before is left of a command whose end was interrupted.
-            # One that has passed meanwhile is moved a little into the future, so that the watchdog
-            # ends the interrupted command.
-            self._deadline = max(deadline, monotonic() + GRACE) if deadline > began else NEVER
-            self._wake_watchdog()
-            self._expired = expired
-            self._out_of_sync = True
-
-    def _wake_watchdog(self) -> None:
-        if self._deadline < watchdog.wakes_at:
-            watchdog.wake()
 
     def _tell(
         self,

@@ -32,6 +32,10 @@ class CommandExpired(_Error):
     """A command took longer than ``command_timeout``."""
 
 
+class NoTurn(CommandExpired):
+    """Other threads used the client for nearly all of ``command_timeout``. Nothing was sent."""
+
+
 class Interrupted(_Error):
     """A signal ended the read. libmemcached has given the answer up."""
 

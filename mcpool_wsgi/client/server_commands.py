@@ -59,11 +59,14 @@ class ServerCommands(StoringCommands):
     def _ask_all_servers(self, command: Callable[..., Any], *args: Any) -> list[Any]:
         """The answers to a *command* without a key: one, or one from each server."""
         here = self._here()
+        if len(here.addresses) > 1:
+            return here._ask_each_server(command.__name__, *args)
+        if not here.binary:
+            return [here._command(command, (here, *args))]
         with here._turn:  # until it is over, no other thread sets no_block
             # With it, libmemcached looks for the end of the statistics for ever on a binary
             # connection. Nothing ends that, not even a shutdown of the socket.
-            hangs = here.binary and here._is_on("no_block")
-            if len(here.addresses) < 2 and not hangs:
+            if not here._is_on("no_block"):
                 return [here._command(command, (here, *args))]
         return here._ask_each_server(command.__name__, *args)
 

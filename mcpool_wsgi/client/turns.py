@@ -1,0 +1,90 @@
+"""
+Turns
+=====
+
+What a command does if another one is running on the same client: one of another thread, or one
+that was interrupted by the signal handler that this one comes from.
+
+A command waits for its turn. The wait is a part of its time: if nearly all of ``command_timeout``
+has gone, the command is not sent. A command of a signal handler does not wait, because the
+interrupted command cannot end before it.
+"""
+
+from __future__ import annotations
+
+import _thread
+from time import monotonic
+from typing import Any, Callable
+
+from . import failures
+from .watchdog import NEVER, watchdog
+
+#: Seconds for a command whose deadline has passed while a signal handler was at work.
+GRACE = 0.01
+
+Command = Callable[..., Any]
+
+
+def run_after_another(client: Any, command: Command, args: tuple[Any, ...], limit: float) -> Any:
+    """Run ``command(*args)`` on *client*, on which another command is running.
+
+    :param limit: seconds for the wait and the command.
+    :raises NoTurn: the turn did not come in time.
+    """
+    began = monotonic()
+    turn = client._turn
+    if turn._is_owned():
+        with turn:
+            return _run_in_signal_handler(client, command, args, limit)
+    try:
+        if turn.acquire(timeout=min(limit, _thread.TIMEOUT_MAX)):
+            with turn:  # it is released at the end of the block, whatever comes
+                turn.release()
+                left = began + limit - monotonic()
+                # With less, a server that is only slow would count as failed.
+                if left >= limit / 10:
+                    if client._deadline is not NEVER:  # an interrupt has left it
+                        return _run_in_signal_handler(client, command, args, left)
+                    return client._command(command, args, left)
+    except BaseException:
+        if turn._is_owned():  # an interrupt came right before the block
+            turn.release()
+        raise
+    error = failures.NoTurn(
+        f"{command.__name__} was not sent to {client._shown_addresses}: for {limit:g} s, other"
+        " threads used this client. Give each thread a client of its own, from a pool"
+    )
+    result = failures.result_of_failure(command.__name__, args)
+    if client._listeners:
+        client._tell(command, args, result, error, began)
+    if not client._fail_soft:
+        raise error
+    return result
+
+
+def _run_in_signal_handler(
+    client: Any, command: Command, args: tuple[Any, ...], limit: float
+) -> Any:
+    """Run a command while another one of this client, which was interrupted, waits."""
+    began, deadline, expired = monotonic(), client._deadline, client._expired
+    client._deadline = NEVER
+    try:
+        return client._command(command, args, limit)
+    finally:
+        # The interrupted command does not know what this one has left on the connection.
+        if client._out_of_sync:
+            client._deadline = monotonic() + client._command_timeout
+            _wake_watchdog(client)
+            client._disconnect()
+        # A deadline that had passed before is left of a command whose end was interrupted. One
+        # that has passed meanwhile is moved a little into the future, so that the watchdog ends
+        # the interrupted command.
+        client._deadline = max(deadline, monotonic() + GRACE) if deadline > began else NEVER
+        _wake_watchdog(client)
+        client._expired = expired
+        client._out_of_sync = True
+
+
+def _wake_watchdog(client: Any) -> None:
+    if client._deadline < watchdog.wakes_at:
+        watchdog.wake()
