@@ -142,7 +142,7 @@ class Connection(Availability):
                 forgiven = is_own and self._forgives(error)
                 result = failures.result_of_failure(command.__name__, args)
                 if self._listeners:
-                    self._tell(command, args, result, error, deadline - limit)
+                    tell(self, command, args, result, error, deadline - limit)
                 if not forgiven:
                     raise error
                 return result
@@ -154,19 +154,8 @@ class Connection(Availability):
                 # as one of a signal handler.
                 self._deadline = NEVER
         if self._listeners:
-            self._tell(command, args, result, None, deadline - limit)
+            tell(self, command, args, result, None, deadline - limit)
         return result
-
-    def _tell(
-        self,
-        command: Callable[..., Any],
-        args: tuple[Any, ...],
-        result: Any,
-        error: Exception | None,
-        began: float,
-    ) -> None:
-        seconds = monotonic() - began
-        tell(self._listeners, command.__name__, args[1:], result, error, seconds, self.addresses)
 
     def observe(self, listener: Listener) -> Callable[[], None]:
         """Call *listener* after each command of this client and of its clones, with a

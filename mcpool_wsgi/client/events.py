@@ -27,6 +27,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+from collections.abc import Iterable
+from time import monotonic
 from typing import Any, Callable, NamedTuple, TypeVar
 
 import pylibmc
@@ -35,10 +37,6 @@ from . import failures
 from .keys import Key
 
 logger: logging.Logger = logging.getLogger("mcpool_wsgi.client")
-
-_STORING = {"set", "add", "replace", "append", "prepend", "cas"}
-_STORING_MANY = {"set_multi", "add_multi"}
-_OF_EXISTING_KEYS = {"incr", "decr", "touch", "delete"}
 
 
 class CommandEvent(NamedTuple):
@@ -66,59 +64,94 @@ class CommandEvent(NamedTuple):
     key_names: list[Key]
 
 
+# Half the time of CommandEvent(...), and this is in the time of each command.
+_new_event = tuple.__new__
+
 Listener = Callable[[CommandEvent], object]
 _Function = TypeVar("_Function", bound=Callable[..., object])
 
 
 def tell(
-    listeners: list[Listener],
-    command: str,
+    client: Any,
+    command: Callable[..., Any],
     args: tuple[Any, ...],
     result: Any,
     error: Exception | None,
-    seconds: float,
-    servers: list[Any],
+    began: float,
 ) -> None:
-    """Tell all *listeners* of a *command* that has ended with *result* or *error*."""
-    keys = _keys(command, args)
-    outcome = _outcome(command, result, error, len(keys))
-    # Half the time of CommandEvent(...), and this is in the time of each command.
-    event = tuple.__new__(CommandEvent, (command, seconds, *outcome, error, servers, keys))
-    for listener in tuple(listeners):
+    """Tell the listeners of *client* of a *command* that has ended with *result* or *error*.
+
+    :param args: of the command. The first is the client.
+    :param began: when it did, in monotonic() time.
+    """
+    seconds = monotonic() - began
+    name = command.__name__
+    outcome, hits, misses, keys = _summaries.get(name, _done)(args, result)
+    if error is not None:
+        hits = misses = 0
+        outcome = _outcome_of_error(name, error)
+    event = _new_event(
+        CommandEvent,
+        (name, seconds, outcome, len(keys), hits, misses, error, client.addresses, keys),
+    )
+    for listener in tuple(client._listeners):
         try:
             listener(event)
         except Exception as failure:
             if failures.is_of_signal_handler(failure):
                 raise
-            logger.exception("a listener failed at %s", command)
+            logger.exception("a listener failed at %s", name)
 
 
-def _keys(command: str, args: tuple[Any, ...]) -> list[Key]:
-    if command == "get_multi" or command in _STORING_MANY:
-        return list(dict.fromkeys(filter(None, args[0])))  # one that was given twice is one key
-    return [args[0]] if args and command not in ("flush_all", "get_stats") else []
+def _outcome_of_error(command: str, error: Exception) -> str:
+    if isinstance(error, pylibmc.NotFound) and _summaries.get(command) is _used:
+        return "miss"
+    return "failure" if failures.is_unavailable(error) else "error"
 
 
-def _outcome(
-    command: str, result: Any, error: Exception | None, keys: int
-) -> tuple[str, int, int, int]:
-    """The outcome, the number of keys, hits and misses."""
-    if error is not None:
-        if command in _OF_EXISTING_KEYS and isinstance(error, pylibmc.NotFound):
-            return "miss", keys, 0, 0
-        return "failure" if failures.is_unavailable(error) else "error", keys, 0, 0
-    if command in ("get", "gets"):
-        return ("miss", keys, 0, 1) if result is failures.MISS else ("hit", keys, 1, 0)
-    if command == "get_multi":
-        hits = len(result)
-        return "hit" if hits else "miss", keys, hits, max(keys - hits, 0)
-    if command in _STORING:
-        return "stored" if result else "not stored", keys, 0, 0
-    if command in _STORING_MANY:
-        return "not stored" if result else "stored", keys, 0, 0
-    if command in _OF_EXISTING_KEYS:
-        return "miss" if result is False else "hit", keys, 0, 0
-    return "done", keys, 0, 0
+# What each kind of command has done: the outcome, hits, misses and the keys.
+_Summary = tuple[str, int, int, list[Key]]
+
+
+def _read(args: tuple[Any, ...], value: Any) -> _Summary:
+    if value is failures.MISS:
+        return "miss", 0, 1, [args[1]]
+    return "hit", 1, 0, [args[1]]
+
+
+def _read_many(args: tuple[Any, ...], found: dict[Key, Any]) -> _Summary:
+    keys = _different(args[1])
+    hits = len(found)
+    return "hit" if hits else "miss", hits, max(len(keys) - hits, 0), keys
+
+
+def _stored(args: tuple[Any, ...], is_stored: bool) -> _Summary:
+    return "stored" if is_stored else "not stored", 0, 0, [args[1]]
+
+
+def _stored_many(args: tuple[Any, ...], failed: list[Key]) -> _Summary:
+    return "not stored" if failed else "stored", 0, 0, _different(args[1])
+
+
+def _used(args: tuple[Any, ...], result: Any) -> _Summary:
+    return "miss" if result is False else "hit", 0, 0, [args[1]]
+
+
+def _done(args: tuple[Any, ...], result: Any) -> _Summary:
+    return "done", 0, 0, []
+
+
+def _different(keys: Iterable[Key]) -> list[Key]:
+    return list(dict.fromkeys(filter(None, keys)))  # one that was given twice is one key
+
+
+_summaries: dict[str, Callable[[tuple[Any, ...], Any], _Summary]] = {
+    **dict.fromkeys(("get", "gets"), _read),
+    **dict.fromkeys(("set", "add", "replace", "append", "prepend", "cas"), _stored),
+    **dict.fromkeys(("incr", "decr", "touch", "delete"), _used),
+    "get_multi": _read_many,
+    **dict.fromkeys(("set_multi", "add_multi"), _stored_many),
+}
 
 
 def observe(listeners: list[_Function], listener: _Function) -> Callable[[], None]:

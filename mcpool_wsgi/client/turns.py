@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Any, Callable
 
 from . import failures
+from .events import tell
 from .watchdog import NEVER, watchdog
 
 #: Seconds for a command whose deadline has passed while a signal handler was at work.
@@ -56,7 +57,7 @@ def run_after_another(client: Any, command: Command, args: tuple[Any, ...], limi
     )
     result = failures.result_of_failure(command.__name__, args)
     if client._listeners:
-        client._tell(command, args, result, error, began)
+        tell(client, command, args, result, error, began)
     if not client._fail_soft:
         raise error
     return result

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import threading
+from _thread import get_ident
 from bisect import bisect_left
+from operator import add
 from typing import Callable, NamedTuple
 
 from .. import forks
@@ -44,7 +46,7 @@ class Commands(NamedTuple):
 class Recorder:
     """Counts in :meth:`note`, which is the listener.
 
-    :param on_first: called at the first command of each name in each process, and at errors.
+    :param on_first: called at the first command of each name in each thread, and at errors.
     """
 
     def __init__(self, on_first: Callable[[], object]) -> None:
@@ -53,50 +55,51 @@ class Recorder:
         forks.reset_in_child(self)
 
     def _reset_in_child(self) -> None:
+        # By thread: each adds to rows of its own, so no command waits for a lock. A new thread may
+        # have the number of one that has ended, and goes on with its rows.
+        self._rows: dict[int, dict[str, list[float]]] = {}
+        self._up: bool | None = None
         # Reentrant, for signal handlers that use the pool.
         self._lock = threading.RLock()
-        self._rows: dict[str, list[float]] = {}
-        self._error_rows: dict[tuple[str, str], list[float]] = {}
-        self._up: bool | None = None
         self._highest: dict[str, int] = {}
 
     def note(self, event: CommandEvent) -> None:
         """A command has ended."""
-        row = self._rows.get(event.command)
-        if row is None or event.error is not None:
-            self._note_rare(event)
-            return
-        seconds = event.seconds
-        with self._lock:
-            row[bisect_left(BOUNDS, seconds)] += 1
-            row[SECONDS] += seconds
-            row[HITS] += event.hits
-            row[MISSES] += event.misses
-            self._up = True
-
-    def _note_rare(self, event: CommandEvent) -> None:
-        if event.command == "disconnect_all":
+        command = event.command
+        if command == "disconnect_all":
             return  # nothing is sent
-        self._on_first()  # not while the lock is held: that may want a lock of its own
-        with self._lock:
-            if event.error is None or event.outcome == "miss":
-                row = self._rows.setdefault(event.command, _new_row())
-            else:
-                key = event.command, type(event.error).__name__
-                row = self._error_rows.setdefault(key, _new_row())
-            row[bisect_left(BOUNDS, event.seconds)] += 1
-            row[SECONDS] += event.seconds
-            row[HITS] += event.hits
-            row[MISSES] += event.misses
-            if event.outcome != "error":  # that one may not have been sent
-                self._up = event.outcome != "failure"
+        is_error = event.error is not None and event.outcome != "miss"
+        if is_error:
+            self._on_first()
+            command = f"{command} {type(event.error).__name__}"
+        try:
+            row = self._rows[get_ident()][command]
+        except KeyError:
+            row = self._new_row(command)
+        seconds = event.seconds
+        row[bisect_left(BOUNDS, seconds)] += 1
+        row[SECONDS] += seconds
+        row[HITS] += event.hits
+        row[MISSES] += event.misses
+        if not is_error:
+            self._up = True
+        elif event.outcome == "failure":  # after another error, it may not have been sent
+            self._up = False
+
+    def _new_row(self, command: str) -> list[float]:
+        self._on_first()
+        rows = self._rows.setdefault(get_ident(), {})
+        return rows.setdefault(command, [0.0] * (len(BOUNDS) + 3))
 
     def commands(self) -> Commands:
         """A copy of what has been counted."""
-        with self._lock:
-            rows = {(command, ""): row.copy() for command, row in self._rows.items()}
-            rows.update((key, row.copy()) for key, row in self._error_rows.items())
-            return Commands(rows, self._up)
+        sums: dict[tuple[str, str], list[float]] = {}
+        for rows in list(self._rows.values()):
+            for key, row in list(rows.items()):
+                command, _, error = key.partition(" ")
+                before = sums.get((command, error), [0.0] * len(row))
+                sums[command, error] = list(map(add, before, row.copy()))
+        return Commands(sums, self._up)
 
     def rising(self, name: str, count: int) -> int:
         """The largest *count* so far under this *name*.
@@ -107,7 +110,3 @@ class Recorder:
         with self._lock:
             self._highest[name] = count = max(count, self._highest.get(name, 0))
         return count
-
-
-def _new_row() -> list[float]:
-    return [0.0] * (len(BOUNDS) + 3)
