@@ -81,6 +81,26 @@ def test_a_command_is_one_event(pool: ClientPool, events: list[Any], case: Case)
     assert 0 < events[0].seconds < 1
 
 
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda mc: mc.get(""),
+        lambda mc: mc.set("", 1),
+        lambda mc: mc.get_multi([]),
+        lambda mc: mc.get_multi([""]),
+        lambda mc: mc.set_multi({}),
+        lambda mc: mc.delete_multi([]),
+        lambda mc: mc.disconnect_all(),
+    ],
+)
+def test_a_command_that_sends_nothing_is_no_event(
+    pool: ClientPool, events: list[Any], run: Callable[[Any], object]
+) -> None:
+    with pool.reserve() as mc:
+        run(mc)
+    assert events == []
+
+
 @pytest.mark.parametrize("fail_soft", [False, True])
 def test_a_failure_is_told_with_its_error(fail_soft: bool) -> None:
     events: list[CommandEvent] = []

@@ -169,7 +169,6 @@ CASES: list[Case] = [
         {OUTCOME: "not stored", BATCH_SIZE: 3},
     ),
     (lambda mc: mc.set_multi({"a": 1}), "set", {OUTCOME: "stored"}),
-    (lambda mc: mc.set_multi({}), "BATCH set", {OUTCOME: "stored", BATCH_SIZE: 0}),
     (lambda mc: mc.flush_all(), "flush_all", {OUTCOME: "done"}),
     (lambda mc: mc.get_stats(), "get_stats", {OUTCOME: "done"}),
 ]

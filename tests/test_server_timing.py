@@ -38,6 +38,7 @@ def test_header_counts_commands_and_misses(mc: Client, lazy: bool, stream: bool)
         cache.get("key")
         client.get_multi(["key", "a", "b"])
         client.disconnect_all()  # sends nothing
+        client.get_multi([])
         started(start_response)
         client.get("uncounted")
         yield b"body"

@@ -17,6 +17,8 @@ looks whether somebody does.
 ``incr_multi`` and ``delete_multi`` are one event for each key, an ``incr`` or a ``delete``. With
 several servers, ``flush_all`` and ``get_stats`` are one event for each server.
 
+A command that sends nothing is no event: ``disconnect_all``, and one with no key or an empty one.
+
 A listener is called in the thread of the command, after it. If it raises an exception, that is
 logged, and the command goes on. An exception that a signal handler raises meanwhile reaches the
 caller.
@@ -90,6 +92,8 @@ def tell(
     if error is not None:
         hits = misses = 0
         outcome = _outcome_of_error(name, error)
+    elif not any(keys) and name not in _WITHOUT_KEYS:
+        return  # nothing was sent
     event = _new_event(
         CommandEvent,
         (name, seconds, outcome, len(keys), hits, misses, error, client.addresses, keys),
@@ -145,6 +149,7 @@ def _different(keys: Iterable[Key]) -> list[Key]:
     return list(dict.fromkeys(filter(None, keys)))  # one that was given twice is one key
 
 
+_WITHOUT_KEYS = {"flush_all", "get_stats"}
 _summaries: dict[str, Callable[[tuple[Any, ...], Any], _Summary]] = {
     **dict.fromkeys(("get", "gets"), _read),
     **dict.fromkeys(("set", "add", "replace", "append", "prepend", "cas"), _stored),

@@ -66,8 +66,6 @@ class Recorder:
     def note(self, event: CommandEvent) -> None:
         """A command has ended."""
         command = event.command
-        if command == "disconnect_all":
-            return  # nothing is sent
         is_error = event.error is not None and event.outcome != "miss"
         if is_error:
             self._on_first()

@@ -69,7 +69,7 @@ class ServerTiming:
 
     def _note(self, event: CommandEvent) -> None:
         timing = self._timing.get()
-        if timing is not None and event.command != "disconnect_all":  # which sends nothing
+        if timing is not None:
             timing.note(event)
 
     def _run(self, timing: _Timing, function: Callable[..., Any], *args: Any) -> Any:

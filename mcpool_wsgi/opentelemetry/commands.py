@@ -42,7 +42,7 @@ class Commands:
     def __call__(self, event: CommandEvent) -> None:
         end = time_ns()
         context = get_current()
-        if event.command == "disconnect_all" or is_suppressed(context):
+        if is_suppressed(context):
             return
         server = event.servers[0] if len(event.servers) == 1 else None
         name, common = _named(_operation(event), server)

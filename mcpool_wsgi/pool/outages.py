@@ -105,7 +105,7 @@ class Outages:
         """A command of the pool has ended, while there is an outage."""
         if event.outcome == "failure":
             self._note_server(event)
-        if not _shows_an_answer(event):
+        if event.outcome in ("failure", "error"):  # an error may come from before the wire
             return
         with self._lock:
             now = monotonic()
@@ -154,11 +154,3 @@ class Outages:
 
 def _nothing() -> None:
     """In the place of a reference to what is not there."""
-
-
-def _shows_an_answer(event: CommandEvent) -> bool:
-    """Whether a server has answered. An error may come from before the wire."""
-    if event.outcome in ("failure", "error"):
-        return False
-    # Nothing is sent for an empty key.
-    return event.command in ("flush_all", "get_stats") or any(event.key_names)

@@ -81,8 +81,6 @@ class History:
 
     def note(self, event: CommandEvent) -> None:
         """Count a command."""
-        if event.command == "disconnect_all":
-            return  # nothing is sent
         with self._lock:
             is_new = monotonic() >= self._ends
             if is_new:
