@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import re
@@ -24,7 +25,8 @@ from mcpool_wsgi import (
     ThreadMappedPool,
     get_client,
 )
-from mcpool_wsgi.pool.holders import find_holders
+from mcpool_wsgi.pool import holders
+from mcpool_wsgi.pool.holders import find_holders, requests_of
 
 
 class Barrier:
@@ -103,6 +105,23 @@ def test_holder_names_the_request_the_thread_and_the_place(
             f"{holder.seconds:.1f} s by worker-3, POST {path}, at {holder.frames[0]}"
         )
     assert pool.holders() == []
+
+
+def test_request_that_begins_during_the_search_is_not_taken_for_the_holder(
+    mc: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = ClientPool(mc, 1)
+    slow = contextlib.ExitStack()
+    slow.enter_context(holding(serving(pool, "/slow"), "worker-1"))
+    with contextlib.ExitStack() as quick:
+
+        def search(slots: Any) -> Any:
+            slow.close()
+            quick.enter_context(holding(serving(pool, "/quick"), "worker-2"))
+            return requests_of(slots)
+
+        monkeypatch.setattr(holders, "requests_of", search)
+        assert pool.holders() == []
 
 
 @pytest.mark.parametrize("pool_class", [ClientPool, ThreadMappedPool])

@@ -93,6 +93,7 @@ def find_holders(slots: Iterable[Slot], longer_than: float = 0.0) -> list[Holder
                 _places(frames.get(thread)),
             )
             for since, thread, slot in held
+            if slot.since == since  # or another request may have it, which began meanwhile
         ]
     finally:
         frames.clear()  # one of them is this one, which would be a circle
