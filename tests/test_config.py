@@ -275,6 +275,15 @@ def test_other_urls_are_refused_and_not_shown(url: str) -> None:
     assert "sec" not in str(caught.value)
 
 
+@pytest.mark.parametrize("url", [None, b"memcached://me:secret@cache"])
+def test_url_that_is_no_text_is_refused_and_not_shown(url: Any) -> None:
+    """None is what os.environ.get() returns for a variable that is not set."""
+    error = rf"^the URL of a memcached is a str like .*, not {type(url).__name__}$"
+    for function in (client_from_url, functools.partial(pool_from_url, n_slots=1)):
+        with pytest.raises(TypeError, match=error):
+            function(url)
+
+
 @pytest.mark.parametrize(
     ("url", "what"),
     [

@@ -31,6 +31,7 @@ def client_from_url(url: str) -> Client:
 
     :raises ImportError: the source needs dnspython, which is not installed.
     :raises OSError: the source does not tell the servers within a second.
+    :raises TypeError: *url* is no str.
     :raises ValueError: *url* has another form, or an option in it is unknown or wrong.
     """
     return client_for_now(*_options_in(url))
@@ -51,6 +52,10 @@ def pool_from_url(
 
 def _options_in(url: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options and the behaviors in *url*."""
+    if not isinstance(url, str):  # not shown either: bytes may contain a password
+        raise TypeError(
+            f"the URL of a memcached is a str like 'memcached://host', not {type(url).__name__}"
+        )
     match = _URL.fullmatch(url)
     path = match["path"] if match and match["path"] != "/" else None
     if match is None or bool(match["hosts"]) is bool(path):
