@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import threading
 import time
@@ -420,6 +421,13 @@ def test_system_is_asked_for_a_name_that_dns_does_not_know(system_names: Nameser
     assert system_names.questions[0][0].startswith("localhost")
     with pytest.raises(OSError, match="does not exist"):
         source_of("dns+localhost", system_names.resolver()).ask(1)
+
+
+@pytest.mark.usefixtures("without_dnspython")
+@pytest.mark.parametrize("source", ["dns+cache.invalid", "127.0.0.1:1"])
+def test_error_of_a_look_up_names_the_source(source: str) -> None:
+    with pytest.raises(OSError, match=rf"^no answer from {re.escape(source)}: \[Errno "):
+        look_up(source)
 
 
 def test_system_is_asked_if_it_has_no_name_server_of_its_own(

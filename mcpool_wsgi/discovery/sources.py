@@ -62,4 +62,8 @@ def look_up(source: str, timeout: float = 1.0) -> list[str]:
     :raises OSError: there is no answer in time, or it has no servers.
     :raises ValueError: *source* means no source, or the answer is wrong.
     """
-    return source_of(source).ask(timeout).servers
+    found = source_of(source)
+    try:
+        return found.ask(timeout).servers
+    except OSError as error:  # which does not name the source
+        raise OSError(f"no answer from {source}: {error}") from error
