@@ -437,6 +437,12 @@ def test_paste_loads_the_pool_with_a_client_per_thread(
         assert pools[-1].stats().slots is None
 
 
+@pytest.mark.parametrize("kind", ["bounded", "thread-mapped"])
+def test_pool_from_paste_may_have_a_name(kind: str, pools: list[Any], tmp_path: Path) -> None:
+    load(tmp_path, f"servers = cache\nsize = 1\npool = {kind}\nname = sessions")
+    assert pools[0].name == "sessions"
+
+
 def test_default_servers_are_those_of_the_environment(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

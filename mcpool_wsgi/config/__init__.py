@@ -71,6 +71,7 @@ These are the options. One that is left out has the default of its class.
 ``allow_pickle``                    the same
 ``behaviors.*``                     the same; in a query without ``behaviors.``
 ``pool``                            ``bounded``, the default, or ``thread-mapped``
+``name``                            of the pool: log lines show it
 ``size``, ``timeout``               of the bounded pool; ``size`` is its ``n_slots``
 ``environ_key``, ``lazy``           of :class:`~mcpool_wsgi.MemcachedPoolMiddleware`
 ``slow_after``, ``server_timing``   the same

@@ -89,6 +89,7 @@ CLIENT: Parsers = {
 }
 POOL: Parsers = {
     "pool": _one_of(["bounded", "thread-mapped"]),
+    "name": _text,
     "size": _matching("0*[1-9][0-9]{0,8}", "a positive integer", int),
     "timeout": _matching(_NUMBER, "a number of seconds", float),
 }

@@ -37,10 +37,10 @@ def filter_factory(
     address = {} if "servers" in options else address_in(os.environ)
     make_pool: Callable[[Client], Pool]
     if options.get("pool") == "thread-mapped":
-        make_pool = ThreadMappedPool
+        make_pool = functools.partial(ThreadMappedPool, **part(options, ["name"]))
     elif "size" in options:
         make_pool = functools.partial(
-            ClientPool, n_slots=options["size"], **part(options, ["timeout"])
+            ClientPool, n_slots=options["size"], **part(options, ["timeout", "name"])
         )
     else:
         raise ValueError("size is missing; use the number of threads that serve requests")
