@@ -40,12 +40,12 @@ def test_header_counts_commands_and_misses(mc: Client, lazy: bool, stream: bool)
         client.disconnect_all()  # sends nothing
         client.get_multi([])
         started(start_response)
-        client.get("uncounted")
         yield b"body"
+        client.get("uncounted")
 
     def app(environ: dict[str, Any], start_response: Any) -> Any:
         chunks = generate(environ, start_response)
-        return chunks if stream else list(chunks)
+        return chunks if stream else [next(chunks)]
 
     for _ in range(2):  # the second request does not count what the first has done
         response = answer(app, pool, lazy=lazy)
@@ -53,6 +53,42 @@ def test_header_counts_commands_and_misses(mc: Client, lazy: bool, stream: bool)
         assert own == "db;dur=5"
         assert re.fullmatch(r'memcached;dur=\d+\.\d;desc="5 commands, 4 misses"', ours)
         assert response.text == "body"
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("kind", ["list", "generator", "write"])
+def test_app_may_call_start_response_before_its_commands(
+    mc: Client, lazy: bool, kind: str
+) -> None:
+    def generate(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        write = start_response("200 OK", [("Content-Type", "text/plain")])
+        get_client(environ).get("missing")
+        if kind == "write":
+            write(b"bo")
+            get_client(environ).get("uncounted")
+            write(b"dy")
+        yield b"" if kind == "write" else b"body"
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        chunks = generate(environ, start_response)
+        return list(chunks) if kind == "list" else chunks
+
+    response = answer(app, ClientPool(mc, 1), lazy=lazy)
+    assert response.headers["Server-Timing"].endswith('desc="1 command, 1 miss"')
+    assert response.text == "body"
+
+
+def test_server_gets_a_start_response_before_an_error_of_the_app(pool: ClientPool) -> None:
+    started: list[Any] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        raise ZeroDivisionError
+
+    middleware: Any = MemcachedPoolMiddleware(app, pool, server_timing=True)
+    with pytest.raises(ZeroDivisionError):
+        middleware({}, lambda *args: started.append(args))
+    assert started == [("200 OK", [])]
 
 
 def test_header_counts_failures_and_has_singular_forms() -> None:

@@ -3,7 +3,8 @@ Server-Timing
 =============
 
 With ``server_timing=True`` the middleware adds a header that says what memcached did for the
-request, until the headers were sent. The developer tools of browsers show it.
+request. The developer tools of browsers show it. It has the commands until the app has returned
+or, if the app calls ``start_response()`` later, as a generator does, until the first chunk.
 
 .. code-block:: text
 
@@ -17,7 +18,6 @@ See https://www.w3.org/TR/server-timing/.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Callable
@@ -59,6 +59,39 @@ def _counted(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
 
 
+class _Start:
+    """The ``start_response()`` of the app, which the server gets as late as possible.
+
+    Apps call it before their commands, too.
+    """
+
+    def __init__(self, start_response: StartResponse, timing: _Timing) -> None:
+        self._start_response: Callable[..., Any] = start_response
+        self._timing = timing
+        self._given: tuple[Any, ...] | None = None  # until it is passed on
+        self._server_write: Any = None
+
+    def __call__(
+        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
+    ) -> Callable[[bytes], object]:
+        self.pass_on()
+        self._given = (status, headers) if exc_info is None else (status, headers, exc_info)
+        if exc_info is not None:
+            self.pass_on()  # the server raises it if the headers were sent
+        return self.write
+
+    def pass_on(self) -> None:
+        if self._given is not None:
+            (status, headers, *exc_info), self._given = self._given, None
+            if self._timing.commands:
+                headers = [*headers, self._timing.header()]
+            self._server_write = self._start_response(status, headers, *exc_info)
+
+    def write(self, data: bytes) -> object:
+        self.pass_on()
+        return self._server_write(data)
+
+
 class ServerTiming:
     """Adds the header to the responses of *app*, for the commands on clients of *pool*."""
 
@@ -82,16 +115,13 @@ class ServerTiming:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         timing = _Timing()
+        start = _Start(start_response, timing)
 
-        def timing_start_response(
-            status: str, headers: list[tuple[str, str]], exc_info: Any = None
-        ) -> Any:
-            if timing.commands:
-                headers = [*headers, timing.header()]
-            if exc_info is None:
-                return start_response(status, headers)
-            return start_response(status, headers, exc_info)
+        def run(function: Callable[..., Any], *args: Any) -> Any:
+            try:
+                return self._run(timing, function, *args)
+            finally:
+                start.pass_on()
 
-        run = functools.partial(self._run, timing)
-        response: Any = run(self._app, environ, timing_start_response)
+        response: Any = run(self._app, environ, start)
         return chunks_run_by(run, environ, response)  # type: ignore[no-any-return]
