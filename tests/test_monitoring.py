@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from harness import eventually
@@ -64,6 +65,28 @@ def test_alerts_ignore_a_blip_and_fire_in_an_outage_and_for_an_exhausted_pool() 
         command = [needed("promtool"), *arguments]
         done = subprocess.run(command, cwd=MONITORING, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_dashboard_shows_the_share_in_use_of_the_clients_that_have_a_limit(tmp_path: Path) -> None:
+    """A ThreadMappedPool has none."""
+    query = QUERIES["Clients in use (stat) A"].replace("$job", ".*").replace("$pool", ".*")
+    name = "db_client_connection_pool_name"
+    figures = {
+        f'db_client_connections{{{name}="bounded", db_client_connection_state="used"}}': 3,
+        f'db_client_connections{{{name}="bounded", db_client_connection_state="idle"}}': 1,
+        f'db_client_connection_max{{{name}="bounded"}}': 12,
+        f'db_client_connections{{{name}="by thread", db_client_connection_state="used"}}': 30,
+    }
+    test = {
+        "input_series": [{"series": of, "values": f"{value}x3"} for of, value in figures.items()],
+        "promql_expr_test": [{"expr": query, "eval_time": "1m", "exp_samples": [{"value": 0.25}]}],
+    }
+    file = tmp_path / "test.yml"
+    file.write_text(json.dumps({"tests": [test]}))  # which is YAML, too
+    command = [needed("promtool"), "test", "rules", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @contextmanager
