@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import re
 import threading
 import time
@@ -184,6 +185,24 @@ def test_path_of_a_request_cannot_forge_log_lines(mc: Client) -> None:
     with holding(serving(pool, "/caf\xc3\xa9\r\nWARNING all is well"), "worker"):
         (holder,) = pool.holders()
         assert holder.request == "POST /café??WARNING all is well"
+
+
+def test_name_of_a_thread_cannot_forge_log_lines(mc: Client) -> None:
+    pool = ClientPool(mc, 1)
+    with holding(serving(pool, "/slow"), "upload of é\nWARNING all is well"):
+        (holder,) = pool.holders()
+        assert holder.thread == "upload of é?WARNING all is well"
+
+
+def test_holder_in_a_file_whose_path_is_no_utf_8_is_shown(mc: Client) -> None:
+    pool = ClientPool(mc, 1)
+    source = "def work(barrier):\n    with pool.reserve():\n        barrier.stay()"
+    names: dict[str, Any] = {"pool": pool}
+    exec(compile(source, os.fsdecode(b"/srv/caf\xe9/app.py"), "exec"), names)
+    with holding(names["work"], "worker"):
+        (holder,) = pool.holders()
+        assert holder.frames[1] == "/srv/caf?/app.py:3 in work"
+        assert str(holder).isprintable()
 
 
 def test_first_timeout_logs_the_holders(mc: Client, caplog: pytest.LogCaptureFixture) -> None:

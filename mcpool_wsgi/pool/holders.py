@@ -88,7 +88,7 @@ def find_holders(slots: Iterable[Slot], longer_than: float = 0.0) -> list[Holder
             Holder(
                 now - since,
                 since,
-                names.get(thread, f"thread {thread}"),
+                _printable(names.get(thread, f"thread {thread}")),
                 requests.get(id(slot)),
                 _places(frames.get(thread)),
             )
@@ -134,7 +134,8 @@ def _path(environ: dict[str, Any]) -> str:
 
 
 def _printable(text: str) -> str:
-    # Some servers take any method, and what is no printable character must not reach a log.
+    # Some servers take any method, an app may name a thread after what a user sends, and a path
+    # may be no UTF-8. What is no printable character must reach neither a log nor a page.
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
@@ -144,6 +145,7 @@ def _places(frame: FrameType | None) -> tuple[str, ...]:
     while frame is not None and len(places) < FRAMES:
         code = frame.f_code
         if not code.co_filename.startswith(("<frozen", *_OTHER_CODE)):
-            places.append(f"{code.co_filename}:{frame.f_lineno} in {code.co_name}")
+            place = f"{code.co_filename}:{frame.f_lineno} in {code.co_name}"
+            places.append(_printable(place))
         frame = frame.f_back
     return tuple(places)
