@@ -6,6 +6,7 @@ import base64
 import hashlib
 import os
 import re
+import socket
 
 import pytest
 from status_page import Page
@@ -44,7 +45,10 @@ def test_other_formats_are_refused(pool: ClientPool) -> None:
 
 def test_another_process_is_left_to_answer_for_itself(pool: ClientPool) -> None:
     app = TestApp(StatusApp(pool))
+    own = f"{os.getpid()}@{socket.gethostname()}"
+    assert f'<html lang="en" data-process="{own}">' in app.get(f"/?process={own}").text
     assert app.get(f"/?process={os.getpid()}").status_int == 200
+    app.get(f"/?process={os.getpid()}@another-container", status=204)
     response = app.get("/?process=1", status=204)
     assert response.body == b""
     assert response.headers["Cache-Control"] == "no-store"

@@ -28,8 +28,9 @@ the same time, on new connections and for one second at most, so it works while 
 However many people look, it collects its figures once per second.
 
 It shows the pools of one process: the one that answers. Each worker process has pools of its own.
-With ``?process=PID`` all other processes answer ``204`` and no content. The page uses this to stay
-with one process.
+With ``?process=PID`` all other processes answer ``204`` and no content. With ``?process=PID@HOST``
+those of other machines do, too: in containers, many processes have the same ID. The page uses this
+to stay with one process.
 
 If all threads of the server wait for a client, none is left to serve the page. Then a server of
 its own helps. It listens on this machine only, and each worker process has an address of its own:

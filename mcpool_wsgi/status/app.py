@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -64,7 +65,8 @@ class StatusApp:
         wanted = request.args.get("format", "html")
         if wanted not in ("html", "json"):
             return Response(f"format must be html or json, not {wanted!r}.\n", 400)
-        if request.args.get("process", (pid := str(os.getpid()))) != pid:
+        pid = str(os.getpid())
+        if request.args.get("process", pid) not in (pid, f"{pid}@{socket.gethostname()}"):
             response = Response(status=204)
             del response.headers["Content-Type"]
             return response
