@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
-from harness import in_threads
+from harness import eventually, in_threads
 from status_page import facts
 
 from mcpool_wsgi import Client, ClientPool, PoolTimeout
@@ -81,6 +83,21 @@ def test_waits_are_spread_over_the_time_since_the_last_sample(mc: Client, clock:
     # 295 of 3000 seconds are left.
     assert past.look()["total"]["timeouts"] == 98
     assert past.look()["last_minute"]["timeouts"] == sum(past.look()["steps"]["timeouts"][-12:])
+
+
+def test_no_step_has_more_timeouts_than_waits(mc: Client, clock: Clock) -> None:
+    pool = ClientPool(mc, 1)
+    past = history.History(pool)
+    with pool.reserve():
+        waiter = threading.Thread(target=lambda: pool.reserve().__enter__())
+        waiter.start()
+        eventually(lambda: pool.stats().waiting == 1)
+        with pytest.raises(PoolTimeout):
+            pool.reserve(timeout=0).__enter__()
+    waiter.join(10)
+    clock.now += 15
+    assert past.look()["steps"]["waits"] == [0, 2, 0, 0]
+    assert past.look()["steps"]["timeouts"] == [0, 1, 0, 0]
 
 
 def test_first_command_of_a_step_takes_a_sample(mc: Client, clock: Clock) -> None:

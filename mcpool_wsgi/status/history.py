@@ -74,7 +74,8 @@ class History:
         self._began = self._sampled = monotonic()
         self._ends = self._began + STEP  # the running step
         self._steps = deque([Counts()], maxlen=STEPS)
-        self._waits, self._timeouts = waits, timeouts  # at the last sample
+        # At the last sample: the waits that ended with a slot, and the others.
+        self._served, self._timeouts = waits - timeouts, timeouts
 
     def _reset_in_child(self) -> None:
         self._begin(0, 0)  # as the statistics of the pool
@@ -110,15 +111,19 @@ class History:
         with self._lock:
             now = monotonic()
             self._move()
-            self._spread("waits", stats.waits - self._waits, now)
-            self._spread("timeouts", stats.timeouts - self._timeouts, now)
+            served = stats.waits - stats.timeouts
+            self._spread(served - self._served, now, "waits")
+            self._spread(stats.timeouts - self._timeouts, now, "waits", "timeouts")
             # Another thread may have read later, and been here first.
-            self._waits = max(self._waits, stats.waits)
+            self._served = max(self._served, served)
             self._timeouts = max(self._timeouts, stats.timeouts)
             self._sampled = now
 
-    def _spread(self, name: str, number: int, now: float) -> None:
-        """Add *number* to the steps since the last sample, in proportion to their time."""
+    def _spread(self, number: int, now: float, *names: str) -> None:
+        """Add *number* to the steps since the last sample, in proportion to their time.
+
+        :param names: the counts that it is added to.
+        """
         if number <= 0:
             return
         length = max(now - self._sampled, 1e-6)
@@ -127,7 +132,8 @@ class History:
         for step in self._steps:
             end = min(end + STEP, now)
             due = max(done, round(number * (end - self._sampled) / length))
-            setattr(step, name, getattr(step, name) + due - done)
+            for name in names:
+                setattr(step, name, getattr(step, name) + due - done)
             done = due
 
     def look(self) -> dict[str, Any]:
