@@ -37,7 +37,7 @@ from mcpool_wsgi import (
     status,
 )
 from mcpool_wsgi.devserver import Memcached
-from mcpool_wsgi.status import StatusApp, report
+from mcpool_wsgi.status import StatusApp, report, servers
 from mcpool_wsgi.status.servers import Question
 
 pytestmark = pytest.mark.slow
@@ -396,6 +396,25 @@ def test_server_that_is_late_is_not_asked_again_meanwhile() -> None:
     over.set()
     eventually(lambda: facts(app)["servers"][0]["items"] == 7)
     assert facts(app)["servers"][0]["bytes"] is None
+
+
+def test_late_answer_is_not_shown_when_it_is_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: queue.SimpleQueue[None] = queue.SimpleQueue()
+    over = threading.Event()
+
+    class Late(Mute):
+        def get_stats(self) -> Any:
+            begun.put(None)
+            over.wait(10)
+            return [(b"late", {"curr_items": b"%d" % begun.qsize()})]
+
+    app = StatusApp(ClientPool(Late(), 1))
+    assert facts(app)["servers"][0]["error"] == "no answer within 1 s"
+    (question,) = (each for each in threading.enumerate() if isinstance(each, Question))
+    over.set()
+    question.join(10)
+    monkeypatch.setattr(servers, "LATE", 0)
+    assert facts(app)["servers"][0]["items"] == 2
 
 
 def test_page_works_if_no_thread_can_be_started(

@@ -21,6 +21,7 @@ from .history import hit_rate
 
 LIMIT = 1.0  # seconds for all servers together
 COMMAND_LIMIT = 0.8  # for one: a client then says what was wrong before LIMIT is over
+LATE = 10.0  # seconds: an answer that came after LIMIT is for a look within this time
 
 #: The figures of a server, and the names that memcached has for them.
 FIGURES = {
@@ -47,6 +48,7 @@ class Question(threading.Thread):
         self.found: list[tuple[bytes, dict[str, bytes]]] = []
         # Only its text: an exception would keep the client, and with it the connection.
         self.error: str | None = None
+        self._ended: float | None = None
 
     def run(self) -> None:
         try:
@@ -56,6 +58,11 @@ class Question(threading.Thread):
             self.found = client.get_stats()
         except Exception as error:
             self.note(error)
+        self._ended = monotonic()
+
+    def is_old(self) -> bool:
+        """Whether the answer is of the past."""
+        return self._ended is not None and monotonic() - self._ended > LATE
 
     def _note_event(self, event: CommandEvent) -> None:
         if event.error is not None:
@@ -94,7 +101,8 @@ class Servers:
 
     def _begin(self, address: str, make_client: Callable[[], Any]) -> None:
         # One that is late, because it looks up a name perhaps, is not asked again meanwhile.
-        if address not in self._under_way:
+        question = self._under_way.get(address)
+        if question is None or question.is_old():
             self._under_way[address] = question = Question(make_client)
             try:
                 question.start()
