@@ -237,6 +237,9 @@ def test_failure_keeps_the_servers_and_is_logged_once(
         names.records, names.hangs, names.fails_with = good.copy(), False, {}
         eventually(lambda: f"{source} answers again" in caplog.text)
         assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+        begin, end = (record.getMessage() for record in caplog.records)
+        assert begin.startswith(f"{pool.name}: keeping the servers, no answer from {source}: ")
+        assert end == f"{pool.name}: {source} answers again"
         assert servers_of(pool) == before
     assert pool.stats().clients_renewed == {}
 

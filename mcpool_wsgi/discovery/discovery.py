@@ -80,7 +80,8 @@ class Discovery:
             raise TypeError(f"pool must have a method set_servers(), and {pool!r} has none")
         self._source = source_of(source, resolver)
         self._pool = pool
-        self._name = source
+        self._source_name = source
+        self._pool_name = getattr(pool, "name", type(pool).__name__)
         self._interval = checked_seconds("interval", interval)
         self._min_interval = min(checked_seconds("min_interval", min_interval), self._interval)
         self._timeout = checked_seconds("timeout", timeout)
@@ -135,12 +136,13 @@ class Discovery:
         if not answer.means_the_same_as(self._answer):
             self._pool.set_servers(answer.servers)
             self._answer = answer
-            logger.info("%s: %s", self._name, ", ".join(answer.servers))
+            servers = ", ".join(answer.servers)
+            logger.info("%s: %s: %s", self._pool_name, self._source_name, servers)
         ttl = self._interval if answer.ttl is None else answer.ttl
         self._wait = min(max(ttl, self._min_interval), self._interval)
         if self._failing:
             self._failing = False
-            logger.info("%s answers again", self._name)
+            logger.info("%s: %s answers again", self._pool_name, self._source_name)
 
     def _note_failure(self, error: Exception) -> None:
         if self._failing:
@@ -148,7 +150,12 @@ class Discovery:
         else:
             self._failing = True
             self._wait = self._min_interval
-            logger.warning("keeping the servers, no answer from %s: %r", self._name, error)
+            logger.warning(
+                "%s: keeping the servers, no answer from %s: %r",
+                self._pool_name,
+                self._source_name,
+                error,
+            )
 
     def _begin(self) -> None:
         self._poll = poll = _Poll()
@@ -188,7 +195,9 @@ class Discovery:
             try:
                 self._begin()
             except RuntimeError as error:  # no thread can be started, and the child works without
-                logger.warning("%s is not asked any more: %r", self._name, error)
+                logger.warning(
+                    "%s: %s is not asked any more: %r", self._pool_name, self._source_name, error
+                )
 
 
 def _stop_all() -> None:
