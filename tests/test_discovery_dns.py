@@ -76,6 +76,7 @@ def test_ipv4_addresses_that_dns_does_not_tell_do_not_become_ipv6_addresses(
     pool = a_pool()
     names.records.update({(NAME, "A"): ["10.0.0.1"], (NAME, "AAAA"): ["fe80::1"]})
     with following(pool, f"dns+{NAME}", names, timeout=0.1):
+        eventually(lambda: servers_of(pool) == ["10.0.0.1:11211"])  # on a busy machine, later
         if how == "hangs":
             names.hangs_for = {"A"}
         else:
@@ -228,7 +229,8 @@ def test_failure_keeps_the_servers_and_is_logged_once(
     }
     names.records = good.copy()
     with following(pool, source, names, timeout=0.1):
-        before = servers_of(pool)
+        eventually(lambda: len(servers_of(pool)) == 2)  # on a busy machine, later
+        before, renewed = servers_of(pool), pool.stats().clients_renewed
         caplog.clear()
         fails(names, how)
         asked(names, 8)
@@ -241,7 +243,7 @@ def test_failure_keeps_the_servers_and_is_logged_once(
         assert begin.startswith(f"{pool.name}: keeping the servers, no answer from {source}: ")
         assert end == f"{pool.name}: {source} answers again"
         assert servers_of(pool) == before
-    assert pool.stats().clients_renewed == {}
+    assert pool.stats().clients_renewed == renewed
 
 
 @pytest.mark.parametrize("source", [f"dns+{NAME}", f"dnssrv+{SERVICE}"])
