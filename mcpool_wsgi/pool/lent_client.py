@@ -110,7 +110,7 @@ class LentClient(BorrowedCommands, Reservation):
     def _own_client(self) -> Any:
         """A client of this reservation alone, in the place of the slot's."""
         self._use()  # reserves a lazy client
-        with self._lock("setting"):
+        with self._lock():
             return self._client if getattr(self, "_has_own_client", False) else self._make_own()
 
     def _make_own(self) -> Any:
@@ -136,14 +136,14 @@ class LentClient(BorrowedCommands, Reservation):
             self.release()
         return own
 
-    def _lock(self, purpose: str) -> AbstractContextManager[Any]:
-        """A lock for the threads of one request.
+    def _lock(self) -> AbstractContextManager[Any]:
+        """The lock of the threads of one request.
 
         Those of a forked child have a lock of their own, because a thread of the parent may hold
         the parent's for ever.
         """
         lock = threading.RLock()
-        return self.__dict__.setdefault(f"_{purpose}_in_{os.getpid()}", lock)  # type: ignore[no-any-return]
+        return self.__dict__.setdefault(f"_lock_of_{os.getpid()}", lock)  # type: ignore[no-any-return]
 
 
 class LazyClient(LentClient):
@@ -174,7 +174,7 @@ class LazyClient(LentClient):
             forks.check_process()
             if not self._asked_at:
                 self._asked_at = monotonic()
-            with self._lock("reserving"):  # several threads of one request have one slot
+            with self._lock():  # several threads of one request have one slot
                 if self._client is NOT_RESERVED:
                     self._reserve_for_all_threads()
         return self._client
