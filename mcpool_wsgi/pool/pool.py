@@ -100,9 +100,9 @@ class Pool:
             reservation._pool = self
             reservation._client = NOT_RESERVED
         if timeout is not None:
-            reservation._wait_at_most(checked_seconds("timeout", timeout, zero=True))
+            reservation._timeout = checked_seconds("timeout", timeout, zero=True)
         if not block:
-            reservation._wait_at_most(0)
+            reservation._timeout = 0.0
         return reservation
 
     def _reserve_lazily(self) -> LentClient:

@@ -149,10 +149,6 @@ class Reservation(SlotHolder):
             return 0.0
         return getattr(self, "_timeout", self._pool.timeout)
 
-    def _wait_at_most(self, seconds: float) -> None:
-        """Wait for a slot for so many *seconds*, whatever the pool's timeout is."""
-        self._timeout = seconds
-
     def _put_slot_back(self) -> None:
         try:
             slot = self._slot
