@@ -34,7 +34,7 @@ class _NoClient:
     """Stands where there is no client. Every attribute of it raises."""
 
     def __init__(self, error: type[RuntimeError], text: str) -> None:
-        object.__setattr__(self, "error", error(text))
+        self.error = error(text)
 
     def __getattribute__(self, name: str) -> Any:
         if name in ("__class__", "__dict__"):  # gevent and eventlet ask it of every object
