@@ -41,7 +41,7 @@ class SlowHolders:
         self._find_pool = weakref.ref(pool)
         self._seconds = checked_seconds("slow_after", seconds)
         self._process: forks.Process | None = None
-        self._turn: threading.Event | None = None  # of the latest thread: the others end
+        self._stop: threading.Event | None = None  # of the latest thread: the others end
         self._thread: int | None = None  # its ident
         interpreters.at_end(self._end)
 
@@ -58,26 +58,26 @@ class SlowHolders:
         """Start the thread, if this process has none."""
         forks.check_process()
         if self._process is not forks.current:
-            self._turn = turn = threading.Event()
+            self._stop = stop = threading.Event()
             # Not a threading.Thread: with gevent it is a greenlet, in which a signal handler may
             # run. Its exception must reach the program, and a Thread would end with it.
             with contextlib.suppress(RuntimeError):  # no thread can be started
-                _thread.start_new_thread(self._run, (forks.current, turn))
+                _thread.start_new_thread(self._run, (forks.current, stop))
             # Last: after an interrupt, the next request starts another thread.
             self._process = forks.current
 
     def _end(self) -> None:
         """End the thread, and wait for that."""
-        turn, self._turn = self._turn, None
-        if turn is not None and self._process is forks.current:
-            turn.set()
+        stop, self._stop = self._stop, None
+        if stop is not None and self._process is forks.current:
+            stop.set()
             interpreters.wait_for_thread(self._thread)
 
-    def _run(self, process: forks.Process, turn: threading.Event) -> None:
+    def _run(self, process: forks.Process, stop: threading.Event) -> None:
         self._thread = threading.get_ident()
         logged: set[float] = set()
-        while process is forks.current and turn is self._turn:
-            if turn.wait(self._seconds / LOOKS):
+        while process is forks.current and stop is self._stop:
+            if stop.wait(self._seconds / LOOKS):
                 return
             pool = self._find_pool()
             if pool is None:
