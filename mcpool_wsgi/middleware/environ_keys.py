@@ -13,7 +13,7 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
-from ..pool import ReservationHolder
+from ..pool import HasReservation
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -68,14 +68,14 @@ class EnvironKeys:
             restore(environ, self.release_key, later_release)
 
 
-class EnvironHolder(Protocol):
-    """Something that has the environ of a running request: a place, and then the response."""
+class HasEnviron(Protocol):
+    """What has the environ of a running request: its call, and then its response."""
 
     environ: WSGIEnvironment
 
 
-class Place:
-    """Holds the environ until there is a response. The call of the middleware holds this."""
+class Call:
+    """The running call of the middleware. It has the environ until there is a response."""
 
     __slots__ = ("__weakref__", "environ")
 
@@ -83,7 +83,7 @@ class Place:
         self.environ: WSGIEnvironment = environ
 
 
-class EarlyRelease(ReservationHolder):
+class EarlyRelease(HasReservation):
     """What is at ``environ["mc.client.release"]`` if it must do more than release the client.
 
     It knows what an outer request has put into the environ. And a client of somebody else
@@ -91,7 +91,7 @@ class EarlyRelease(ReservationHolder):
     """
 
     __slots__ = (
-        "_find_place",
+        "_find_request",
         "_keys",
         "_reservation",
         "client",
@@ -100,26 +100,26 @@ class EarlyRelease(ReservationHolder):
         "release_before",
     )
 
-    def __init__(self, place: Place, keys: EnvironKeys, reservation: Any, client: Any) -> None:
-        environ = place.environ
+    def __init__(self, call: Call, keys: EnvironKeys, reservation: Any, client: Any) -> None:
+        environ = call.environ
         self._keys = keys
         self._reservation = reservation
         self.client: Any = client  # MISSING when it has left the environ
         self.is_over: bool = False  # set when the environ is left
-        self.follow(place)
+        self.follow(call)
         self.client_before: Any = environ.get(keys.client_key, MISSING)
         self.release_before: Any = environ.get(keys.release_key, MISSING)
 
-    def follow(self, place: EnvironHolder) -> None:
-        """Find the environ by *place* from now on. The reference is weak: *place* holds this."""
-        self._find_place: Callable[[], EnvironHolder | None] = weakref.ref(place)
+    def follow(self, request: HasEnviron) -> None:
+        """Find the environ by *request* from now on, by a weak reference: *request* has this."""
+        self._find_request: Callable[[], HasEnviron | None] = weakref.ref(request)
 
     def __call__(self) -> None:
         if self.client is not self._reservation:
-            place = self._find_place()
-            if place is None:  # the server has dropped the response, and the app goes on
+            request = self._find_request()
+            if request is None:  # the server has dropped the response, and the app goes on
                 return
-            self._take_client_out(place.environ)
+            self._take_client_out(request.environ)
         self._reservation.release()
 
     def _take_client_out(self, environ: WSGIEnvironment) -> None:

@@ -49,7 +49,7 @@ from werkzeug.exceptions import ServiceUnavailable
 
 from ..pool import LentClient, Pool, Reservation
 from .arguments import check_arguments, reserve_function
-from .environ_keys import EarlyRelease, EnvironKeys, Place
+from .environ_keys import Call, EarlyRelease, EnvironKeys
 from .exhaustion import LazyExhaustion
 from .files import call_with_files
 from .request import InRequest
@@ -158,8 +158,8 @@ class MemcachedPoolMiddleware:
                 or keys.client_key in environ
                 or keys.release_key in environ
             ):
-                place = Place(environ)
-                release = EarlyRelease(place, keys, reservation, client)
+                call = Call(environ)  # this frame alone keeps it
+                release = EarlyRelease(call, keys, reservation, client)
             environ[keys.client_key] = client
             environ[keys.release_key] = release
             tells = self._tells_requests and isinstance(client, LentClient)

@@ -21,7 +21,7 @@ from time import monotonic
 from types import FrameType
 from typing import Any
 
-from .slots import ReservationHolder, Slot, SlotHolder
+from .slots import HasReservation, HasSlot, Slot
 
 FRAMES = 3  # that a holder shows
 _paths = sysconfig.get_paths()
@@ -105,14 +105,14 @@ def requests_of(things: list[Any]) -> list[tuple[Any, dict[str, Any]]]:
     :param things: slots or pools. Only reservations that refer to them are looked for.
     """
     reservations = {
-        id(one): one for one in gc.get_referrers(*things) if issubclass(type(one), SlotHolder)
+        id(one): one for one in gc.get_referrers(*things) if issubclass(type(one), HasSlot)
     }
     referrers = gc.get_referrers(*reservations.values()) if reservations else []
     # A client that is not of this package is no reservation, and something else has that one.
     others = [
         one
         for one in referrers
-        if issubclass(type(one), ReservationHolder) and id(one._reservation) in reservations
+        if issubclass(type(one), HasReservation) and id(one._reservation) in reservations
     ]
     if others:
         reservations.update((id(one), one._reservation) for one in others)

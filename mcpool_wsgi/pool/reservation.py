@@ -16,7 +16,7 @@ from typing import Any, NoReturn, Protocol
 from ..errors import ClientReleased
 from ..forks import enter_child, same_process
 from .slot_queue import SlotQueue
-from .slots import Slot, SlotHolder
+from .slots import HasSlot, Slot
 
 
 class Pool(Protocol):
@@ -53,7 +53,7 @@ RELEASED: Any = _NoClient(
 )
 
 
-class Reservation(SlotHolder):
+class Reservation(HasSlot):
     """One reservation, which gives the client of the slot itself.
 
     Pools of clients that are not :class:`~mcpool_wsgi.Client` reserve with it. It ends

@@ -36,13 +36,13 @@ ENDED_GENERATION: Generation = Generation(None, "")
 ENDED_GENERATION.current = False
 
 
-class SlotHolder:
+class HasSlot:
     """Base of reservations: their ``_slot`` is a slot. ``find_holders()`` looks for them."""
 
     __slots__ = ()
 
 
-class ReservationHolder:
+class HasReservation:
     """Base of what stands for a reservation in an environ: its ``_reservation`` is one."""
 
     __slots__ = ()
