@@ -19,8 +19,8 @@ from .slot_queue import SlotQueue
 from .slots import HasSlot, Slot
 
 
-class Pool(Protocol):
-    """What a reservation needs of a pool."""
+class PoolOfReservation(Protocol):
+    """What a reservation needs of its pool."""
 
     timeout: float
 
@@ -65,7 +65,7 @@ class Reservation(HasSlot):
 
     _is_client = False  # whether the reservation is the client, too
     _client: Any
-    _pool: Pool
+    _pool: PoolOfReservation
     _queue: SlotQueue  # to which the slot is released, until then
     _slot: Slot  # from the reservation to the release
     _is_over: bool  # set by a release that found no slot

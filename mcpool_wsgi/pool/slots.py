@@ -48,7 +48,7 @@ class HasReservation:
     __slots__ = ()
 
 
-class SlotOwner(Protocol):
+class QueueOfSlot(Protocol):
     """What a slot needs of its queue."""
 
     def replace_slot(self, number: int, lost: Slot | None = None) -> None: ...
@@ -58,7 +58,7 @@ class Slot:
     """A place for one client. The client is made when it is needed.
 
     :param number: the slot's number in its queue.
-    :param find_owner: a weak reference to the queue, so that a pool that nobody uses any
+    :param find_queue: a weak reference to the queue, so that a pool that nobody uses any
         more is freed at once.
     :param ended: gets the number of the slot's reservations when the slot is freed.
     """
@@ -66,7 +66,7 @@ class Slot:
     __slots__ = (
         "__weakref__",
         "_ended",
-        "_find_owner",
+        "_find_queue",
         "client",
         "generation",
         "number",
@@ -78,7 +78,7 @@ class Slot:
     )
 
     def __init__(
-        self, number: int, find_owner: Callable[[], SlotOwner | None], ended: deque[float]
+        self, number: int, find_queue: Callable[[], QueueOfSlot | None], ended: deque[float]
     ) -> None:
         self.number: int = number
         self.process: forks.Process = forks.current  # the one that made the client
@@ -93,7 +93,7 @@ class Slot:
         # be released; whoever takes it then sees this, and takes another one.
         self.replaced: bool = False
         self._ended = ended
-        self._find_owner = find_owner
+        self._find_queue = find_queue
 
     def drop_old_client(self) -> None:
         """Close the client if it is not of the current generation."""
@@ -106,7 +106,7 @@ class Slot:
     def __del__(self, keep_if_foreign: Callable[..., bool] = forks.keep_if_foreign) -> None:
         """Replace a lost slot: an interrupt came, or a reservation was dropped."""
         try:
-            find_owner = self._find_owner
+            find_queue = self._find_queue
         except AttributeError:  # interrupted while it was made
             return
         self.replaced = True
@@ -116,6 +116,6 @@ class Slot:
                 self.client._child_client = None  # its connection would stay open as well
         else:
             self._ended.append(self.reservations)
-            owner = find_owner()
-            if owner is not None:
-                owner.replace_slot(self.number, self)
+            queue = find_queue()
+            if queue is not None:
+                queue.replace_slot(self.number, self)
