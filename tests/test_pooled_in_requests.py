@@ -173,8 +173,8 @@ def test_requests_that_end_do_not_make_others_forget_their_clients(mc: Client) -
 
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         PooledClient(pool)
-        requests[:] = [(0, ended), *(pool._early_requests or ())]
-        pool._early_requests = requests
+        requests[:] = [(0, ended), *(pool._untold_requests or ())]
+        pool._untold_requests = requests
         assert request_client(pool) is get_client(environ)
         assert request_client(pool) is get_client(environ)
         return []

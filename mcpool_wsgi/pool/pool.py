@@ -36,7 +36,7 @@ from .holders import Holder, find_holders
 from .lent_client import LentClient, reservation_classes
 from .observed import ReservationListener, observed
 from .outages import Outages
-from .request_client import early_requests
+from .request_client import untold_requests
 from .reservation import NOT_RESERVED
 from .slot_queue import SlotQueue
 from .statistics import PoolStats, Statistics
@@ -54,8 +54,8 @@ class Pool:
     #: Not empty if a PooledClient asks which client the running request has. A list, so that a
     #: middleware that was made earlier sees the change.
     _tells_requests: list[bool]
-    #: Those that began before. None if no PooledClient asks.
-    _early_requests: list[Any] | None
+    #: Requests that began before that. None if no PooledClient asks.
+    _untold_requests: list[Any] | None
     _generations: Generations
     _statistics: Statistics
     _lent_class: type[LentClient]
@@ -67,7 +67,7 @@ class Pool:
             raise TypeError(f"name must be a str, not {name!r}")
         self.name = name or f"pool-{next(_numbers)}"
         self._tells_requests = []
-        self._early_requests = None
+        self._untold_requests = None
         self._listeners: list[Listener] = []
         self._reservation_listeners: list[ReservationListener] = []
         self._outages = Outages(self.name, self._listeners)
@@ -114,8 +114,8 @@ class Pool:
 
     def _start(self, master: Any) -> None:
         """Start with no client, for clones of *master*."""
-        if self._early_requests:  # of the parent, if this is a child
-            self._early_requests = []
+        if self._untold_requests:  # of the parent, if this is a child
+            self._untold_requests = []
         self._statistics = Statistics()
         self._outages.forget()
         self._outages = Outages(self.name, self._listeners)
@@ -244,10 +244,10 @@ class Pool:
 
     def _tell_requests(self) -> None:
         """Tell from now on which client the running request has."""
-        if self._early_requests is None:
+        if self._untold_requests is None:
             # This first: a request that does not see it has a client already.
             self._tells_requests[:] = [True]
-            self._early_requests = early_requests(self)
+            self._untold_requests = untold_requests(self)
 
     def _queues(self) -> list[SlotQueue]:
         return [self._queue]

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     #: The client of the running request, the process that runs it, and the same of the requests
     #: around it. The references are weak: what an interrupt leaves in the context keeps no slot.
     Clients = tuple[Callable[[], "LentClient | None"], forks.Process, Any]
-    #: A request that began before anybody asked: the id of its environ, and a weak reference to
-    #: its client, which keeps nothing alive.
-    EarlyRequest = tuple[int, Callable[[], "LentClient | None"]]
+    #: A request that began before anybody asked, so the middleware has not told of it: the id of
+    #: its environ, and a weak reference to its client, which keeps nothing alive.
+    UntoldRequest = tuple[int, Callable[[], "LentClient | None"]]
 
 _clients: ContextVar[Clients | None] = ContextVar("mcpool_wsgi.clients", default=None)
 
@@ -66,15 +66,15 @@ def request_client(pool: Any) -> LentClient | None:
             continue
         if client._pool is pool and not client.is_released:
             return client
-    return _early_client(pool._early_requests) if pool._early_requests else None
+    return _untold_client(pool._untold_requests) if pool._untold_requests else None
 
 
-def early_requests(pool: object) -> list[EarlyRequest]:
+def untold_requests(pool: object) -> list[UntoldRequest]:
     """The requests that have a client of *pool* now."""
     return [(id(environ), weakref.ref(client)) for client, environ in requests_of([pool])]
 
 
-def _early_client(requests: list[EarlyRequest]) -> LentClient | None:
+def _untold_client(requests: list[UntoldRequest]) -> LentClient | None:
     """The client of the one of *requests* that runs here. It forgets those that have ended."""
     environs, clients, running = set(), {}, []
     for request in requests.copy():  # another thread may forget some meanwhile
