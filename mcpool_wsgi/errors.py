@@ -9,7 +9,6 @@ The exceptions of this package. Errors of memcached and of the network stay
 from __future__ import annotations
 
 import queue
-from typing import Callable
 
 
 class PoolTimeout(queue.Empty):
@@ -18,12 +17,9 @@ class PoolTimeout(queue.Empty):
     It is a :class:`queue.Empty`, because code for pylibmc's pools catches that.
     """
 
-    #: Finds the lazy client whose command has raised it. The client itself would be a circle,
-    #: because the traceback has frames that have the client.
-    find_client: Callable[[], object] = staticmethod(lambda: None)
-
-    def __reduce__(self) -> tuple[type[PoolTimeout], tuple[object, ...]]:
-        return (type(self), self.args)  # in another process there is no such client
+    # The id() of the lazy client whose command has raised it. The client itself would be a circle,
+    # because the traceback has frames that have it. So no other client gets this id meanwhile.
+    _client_id: int | None = None
 
 
 class PoolClosed(RuntimeError):

@@ -41,7 +41,7 @@ class LazyExhaustion:
         try:
             response: Any = self._app(environ, start)
         except PoolTimeout as error:
-            if is_started or error.find_client() is not client:
+            if is_started or error._client_id != id(client):
                 raise
             return self._on_exhausted(environ, start_response)
         if is_started or response is None or type(response) in (list, tuple, bytes):
@@ -50,7 +50,7 @@ class LazyExhaustion:
         kind = SizedUnstarted if hasattr(response, "__len__") else Unstarted
         return kind(
             response,
-            lambda error: not is_started and error.find_client() is client,
+            lambda error: not is_started and error._client_id == id(client),
             lambda: self._on_exhausted(environ, start_response),
         )
 

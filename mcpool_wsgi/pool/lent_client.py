@@ -23,7 +23,6 @@ import contextlib
 import functools
 import os
 import threading
-import weakref
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from time import monotonic
@@ -187,7 +186,7 @@ class LazyClient(LentClient):
                 with contextlib.suppress(AttributeError):  # the release has come
                     self._slot.thread = self._server_thread
         except PoolTimeout as error:
-            error.find_client = weakref.ref(self)
+            error._client_id = id(self)
             raise
         except _ReservedMeanwhile:
             pass
