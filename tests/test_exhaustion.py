@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 import time
@@ -163,38 +162,6 @@ def test_lazy_request_that_uses_nothing_takes_nothing(mc: Client) -> None:
     with pool.reserve():
         assert app.get("/").body == b"well"
     assert pool.stats().reservations == 1
-
-
-class Shouting(Client):
-    """A client with attributes of its own."""
-
-    volume = 11
-
-    def __getattr__(self, name: str) -> Any:
-        if name != "noise":
-            raise AttributeError(name)
-        return self.get(name)
-
-
-@pytest.mark.parametrize("options", [{"allow_pickle": False}, {"serializer": json}])
-def test_lazy_client_takes_no_slot_to_say_that_it_lacks_an_attribute(
-    address: str, options: dict[str, Any]
-) -> None:
-    pool = ClientPool(Client([address], **options), 1, timeout=0)
-    lazy = pool.reserve(lazy=True)
-    with pool.reserve():
-        assert not hasattr(lazy, "noise")
-    lazy.release()
-    assert pool.stats().reservations == 1
-
-
-def test_lazy_client_has_the_attributes_of_a_subclass(address: str) -> None:
-    pool = ClientPool(Shouting([address]), 1)
-    for name, value in {"volume": 11, "noise": "loud"}.items():
-        Client([address]).set("noise", "loud")
-        lazy: Any = pool.reserve(lazy=True)
-        assert getattr(lazy, name) == value
-        lazy.release()
 
 
 def test_lazy_request_keeps_its_client_to_its_end(mc: Client) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import sys
@@ -48,6 +49,38 @@ def test_lazy_client_shows_its_options_without_a_slot(mc: Client) -> None:
     for show in (lambda: lent.addresses, lambda: lent.binary, lambda: lent.behaviors):
         with pytest.raises(ClientReleased):
             show()
+
+
+class Shouting(Client):
+    """A client with attributes of its own."""
+
+    volume = 11
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "noise":
+            raise AttributeError(name)
+        return self.get(name)
+
+
+@pytest.mark.parametrize("options", [{"allow_pickle": False}, {"serializer": json}])
+def test_lazy_client_takes_no_slot_to_say_that_it_lacks_an_attribute(
+    address: str, options: dict[str, Any]
+) -> None:
+    pool = ClientPool(Client([address], **options), 1, timeout=0)
+    lazy = pool.reserve(lazy=True)
+    with pool.reserve():
+        assert not hasattr(lazy, "noise")
+    lazy.release()
+    assert pool.stats().reservations == 1
+
+
+def test_lazy_client_has_the_attributes_of_a_subclass(address: str) -> None:
+    pool = ClientPool(Shouting([address]), 1)
+    for name, value in {"volume": 11, "noise": "loud"}.items():
+        Client([address]).set("noise", "loud")
+        lazy: Any = pool.reserve(lazy=True)
+        assert getattr(lazy, name) == value
+        lazy.release()
 
 
 def test_lazy_client_of_a_pool_that_is_not_filled_shows_no_options() -> None:
