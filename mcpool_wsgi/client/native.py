@@ -4,6 +4,9 @@ Native
 
 The commands of pylibmc's C code. Each is a function whose first argument is a client. Monitoring
 agents replace methods of the Python classes above the C code, and never these functions.
+
+The door and the listeners know a command by its ``__name__``. So a function that stands for one of
+these has the same.
 """
 
 from __future__ import annotations

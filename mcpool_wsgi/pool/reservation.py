@@ -103,7 +103,7 @@ class Reservation(HasSlot):
             raise
         return self if self._is_client else self._client
 
-    _reserve_now = __enter__  # for classes that are entered in another way
+    _reserve_now = __enter__  # a lazy client calls it later, and observed() measures it
 
     # Not *exc: to make a tuple for each release takes time.
     def __exit__(self, exc_type: object = None, exc: object = None, tb: object = None) -> None:
