@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from harness import demand, eventually
 
-from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware, PooledClient
+from mcpool_wsgi import Client, ClientPool, PooledClient
 
 
 @pytest.fixture
@@ -76,21 +76,6 @@ class TestFlaskCaching:
         cache.delete_memoized(double)
         assert double(4) == 8
         assert calls == ["a", "4", "4"]
-
-    def test_request_uses_its_own_client(self, address: str) -> None:
-        app, cache = make_cache([address], CACHE_OPTIONS={"size": 1, "timeout": 0})
-        pool = cache.cache.pool
-        app.wsgi_app = MemcachedPoolMiddleware(app.wsgi_app, pool)
-
-        def view() -> str:
-            assert pool.stats().in_use == 1
-            return "made"
-
-        app.add_url_rule("/", view_func=cache.cached()(view))
-
-        browser = app.test_client()
-        assert [browser.get("/").text for _ in range(3)] == ["made"] * 3
-        assert pool.stats().reservations == 3
 
     def test_view_whose_key_is_bad_is_not_cached(self, address: str) -> None:
         app, cache = make_cache([address])
