@@ -66,7 +66,7 @@ class ClientPool(Pool):
         size = 0 if mc is None and n_slots in (0, None) else checked_n_slots(n_slots)
         if mc is None and size:
             raise TypeError(f"mc is missing: {n_slots} slots need a client")
-        self._renew(master, size, closed=False)
+        self._begin(master, size, closed=False)
         forks.reset_in_child(self)
 
     @classmethod
@@ -86,7 +86,8 @@ class ClientPool(Pool):
         """
         return cls(Client(servers, **options), n_slots, timeout=timeout, name=name)
 
-    def _renew(self, master: Any, size: float, closed: bool) -> None:
+    def _begin(self, master: Any, size: float, closed: bool) -> None:
+        """Begin without clients, in a new pool or in a child."""
         self._start(master)
         queue = SlotQueue(self._generations, self._statistics, self.name, size)
         if closed:
@@ -104,4 +105,4 @@ class ClientPool(Pool):
 
     def _reset_in_child(self) -> None:
         # The parent's queue stays in the reservations that the child has inherited.
-        self._renew(self.master, self._queue.size, self._queue.closed)
+        self._begin(self.master, self._queue.size, self._queue.closed)

@@ -80,13 +80,13 @@ class Generations:
         deque(map(setattr, [slot] * 3, ("process", "client", "generation"), values), maxlen=0)
         self._statistics.note_client(generation.reason if is_renewed else None)
 
-    def _renew(self) -> None:
+    def _renew_after_failure(self) -> None:
         self.renew("failure")
 
     def _client_failed(self, generation: Generation, error: Exception) -> None:
         """A client of *generation* could not reach its server."""
         self._statistics.note_failure()
-        self._outages.note_failure(generation.master, error, self._renew)
+        self._outages.note_failure(generation.master, error, self._renew_after_failure)
         with self._lock:
             age = monotonic() - generation.born
             is_over = generation is self.current and age >= generation.master.renewal_interval

@@ -51,7 +51,7 @@ class ThreadMappedPool(Pool):
         super().__init__(name)
         if mc is not None and master is not None:
             raise TypeError("mc and master are the same parameter: give one of them")
-        self._renew(master_of(master if mc is None else mc), closed=False)
+        self._begin(master_of(master if mc is None else mc), closed=False)
         forks.reset_in_child(self)
 
     @classmethod
@@ -73,7 +73,8 @@ class ThreadMappedPool(Pool):
         checked_seconds("timeout", timeout, zero=True)
         return cls(Client(servers, **options), name=name)
 
-    def _renew(self, master: Any, closed: bool) -> None:
+    def _begin(self, master: Any, closed: bool) -> None:
+        """Begin without clients, in a new pool or in a child."""
         self._start(master)
         self._is_closed = closed
         self._queues_of_threads: set[weakref.ref[SlotQueue]] = set()
@@ -120,7 +121,7 @@ class ThreadMappedPool(Pool):
         return [queue for queue in queues if queue is not None]
 
     def _reset_in_child(self) -> None:
-        self._renew(self.master, self._is_closed)
+        self._begin(self.master, self._is_closed)
 
 
 class _Threads(threading.local):
