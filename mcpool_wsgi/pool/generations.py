@@ -16,7 +16,6 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from collections import deque
 from time import monotonic
 from typing import Any
 
@@ -74,10 +73,7 @@ class Generations:
             opened_here.add(client)
         is_renewed = slot.generation is not NO_GENERATION
         discard(slot.client)
-        # In one call of C: an interrupt between would leave a client without a generation, and the
-        # next reservation would free it. Its finaliser would swallow another interrupt.
-        values = (forks.current, client, generation)
-        deque(map(setattr, [slot] * 3, ("process", "client", "generation"), values), maxlen=0)
+        slot.process, slot.client, slot.generation = forks.current, client, generation
         self._statistics.note_client(generation.reason if is_renewed else None)
 
     def _renew_after_failure(self) -> None:
