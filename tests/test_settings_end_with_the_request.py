@@ -375,6 +375,23 @@ def test_commands_after_a_setting_are_observed(address: str, kind: type[Client])
     assert seen == ["get"]
 
 
+@pytest.mark.parametrize("setter", [call_set_behaviors, set_notice])
+def test_setting_for_which_the_release_is_faster_is_refused(
+    address: str, setter: Callable[[Any], None]
+) -> None:
+    class ReleasedMeanwhile(Client):
+        def clone(self) -> Any:
+            for mc in reserved:
+                mc.release()
+            return super().clone()
+
+    reserved: list[LentClient] = []
+    with ClientPool(ReleasedMeanwhile([address]), 1) as pool, pool.reserve() as mc:
+        reserved.append(mc)
+        with pytest.raises(ClientReleased):
+            setter(mc)
+
+
 @pytest.mark.slow
 @LAZY
 @pytest.mark.parametrize("setter", [call_set_behaviors, set_items, set_notice])

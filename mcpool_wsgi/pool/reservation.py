@@ -31,16 +31,19 @@ class PoolOfReservation(Protocol):
 
 
 class _NoClient:
-    """Stands where there is no client. Every attribute of it raises."""
+    """Stands where there is no client. To get or set an attribute of it raises."""
 
     def __init__(self, error: type[RuntimeError], text: str) -> None:
-        self.error = error(text)
+        self.__dict__["error"] = error(text)
 
     def __getattribute__(self, name: str) -> Any:
         if name in ("__class__", "__dict__"):  # gevent and eventlet ask it of every object
             return object.__getattribute__(self, name)
         error = object.__getattribute__(self, "error")
         raise type(error)(*error.args)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        getattr(self, name)
 
 
 NOT_RESERVED: Any = _NoClient(
