@@ -16,13 +16,18 @@ from harness import signal_handler, skip_if_not_spoken
 from mortal import Mortal
 
 from mcpool_wsgi import Client
-from mcpool_wsgi.client import silent_errors
+from mcpool_wsgi.client import is_timeout, silent_errors
 
 BEHAVIORS = {"cas": True, "_poll_timeout": 100}
 READS: dict[str, Callable[[Any], Any]] = {
     "get": lambda mc: mc.get("key"),
     "gets": lambda mc: mc.gets("key"),
     "get_multi": lambda mc: mc.get_multi(["key", "other"]),
+}
+COUNTS: dict[str, Callable[[Any], Any]] = {
+    "incr": lambda mc: mc.incr("key"),
+    "decr": lambda mc: mc.decr("key"),
+    "incr_multi": lambda mc: mc.incr_multi(["key", "other"]),
 }
 SILENCES = {
     "time-out": (hostile.silent, "TIMEOUT"),
@@ -42,6 +47,19 @@ def test_read_that_was_not_answered_is_an_error(silence: str, read: str, binary:
         with pytest.raises(pylibmc.Error, match="." if binary else text) as caught:
             READS[read](mc)
     assert server.address in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("silence", SILENCES)
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("binary", [False, True])
+def test_error_of_a_count_says_why_it_failed(silence: str, count: str, binary: bool) -> None:
+    with hostile.fake(SILENCES[silence][0]) as server:
+        mc = Client([server.address], BEHAVIORS, binary)
+        with pytest.raises(pylibmc.Error, match=server.address) as caught:
+            COUNTS[count](mc)
+    assert "keys failed" not in str(caught.value)
+    assert is_timeout(caught.value) or silence != "time-out"
 
 
 @pytest.mark.slow

@@ -4,19 +4,23 @@ Silent errors
 
 The errors that pylibmc does not raise. If the server of a ``get`` times out, closes the
 connection or answers ``SERVER_ERROR``, pylibmc returns what it returns for a key that is not
-there. libmemcached remembers the cause, and exports a function that tells it.
+there. For ``incr`` and ``decr``, it says only that keys failed. libmemcached remembers the cause,
+and exports a function that tells it.
 
-Only a read that lacks a key and a login ask for it, so a hit costs nothing. If the function cannot
+A command that succeeds does not ask for it, so a hit costs nothing. If the function cannot
 be used (see :mod:`mcpool_wsgi.client.libmemcached`), such a read stays a miss.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
+from typing import Any
 
 import pylibmc
 
-from .failures import Interrupted
+from . import native
+from .failures import Interrupted, is_own
 from .libmemcached import Library, calibrated
 
 ERRNO = 26  # libmemcached's code for an error of the system
@@ -39,6 +43,24 @@ def silent_error(client: object, command: str) -> Exception | None:
         kind = Interrupted
     error: Exception = kind(f"error {code} from {command}: {message}")
     return error
+
+
+@functools.cache
+def counting(command: native.Command) -> native.Command:
+    """*command*, which is ``incr`` or ``decr``, with the cause of a failure in its error."""
+
+    def count(client: Any, key: bytes, delta: int) -> Any:
+        try:
+            return command(client, key, delta)
+        except pylibmc.Error as error:
+            if str(error).endswith("keys failed") and is_own(error):
+                cause = silent_error(client, command.__name__)
+                if isinstance(cause, type(error)):
+                    error.args = cause.args
+            raise
+
+    count.__name__ = command.__name__
+    return count
 
 
 def is_refused(client: object) -> bool:
