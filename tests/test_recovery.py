@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import hostile
 import pylibmc
 import pytest
 from forking import in_child, succeeds
@@ -304,6 +305,21 @@ def test_keys_are_placed_anew_while_the_only_server_is_left_out(
         assert mc.behaviors["auto_eject"] == 1
 
     succeeds(in_child(work))
+
+
+@pytest.mark.parametrize("fail_soft", [False, True])
+def test_connection_that_the_server_has_closed_costs_one_command(
+    address: str, fail_soft: bool
+) -> None:
+    """memcached closes idle connections, with its option idle_timeout."""
+    with hostile.proxy(address) as proxy:
+        pool = ClientPool(Client([proxy.address], fail_soft=fail_soft), 1)
+        with pool, pool.reserve() as mc:
+            assert mc.set("key", "value")
+            proxy.cut()
+            assert [in_spite_of_errors(mc.set, "key", n) for n in range(4)].count(True) >= 3
+            assert mc.get("key") == 3
+        assert pool.stats().failures <= 1
 
 
 def test_disconnect_all_does_not_make_a_rest_longer(mortal: Mortal) -> None:

@@ -61,6 +61,7 @@ class Availability(_Base):
     _fail_soft: bool = False
     _rests_until: float = 0.0
     _rests_because: str = ""
+    _lost_until: float = 0.0  # how long another lost connection means that the server is gone
     _fails_until: float = 0.0  # of a client of several servers: how long one may be left out
     _hangs_until: float = 0.0  # likewise: how long none that hangs is tried if all are left out
 
@@ -85,6 +86,10 @@ class Availability(_Base):
         is_refused = isinstance(error, failures.LoginFailed)
         if len(self.addresses) == 1 and failures.is_outage(error):
             rest = self.renewal_interval
+            if type(error) is pylibmc.ConnectionError and monotonic() >= self._lost_until:
+                # It took no time, and the server may only have closed a connection that was idle.
+                self._lost_until = monotonic() + rest
+                return
         elif is_refused:
             rest = LOGIN_INTERVAL  # the servers have the same users: each would be tried
         else:
