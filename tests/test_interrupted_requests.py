@@ -1,4 +1,4 @@
-"""Real signals at random moments of requests."""
+"""Interrupts of requests: real signals at random moments, and exceptions at certain ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Callable
 from wsgiref.util import FileWrapper
 
 import pytest
-from apps import Interrupted, generating, raising, responding, wrapping_a_file
+from apps import Interrupted, generating, raising, responding, serve, wrapping_a_file
 
 from mcpool_wsgi import (
     Client,
@@ -94,3 +94,40 @@ def test_signals_at_random_moments_reach_the_caller(mc: Client, app: Any, lazy: 
     assert (pool.stats().in_use, pool.stats().waiting) == (0, 0)
     with pool.reserve(block=False), pool.reserve(block=False):
         assert pool.stats().size == 2
+
+
+class InterruptingEnviron(dict):  # type: ignore[type-arg]
+    """An interrupt comes when something has been read or removed for the time number *left*."""
+
+    left = 0
+
+    def get(self, *args: Any) -> Any:
+        return self._interrupted(super().get(*args))
+
+    def pop(self, *args: Any) -> Any:
+        return self._interrupted(super().pop(*args))
+
+    def _interrupted(self, value: object) -> object:
+        self.left -= 1
+        if not self.left:
+            raise Interrupted
+        return value
+
+
+@pytest.mark.parametrize("outer", [{}, {"mc.client": "outer", "mc.client.release": len}])
+@pytest.mark.parametrize("app", [responding([b"chunk"]), generating(b"chunk"), raising])
+def test_environ_is_as_before_when_an_interrupt_comes_at_the_end_of_a_request(
+    mc: Client, app: Any, outer: dict[str, Any]
+) -> None:
+    pool = ClientPool(mc, 1)
+    interrupts = 0
+    while True:
+        environ = InterruptingEnviron(outer)
+        environ.left = interrupts + 1
+        with contextlib.suppress(Interrupted, RuntimeError):
+            serve(MemcachedPoolMiddleware(app, pool), environ)
+        assert (environ, pool.stats().in_use) == (outer, 0), f"interrupt {interrupts + 1}"
+        if environ.left > 0:
+            break
+        interrupts += 1
+    assert interrupts > 3

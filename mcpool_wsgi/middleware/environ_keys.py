@@ -31,12 +31,7 @@ class EnvironKeys:
     def end_request(self, environ: WSGIEnvironment, reservation: Any, release: Any) -> None:
         """End a request: release its client, and leave *environ* as it was before it."""
         try:
-            try:
-                reservation.__exit__()
-            except BaseException:
-                reservation.__exit__()  # an interrupt came, and something may be left to do
-                raise
-        finally:  # somebody else's reservation may raise
+            reservation.__exit__()
             latest = environ.get(self.release_key)
             if type(release) is EarlyRelease:
                 release.leave(environ, latest)
@@ -45,6 +40,9 @@ class EnvironKeys:
                 environ.pop(self.client_key, None)
             else:
                 EarlyRelease.skip(latest, release)
+        except BaseException:  # an interrupt came, or somebody else's reservation has raised
+            self.end_request(environ, reservation, release)  # does what is left to do
+            raise
 
     def call_close(
         self, close: Callable[[], object], environ: WSGIEnvironment, reservation: Any, release: Any
