@@ -28,9 +28,11 @@ There is no lock on this path. Two deques carry everything. Their ``append``, ``
     slot is gone. The next waiter replaces it, before it waits and before it times out. Both
     ask the table under a lock, so a number is replaced once.
 
-One promise is limited. If a program drops a reservation and keeps its plain client, the pool
-no longer counts that client. Then there can be one client more than slots. A lent client of
-this package cannot reach a connection after its slot was replaced.
+Two promises are limited. If an interrupt comes while a thread assigns a slot, the waiter may
+sleep on. It then takes an idle slot when its timeout ends. And if a program drops a
+reservation and keeps its plain client, the pool no longer counts that client. Then there can
+be one client more than slots. A lent client of this package cannot reach a connection after its
+slot was replaced.
 """
 
 from __future__ import annotations
