@@ -2,7 +2,18 @@
 Beaker
 ======
 
-A pool under Beaker's caches and sessions, as the type ``mcpool``.
+A pool under Beaker's caches and sessions, as the type ``mcpool``::
+
+    cache.type = mcpool
+    cache.pool = project.memcached.client
+    session.type = mcpool
+    session.pool = project.memcached.client
+
+``pool`` is a :class:`~mcpool_wsgi.PooledClient` or a pool, or where to import it. Make a
+:class:`~mcpool_wsgi.PooledClient` in a module of your own, and give its pool to the middleware.
+There are no other options, because ``timeout`` and others are Beaker's own.
+All else is as with ``ext:memcached``: ``clear()`` of a cache removes everything in memcached.
+But errors are raised: :exc:`pylibmc.TooBig` for a value that is too large, for example.
 """
 
 from __future__ import annotations

@@ -2,10 +2,39 @@
 Django
 ======
 
-A pool under Django's cache framework. :mod:`mcpool_wsgi.caches.options` has the ``OPTIONS``.
+A pool under Django's cache framework:
 
-A delta of more than ``2**31 - 1`` for ``incr()`` and ``decr()`` raises :exc:`OverflowError`, as
-with Django's own ``PyLibMCCache``.
+.. code-block:: python
+
+    CACHES = {
+        "default": {
+            "BACKEND": "mcpool_wsgi.caches.django.PooledCache",
+            "LOCATION": ["10.0.1.1:11211", "10.0.1.2:11211"],
+            "OPTIONS": {"size": 12, "fail_soft": True},
+        }
+    }
+
+``LOCATION`` is as in Django. :mod:`mcpool_wsgi.caches.options` has the ``OPTIONS``. A wrong one
+is an :exc:`~django.core.exceptions.ImproperlyConfigured`.
+
+Django makes a cache object for each thread. Those of one alias share one pool in each process. So
+the number of connections does not depend on the number of threads, and a cache object may be
+used in all threads.
+
+To have the cache and the middleware on one pool, give the cache's pool to the middleware, in
+``wsgi.py``::
+
+    from django.core.cache import cache
+
+    application = MemcachedPoolMiddleware(get_wsgi_application(), cache.pool)
+
+Or make a :class:`~mcpool_wsgi.PooledClient` in a module of your own, give its pool to the
+middleware, and name it in ``OPTIONS``, without a ``LOCATION``:
+``{"pool": "project.memcached.client"}``.
+
+With ``fail_soft``, ``incr()`` and ``decr()`` raise :exc:`ValueError` during an outage, as for
+every key that is missing. A delta of more than ``2**31 - 1`` raises :exc:`OverflowError`, as with
+Django's own ``PyLibMCCache``.
 """
 
 from __future__ import annotations

@@ -3,11 +3,37 @@
 dogpile.cache
 =============
 
-A pool under dogpile.cache, as the backend ``mcpool``.
+A pool under dogpile.cache, as the backend ``mcpool``:
+
+.. code-block:: python
+
+    from dogpile.cache import make_region
+
+    region = make_region().configure(
+        "mcpool",
+        expiration_time=3600,
+        arguments={"url": ["10.0.1.1", "10.0.1.2"], "size": 12, "fail_soft": True},
+    )
 
 The arguments are those of dogpile's own backend for pylibmc (``url``, ``distributed_lock``,
 ``lock_timeout``, ``memcached_expire_time``, ``min_compress_len``) and those of
-:mod:`mcpool_wsgi.caches.options`.
+:mod:`mcpool_wsgi.caches.options`. With ``arguments={"pool": pool}`` the region uses a pool that
+you have made.
+
+A region stores its values with pickle. To do without, give it a serializer, and the backend
+``allow_pickle=False``:
+
+.. code-block:: python
+
+    import json
+
+    region = make_region(
+        serializer=lambda value: json.dumps(value).encode(), deserializer=json.loads
+    )
+    region.configure("mcpool", arguments={"url": ["10.0.1.1"], "allow_pickle": False})
+
+With ``distributed_lock`` and ``fail_soft``, during an outage nobody waits for the lock: every
+thread makes the value itself.
 """
 
 from __future__ import annotations

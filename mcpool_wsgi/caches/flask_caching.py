@@ -2,11 +2,35 @@
 Flask-Caching
 =============
 
-A pool under Flask-Caching.
+A pool under Flask-Caching:
+
+.. code-block:: python
+
+    from flask import Flask
+    from flask_caching import Cache
+
+    app = Flask(__name__)
+    cache = Cache(
+        app,
+        config={
+            "CACHE_TYPE": "mcpool_wsgi.caches.flask_caching.pooled",
+            "CACHE_MEMCACHED_SERVERS": ["10.0.1.1", "10.0.1.2"],
+            "CACHE_OPTIONS": {"size": 12, "fail_soft": True},
+        },
+    )
 
 ``CACHE_DEFAULT_TIMEOUT``, ``CACHE_KEY_PREFIX``, ``CACHE_MEMCACHED_USERNAME`` and
 ``CACHE_MEMCACHED_PASSWORD`` are as in Flask-Caching. ``CACHE_OPTIONS`` has the options of
 :mod:`mcpool_wsgi.caches.options`.
+
+To have the cache and the middleware on one pool, give the cache's pool to the middleware:
+
+.. code-block:: python
+
+    app.wsgi_app = MemcachedPoolMiddleware(app.wsgi_app, cache.cache.pool)
+
+Or make the pool yourself, and give it to both: ``"CACHE_OPTIONS": {"pool": pool}``, without
+``CACHE_MEMCACHED_SERVERS``.
 """
 
 from __future__ import annotations

@@ -6,7 +6,33 @@ Makes clients, pools and the middleware from environment variables, a URL or an 
 An option that is unknown, missing or wrong raises a :exc:`ValueError` at start-up. The error
 names the option.
 
-:doc:`/how-to/configure` has an example of each.
+From the environment:
+
+.. code-block:: python
+
+    from mcpool_wsgi.config import pool_from_environ, pool_from_url
+
+    pool = pool_from_environ(12)
+
+From a URL, with options in its query:
+
+.. code-block:: python
+
+    pool_from_url("memcached://10.0.1.1,10.0.1.2:11212/?connect_timeout=300", 12)
+    pool_from_url("memcached:///run/memcached.sock?fail_soft=true", 12)
+
+With PasteDeploy, for ``pserve`` for example:
+
+.. code-block:: ini
+
+    [filter:memcached]
+    use = egg:mcpool-wsgi
+    servers = 10.0.1.1, 10.0.1.2:11212
+    size = 12
+    behaviors.connect_timeout = 300
+
+    [pipeline:main]
+    pipeline = memcached app
 
 Servers that change
 -------------------

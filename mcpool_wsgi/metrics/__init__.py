@@ -60,8 +60,14 @@ Several workers
 ---------------
 
 A forked child begins with zeros, so each worker process has figures of its own. The multiprocess
-mode of ``prometheus_client`` adds them up, with the same collector. :doc:`/how-to/monitoring`
-shows how to set it up.
+mode of ``prometheus_client`` adds them up, with the same collector:
+
+-   Set ``PROMETHEUS_MULTIPROC_DIR`` to a directory before Python starts, and empty it before the
+    server starts.
+-   Make the collector as above.
+-   Let a ``MultiProcessCollector`` answer the scrapes, as the documentation of
+    ``prometheus_client`` shows.
+-   With gunicorn, call ``mark_process_dead(worker.pid)`` in the hook ``child_exit``.
 
 Then a scrape of any worker gives the sums over all workers. Counters include those of workers
 that have ended. Gauges are those of the workers that live; the longest waits are the

@@ -12,6 +12,9 @@ the pool until its release.
         mc.set("greeting", "hello")
 
     mc.get("greeting")  # ClientReleased
+
+The pools of HikariCP and SQLAlchemy return a thin object of the same kind, which knows when it is
+over.
 """
 
 from __future__ import annotations

@@ -9,6 +9,15 @@ What both pools have in common. One pool can take the other's place in one line:
     pool = ClientPool(Client(["127.0.0.1"]), 12)
     pool = ThreadMappedPool(Client(["127.0.0.1"]))
 
+pylibmc's pools lack what these have:
+
+-   Waits end, and waiters are served in order.
+-   Clients are made when they are needed.
+-   A forked child shares no connection with its parent.
+-   After a restart of memcached, all clients are renewed.
+-   The client of a thread is closed when the thread ends.
+-   There are :meth:`~Pool.stats` and :meth:`~Pool.close`.
+
 Give a :class:`mcpool_wsgi.Client` to the pool. A plain :class:`pylibmc.Client` works, too. But
 nobody checks its arguments or notices its failures, and ``reserve()`` gives the client itself.
 """
