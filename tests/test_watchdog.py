@@ -468,6 +468,22 @@ def test_interrupt_at_any_moment_of_the_start_reaches_the_caller(
     works()
 
 
+def test_commands_expire_after_an_interrupt_of_the_start_that_comes_after_the_first_look(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt() -> None:
+        eventually(lambda: counting.wakes_at < math.inf)
+        raise KeyboardInterrupt
+
+    with silent() as server:
+        client = LimitedClient([server.address], dog=counting)
+        with monkeypatch.context() as interrupted:
+            interrupted.setattr(libmemcached, "log_failure", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                client.run("get", "key")
+        expires(client, "get", "key")
+
+
 def test_interrupt_at_any_moment_of_a_call_reaches_the_caller(counting: Counting) -> None:
     counting.wake()
     interrupted_everywhere(Late, counting.wake, lambda: None)

@@ -171,6 +171,7 @@ class Watchdog:
             libmemcached.log_failure()  # not in the thread, which ends commands
         except BaseException:  # an interrupt: the next command tries again
             self._alarm = None
+            self.wakes_at = math.inf  # the thread may have looked already
             self._permits[:] = [None]
             raise
 
@@ -197,7 +198,9 @@ class Watchdog:
         try:
             while self._alarm is alarm:
                 seconds = self._look() - monotonic()
-                if seconds == math.inf:
+                if self._alarm is not alarm:  # its start was interrupted before wakes_at was set
+                    self.wakes_at = math.inf
+                elif seconds == math.inf:
                     alarm.acquire()
                 elif seconds > 0:
                     alarm.acquire(True, min(seconds, _thread.TIMEOUT_MAX))
