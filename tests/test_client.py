@@ -55,6 +55,17 @@ def test_what_is_added_to_a_value_is_not_compressed(
         getattr(mc, extend)("text", "b", min_compress_len=-1)
 
 
+def test_replace_of_a_missing_key_is_false_in_the_binary_protocol(
+    real_memcached: Memcached,
+) -> None:
+    mc = Client([real_memcached.address], binary=True)
+    for value in ("text", 5):
+        assert mc.replace("missing", value) is False
+    assert mc.set("key", "old")
+    assert mc.replace("key", "new") is True
+    assert mc.get("key") == "new"
+
+
 def test_all_else_is_as_with_pylibmc(mc: Client, cas_mc: Client) -> None:
     assert mc.set("key", {"any": ["value", 1, None]}, 100)
     assert mc.get("key") == mc["key"] == {"any": ["value", 1, None]}

@@ -45,10 +45,11 @@ def counting(command: native.Command) -> native.Command:
 
 @functools.cache
 def storing(command: native.Command) -> native.Command:
-    """*command*, with an error if memcached could not store a value, because it has no memory.
+    """*command*, with an error if memcached could not store a value, because it has no memory, and
+    without one if ``replace`` finds no key.
 
-    libmemcached then returns what it returns if another value is in the way, and closes the
-    connection. For the next key of the same command, the server counts as failed.
+    Without memory, libmemcached returns what it returns if another value is in the way, and closes
+    the connection. For the next key of the same command, the server counts as failed.
     """
 
     def store(client: Any, *args: Any) -> Any:
@@ -58,6 +59,10 @@ def storing(command: native.Command) -> native.Command:
             if len(client.addresses) > 1 or not failures.is_own(error):
                 raise
             raise _not_stored(command) from error  # an earlier key was not stored
+        except pylibmc.NotFound as error:
+            if command.__name__ != "replace" or not failures.is_own(error):
+                raise
+            return False  # as in the text protocol
         if result is True or result == []:
             return result
         not_stored = result if isinstance(result, list) else args[:1]
