@@ -153,6 +153,10 @@ class SaysItIsFalse(int):
     def __ne__(self, other: object) -> bool:
         return False
 
+    def __le__(self, other: object) -> bool:
+        return True
+
+    __ge__ = __le__
     __hash__ = int.__hash__
 
 
@@ -170,3 +174,14 @@ def test_number_that_says_it_is_false_is_checked(mc: Client, number: int) -> Non
     for call in calls:
         with pytest.raises(ValueError, match="must be"):
             call()
+
+
+@pytest.mark.parametrize(
+    "behavior", ["_io_msg_watermark", "num_replicas", "_noreply", "buffer_requests", "cas"]
+)
+def test_behavior_that_lies_about_its_size_is_checked(mc: Client, behavior: str) -> None:
+    lie = SaysItIsFalse(0 if behavior == "_io_msg_watermark" else 2**31)
+    with pytest.raises(ValueError, match=f"{behavior} must be"):
+        mc.set_behaviors({behavior: lie})
+    with pytest.raises(ValueError, match=f"{behavior} must be"):
+        Client(mc.addresses, {behavior: lie})

@@ -133,7 +133,7 @@ def normalized(behaviors: Mapping[str, Any], binary: bool) -> dict[str, Any]:
     for name, value in normal.items():
         if name not in _KNOWN:
             raise ValueError(f"unknown behavior names: {name}")
-        _check(name, value)
+        normal[name] = _checked(name, value)
     if namespace is not None:
         # The C code takes only bytes. From other types it reads memory that is not theirs.
         normal["namespace"] = _checked_namespace(namespace, binary)
@@ -159,17 +159,19 @@ def _checked_namespace(namespace: Any, binary: bool) -> bytes:
     return raw
 
 
-def _check(name: str, value: Any) -> None:
+def _checked(name: str, value: Any) -> Any:
     choices = _NAMED.get(name)
     # Only ketama_hash may be a number, too: pylibmc shows it as one.
     if choices is not None and not (name == "ketama_hash" and isinstance(value, int)):
         if not isinstance(value, str) or value not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
-        return
-    if not isinstance(value, int):
+        return value
+    if not issubclass(type(value), int):
         raise TypeError(f"behavior {name} must be int, not {type(value).__name__}")
-    if name in _REFUSED and value:
+    exact = int.__int__(value)  # a subclass may have comparisons of its own
+    if name in _REFUSED and exact:
         raise ValueError(f"behavior {name} must be 0, not {value!r}: {_REFUSED[name]}")
     least, most = _LIMITS.get(name, (0, _LARGEST))
-    if not least <= value <= most:
+    if not least <= exact <= most:
         raise ValueError(f"behavior {name} must be {least} to {most}, not {value!r}")
+    return exact
