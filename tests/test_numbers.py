@@ -8,6 +8,7 @@ from typing import Any, Callable
 import pytest
 from harness import Connections
 from hostile_values import Call, Colour, NoNumber, NoText, Nothing
+from werkzeug.local import LocalProxy
 
 from mcpool_wsgi import Client
 
@@ -185,3 +186,17 @@ def test_behavior_that_lies_about_its_size_is_checked(mc: Client, behavior: str)
         mc.set_behaviors({behavior: lie})
     with pytest.raises(ValueError, match=f"{behavior} must be"):
         Client(mc.addresses, {behavior: lie})
+
+
+def test_proxy_is_refused_with_an_error_that_says_what_is_wanted(mc: Client) -> None:
+    """A proxy says that it is what it stands for."""
+    five: Any = LocalProxy(lambda: 5)
+    calls: list[Call] = [lambda: mc.set("the-key", 1, five), lambda: mc.incr("the-key", five)]
+    for call in calls:
+        with pytest.raises(TypeError, match=r"must be an int, not LocalProxy, .* 'the-key'"):
+            call()
+    for key in ("key", b"key"):
+        with pytest.raises(TypeError, match="a memcached key is str or bytes, not LocalProxy"):
+            mc.get(LocalProxy(lambda: key))  # type: ignore[arg-type]  # noqa: B023
+    with pytest.raises(TypeError, match="behavior cas must be int, not LocalProxy"):
+        mc.set_behaviors({"cas": five})

@@ -50,9 +50,10 @@ def checked_number(
     :raises ValueError: it is out of range.
     """
     where = "" if key is None else f", for memcached key {shown(key)}"
-    if not isinstance(number, int):
+    # Not isinstance(): a proxy says that it is what it stands for.
+    if not issubclass(type(number), int):
         raise TypeError(f"{name} must be an int, not {type(number).__name__}{where}")
-    exact = int.__int__(number)
+    exact: int = int.__int__(number)
     if not least <= exact <= largest:
         # A very long number has no decimal form.
         given = exact if -(2**65) < exact < 2**65 else f"{hex(exact)[:20]}..."
