@@ -7,6 +7,8 @@ import math
 import pickle
 from typing import Any, Callable
 
+import pylibmc
+
 Call = Callable[[], object]
 
 
@@ -161,6 +163,8 @@ BAD_SERVERS: dict[str, Any] = {
     "NUL in a name": "127.0.0.1\0evil",
     "NUL in a path": "/tmp/\0evil",
     "half a surrogate pair in a path": "/tmp/caf\udce9.sock",
+    "UDP": "udp:127.0.0.1:11211",
+    "UDP as a tuple": (pylibmc.server_type_udp, "127.0.0.1", 11211),
     "port -1": "127.0.0.1:-1",
     "port 0": "127.0.0.1:0",
     "port 65536": "127.0.0.1:65536",

@@ -56,7 +56,7 @@ SERVERS: dict[str, Row] = {
         ["'localhost:99999' is not", "its port is '99999'", "1 to 65535"],
     ),
     "port is a word, IPv6": (["[::1]:abc"], ValueError, ["'[::1]:abc'", "its port is 'abc'"]),
-    "port is a word, UDP": (["udp:host:abc"], ValueError, ["its port is 'abc'"]),
+    "UDP": (["udp:host:11211"], ValueError, ["'udp:host:11211' is not", "over UDP"]),
     "port has a space": (["host: 11"], ValueError, ["its port is ' 11'"]),
     "port has an underscore": (["host:1_1"], ValueError, ["its port is '1_1'"]),
     "port has a sign": (["[::1]:+1"], ValueError, ["'[::1]:+1' is not"]),

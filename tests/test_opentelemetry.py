@@ -468,7 +468,6 @@ def test_one_of_several_servers_is_not_known(
     [
         ("127.0.0.1", {ADDRESS: "127.0.0.1", PORT: 11211}),
         ("[::1]:1", {ADDRESS: "::1", PORT: 1}),
-        ("udp:127.0.0.1:1", {ADDRESS: "127.0.0.1", PORT: 1}),
         ("127.0.0.1:1:2", {ADDRESS: "127.0.0.1", PORT: 1}),
         ((pylibmc.server_type_tcp, "127.0.0.1", 1), {ADDRESS: "127.0.0.1", PORT: 1}),
         ("/no/such.sock", {ADDRESS: "/no/such.sock"}),

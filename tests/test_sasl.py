@@ -277,9 +277,8 @@ def test_no_password_is_shown(users: Users, server: str) -> None:
 
 def test_username_needs_a_tcp_server() -> None:
     """libmemcached would send no login, and would report no error."""
-    for server in ("/run/memcached.sock", "udp:cache"):
-        with pytest.raises(ValueError, match=f"a username needs .* not '{server}'"):
-            client("cache:11211", server)
+    with pytest.raises(ValueError, match=r"a username needs .* not '/run/memcached.sock'"):
+        client("cache:11211", "/run/memcached.sock")
 
 
 def test_client_without_a_username_is_told_that_it_needs_one(server: str) -> None:

@@ -152,7 +152,7 @@ def _checked_server(server: Any) -> str:
         is_address = host.startswith("/") and port == 0 and not _not_in_c(host)
         is_address = is_address and len(host.encode()) <= LONGEST_PATH
     else:
-        is_address = kind in (pylibmc.server_type_tcp, pylibmc.server_type_udp)
+        is_address = kind == pylibmc.server_type_tcp  # over UDP, libmemcached reads no answers
         is_address = is_address and host.isprintable() and _is_host(host) and 1 <= port <= 65535
         # int() has taken " 1" and "1_1" for numbers, too.
         is_address = is_address and all(map(_is_number, _numbers(server)))
@@ -167,6 +167,8 @@ def _checked_server(server: Any) -> str:
 def _reason(server: str) -> str:
     if not server:
         return ", because it is empty"
+    if server.startswith("udp:"):
+        return ", because over UDP nobody answers whether a command was done"
     if "://" in server:
         return ", but a URL, which mcpool_wsgi.config.client_from_url() may read"
     if "+" in server and not server.startswith("/"):
@@ -182,4 +184,4 @@ def _numbers(server: Any) -> list[str]:
     """The port and the weight of an address, as far as it has them."""
     if not isinstance(server, str):
         return []
-    return server.removeprefix("udp:").rpartition("]")[2].split(":")[1:]
+    return server.rpartition("]")[2].split(":")[1:]
