@@ -105,6 +105,7 @@ class StoringCommands(KeyCommands):
         :return: whether it was stored.
         :raises ValueError: the behavior ``cas`` is off, or *cas* is 0, which :meth:`gets` gives if
             memcached runs with ``-C``.
+        :raises pylibmc.NotFound: there is no such key.
         """
         raw = self._rule.encoded(key)
         # libmemcached would send no cas, and memcached would read the value as commands.
