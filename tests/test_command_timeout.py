@@ -41,10 +41,10 @@ COMMANDS: dict[str, Callable[[Any], Any]] = {
 
 
 @contextlib.contextmanager
-def within_the_limit() -> Iterator[None]:
+def within_the_limit(limit: float = LIMIT) -> Iterator[None]:
     began = time.monotonic()
     yield
-    assert time.monotonic() - began < LIMIT + SLACK
+    assert time.monotonic() - began < limit + SLACK
 
 
 def drips(conversation: Conversation) -> None:
@@ -247,6 +247,23 @@ def test_search_for_the_key_that_is_pickled_has_the_limit_of_one_command() -> No
         mc = Client([server.address], allow_pickle=False, command_timeout=LIMIT)
         with within_the_limit(), pytest.raises(PickleForbidden):
             mc.get_multi(keys)
+
+
+@pytest.mark.slow
+def test_search_for_the_key_that_is_pickled_ends_with_the_limit_of_its_command() -> None:
+    limit = 4 * LIMIT
+
+    def script(conversation: Conversation) -> None:
+        conversation.request()
+        conversation.pause(limit * 0.6)
+        conversation.send(b"VALUE key 1 1\r\nx\r\nEND\r\n")
+        conversation.wait()
+
+    with fake(script) as server:
+        waits = {"_poll_timeout": 5000, "receive_timeout": 5_000_000}
+        mc = Client([server.address], waits, allow_pickle=False, command_timeout=limit)
+        with within_the_limit(limit), pytest.raises(PickleForbidden):
+            mc.get_multi(["key", "other"])
 
 
 @pytest.mark.servers

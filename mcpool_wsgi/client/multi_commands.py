@@ -39,6 +39,7 @@ class MultiCommands(ServerCommands):
         if isinstance(keys, (str, bytes)):
             raise _single_key(keys)
         wanted = list(keys)
+        began = monotonic()
         try:
             if key_prefix is None and self._rule.are_plain(wanted):
                 try:
@@ -57,7 +58,7 @@ class MultiCommands(ServerCommands):
             found = self._command(get_multi, (self, list(named)))
             return {named[raw]: value for raw, value in found.items()}
         except PickleForbidden:
-            left = self._shared_limit("get_multi")
+            left = self._shared_limit("get_multi", began)
             for raw, key in dict(self._prefixed(wanted, key_prefix)).items():
                 try:
                     self._command(native.get, (self, raw, MISS), left())
@@ -169,15 +170,16 @@ class MultiCommands(ServerCommands):
         prefix = b"" if key_prefix is None else encoded(key_prefix)
         return [(self._rule.encoded(key, prefix), key) for key in keys]
 
-    def _shared_limit(self, command: str) -> Callable[[], float]:
+    def _shared_limit(self, command: str, began: float | None = None) -> Callable[[], float]:
         """The time limit of one command, for its parts.
 
+        :param began: when the command began, in monotonic() time, if that is not now.
         :return: a function that returns how many seconds are left. It raises CommandExpired if
             that is less than a tenth of the limit. With so little time, a server that is only slow
             would count as failed.
         """
         limit = self._command_timeout
-        end = monotonic() + limit
+        end = (monotonic() if began is None else began) + limit
 
         def left() -> float:
             seconds = end - monotonic()
