@@ -26,6 +26,10 @@ from mcpool_wsgi.devserver import memcached
 
 pytestmark = pytest.mark.slow
 
+on_linux = pytest.mark.skipif(
+    sys.platform != "linux", reason="fills the backlog of a listener as on Linux"
+)
+
 LONG = {"connect_timeout": 20_000, "_poll_timeout": 20_000}  # milliseconds
 SOON = 5.0  # seconds, much less than LONG, and enough for a machine under load
 
@@ -35,6 +39,17 @@ def listener(backlog: int = 50) -> Iterator[tuple[socket.socket, str]]:
     """A server that accepts connections and never answers, and its address."""
     with socket.create_server(("127.0.0.1", 0), backlog=backlog) as server:
         yield server, "{}:{}".format(*server.getsockname())
+
+
+@contextmanager
+def unanswered_connections() -> Iterator[str]:
+    """The address of a listener that answers no attempt to connect, on Linux."""
+    with listener(backlog=0) as (server, address), ExitStack() as stack:
+        for _ in range(4):  # more than fit
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(server.getsockname())
+        yield address
 
 
 def connected(address: str) -> Any:
@@ -199,13 +214,9 @@ def test_abort_ends_a_command_that_sends() -> None:
         ends_when_aborted(client, lambda: client.set("key", value))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="fills the backlog of a listener as on Linux")
+@on_linux
 def test_abort_ends_a_command_that_connects() -> None:
-    with listener(backlog=0) as (server, address), ExitStack() as stack:
-        for _ in range(4):  # more than fit
-            filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(server.getsockname())
+    with unanswered_connections() as address:
         client = pylibmc.Client([address], behaviors=LONG)
         ends_when_aborted(client, lambda: client.get("key"))
 
@@ -305,6 +316,27 @@ def test_child_closes_what_it_inherited(fork: Callable[..., int], mortal: Mortal
     succeeds(fork(work))
     assert client.get("key") == "value"
     assert open_sockets(client) == descriptors
+
+
+@on_linux
+@pytest.mark.parametrize("fork", FORKS)
+def test_child_closes_what_its_parent_was_connecting(fork: Callable[..., int]) -> None:
+    with unanswered_connections() as address:
+        client = pylibmc.Client([address], behaviors=LONG)
+
+        def work() -> None:
+            sockets.close_inherited(client)
+            assert not is_open(descriptor)
+
+        running = Running(lambda: client.get("key"))
+        eventually(lambda: open_sockets(client))
+        (descriptor,) = open_sockets(client)
+        try:
+            succeeds(fork(work))
+            assert open_sockets(client) == [descriptor]
+        finally:
+            eventually(lambda: sockets.abort(client) or not running.is_running())
+            eventually(lambda: not running.is_running())
 
 
 @pytest.mark.parametrize("fork", FORKS)

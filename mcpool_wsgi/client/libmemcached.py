@@ -182,3 +182,13 @@ def peer(descriptor: int) -> object:
         return connection.getpeername()
     finally:
         connection.close()
+
+
+def is_connecting(descriptor: int) -> bool:
+    """Whether the socket, which is connected to nothing, may have been about to be connected."""
+    connection = _socket.socket(fileno=os.dup(descriptor))
+    try:
+        listens = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN)
+        return connection.type == _socket.SOCK_STREAM and not listens
+    finally:
+        connection.close()

@@ -32,7 +32,7 @@ from typing import Any, Callable
 
 from pylibmc.client import translate_server_spec
 
-from .libmemcached import calibrated, is_socket, peer
+from .libmemcached import calibrated, is_connecting, is_socket, peer
 
 PAUSE = 100  # microseconds between the two looks of abort()
 
@@ -99,9 +99,9 @@ def shut_down(client: object) -> None:
 def close_inherited(client: object) -> None:
     """Close the sockets of a *client* that the parent process has opened, in a forked child.
 
-    Nothing is sent and nothing is shut down, so the connections of the parent stay. What is
-    connected to something else than the client's servers stays open: the child has put it there
-    itself. A second call does nothing.
+    Nothing is sent and nothing is shut down, so the connections of the parent stay. What listens,
+    or is connected to something else than the client's servers, stays open: the child has put it
+    there itself. A second call does nothing.
 
     Never call this in the process that opened the sockets. Never use or free the client after
     this call.
@@ -132,7 +132,9 @@ def _peers(addresses: Iterable[Any]) -> set[object]:
 def _is_connected_to(descriptor: int, peers: set[object]) -> bool:
     try:
         address = peer(descriptor)
-    except OSError:  # the other side has gone, or it was never connected
+    except OSError:  # the other side has gone, or another thread of the parent was connecting it
+        with contextlib.suppress(OSError):  # too many open files
+            return is_connecting(descriptor)
         return False
     return (address[1] if isinstance(address, tuple) else address) in peers
 
