@@ -108,6 +108,7 @@ class Outage(NamedTuple):
     behaviors: dict[str, int] = QUICK
     #: Seconds.
     command_timeout: float = 1.0
+    binary: bool = False
     #: Makes the servers fail; before that, each client is connected. None if they fail at once.
     begin: Callable[[], object] | None = None
 
@@ -192,6 +193,13 @@ def too_many_connections(directory: Path) -> Iterator[Outage]:
     """memcached says so, and closes the connection. pylibmc takes its ERROR for a miss."""
     with full(*LIMIT, "-o", "maxconns_fast") as address:
         yield Outage([address])
+
+
+@contextlib.contextmanager
+def too_many_connections_in_binary(directory: Path) -> Iterator[Outage]:
+    """memcached says so in the text protocol. For incr, pylibmc takes it for no number."""
+    with too_many_connections(directory) as outage:
+        yield outage._replace(binary=True)
 
 
 @contextlib.contextmanager
@@ -315,6 +323,7 @@ ROWS: dict[str, list[Start]] = {
     "``SERVER_ERROR``, out of memory too": [out_of_memory, server_error],
     "connection limit, system errors": [
         too_many_connections,
+        too_many_connections_in_binary,
         no_more_connections,
         unix_socket_is_missing,
         unix_socket_is_gone,
@@ -332,6 +341,7 @@ def failing(outage: Outage, fail_soft: bool) -> dict[str, ClientPool]:
         mc = Client(
             outage.servers,
             outage.behaviors,
+            outage.binary,
             fail_soft=fail_soft,
             command_timeout=outage.command_timeout,
         )

@@ -8,6 +8,7 @@ Commands whose outcome the C code does not tell in the binary protocol.
 from __future__ import annotations
 
 import functools
+import secrets
 from typing import Any
 
 import pylibmc
@@ -21,7 +22,8 @@ def counting(command: native.Command) -> native.Command:
     """*command*, with the error that it has in the text protocol if a value is no number.
 
     libmemcached does not know this answer. It says the same if the connection breaks in the middle
-    of an answer, but then it remembers another cause.
+    of an answer, but then it remembers another cause. And it says the same of what memcached
+    answers if it has too many connections, but then it answers no other key either.
     """
 
     def count(client: Any, key: bytes, delta: int) -> int:
@@ -31,7 +33,9 @@ def counting(command: native.Command) -> native.Command:
             if not failures.is_own(error):
                 raise
             cause = silent_error(client, command.__name__)
-            if cause is not None and type(cause) is not pylibmc.UnknownReadFailure:
+            if cause is None or type(cause) is pylibmc.UnknownReadFailure:
+                cause = _failure_of_another_key(client, command)
+            if cause is not None:
                 try:
                     raise cause from error
                 finally:
@@ -41,6 +45,21 @@ def counting(command: native.Command) -> native.Command:
 
     count.__name__ = command.__name__
     return count
+
+
+def _failure_of_another_key(client: Any, command: native.Command) -> Exception | None:
+    """Why a server that gave no known answer to *command* gives none for a missing key either."""
+    if len(client.addresses) == 1:  # of several, libmemcached may leave this one out from now on
+        native.disconnect_all(client)  # or libmemcached would not ask it again so soon
+        try:
+            command(client, secrets.token_hex().encode(), 0)
+        except (pylibmc.NotFound, pylibmc.ServerDown):  # left out, because of a behavior
+            pass
+        except pylibmc.Error as error:
+            if not failures.is_own(error):
+                raise
+            return error  # type: ignore[no-any-return]
+    return None
 
 
 @functools.cache
