@@ -281,10 +281,20 @@ def test_username_needs_a_tcp_server() -> None:
         client("cache:11211", "/run/memcached.sock")
 
 
-def test_client_without_a_username_is_told_that_it_needs_one(server: str) -> None:
+@pytest.mark.parametrize("command", ["get", "gets", "get_multi", "set", "add", "touch", "delete"])
+def test_client_without_a_username_is_told_that_it_needs_one(server: str, command: str) -> None:
+    """pylibmc takes the answer to a read for a miss."""
+    mc = Client([server], {"cas": True}, binary=True)
     with pytest.raises(LoginFailed) as caught:
-        Client([server], binary=True).set("key", "value")
+        getattr(mc, command)(*COMMANDS[command])
     assert is_documented(caught.value, server)
+
+
+def test_read_without_a_username_is_a_miss_that_is_counted(server: str) -> None:
+    pool = ClientPool(Client([server], binary=True, fail_soft=True), 1)
+    assert PooledClient(pool).get("key") is None
+    assert pool.stats().failures == 1
+    pool.close()
 
 
 def test_memcached_without_sasl_is_an_error_that_names_the_server(tmp_path: Path) -> None:

@@ -89,11 +89,22 @@ def explained(client: Any, error: Exception) -> Exception:
             " here; the environment variable SASL_PATH names the directory of the mechanisms"
         )
     elif code == REFUSED or text.startswith(f"error {REFUSED} "):
-        why = f"memcached at {servers} refused the login of {username!r}"
         if username is None:
-            why = f"memcached at {servers} wants a login, and the client has no username"
+            return login_missing(client, error)
+        why = f"memcached at {servers} refused the login of {username!r}"
     else:
         return error
     failed = LoginFailed(why)
     failed.__cause__ = error
+    return failed
+
+
+def login_missing(client: Any, cause: Exception | None = None) -> LoginFailed:
+    """For a client without a username at a memcached with SASL.
+
+    In the binary protocol, libmemcached takes that for a miss, and closes the connection.
+    """
+    servers = client._shown_addresses
+    failed = LoginFailed(f"memcached at {servers} wants a login, and the client has no username")
+    failed.__cause__ = cause
     return failed

@@ -19,6 +19,7 @@ import pylibmc
 from . import failures, native, sockets
 from .behaviors import NO_LIMIT
 from .failures import MISS
+from .login import login_missing
 from .silent_errors import is_refused, silent_error
 from .watchdog import NEVER
 
@@ -53,6 +54,12 @@ def is_answered(client: Any, command: str, times: int) -> bool:
         # libmemcached takes that for a miss. So the first miss of a connection is asked again.
         # Not for ever: a value that uses the client while it is read makes it connect anew.
         # In the binary protocol that ERROR is an error, and nothing is asked again.
+        if client.binary and sockets.numbers(client) == [-1]:
+            # Or a signal handler has closed it, so it is asked again.
+            if times > 1:
+                raise login_missing(client)
+            client._disconnect()  # or libmemcached would not ask again so soon
+            return False
         connections: Any = None
         if not client.binary:
             connections = len(client.addresses) == 1 or sockets.numbers(client)
