@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import json
 import re
 import socketserver
 import threading
@@ -24,6 +25,7 @@ from mcpool_wsgi import (
     ClientPool,
     MemcachedPoolMiddleware,
     PickleForbidden,
+    PooledClient,
     ThreadMappedPool,
 )
 from mcpool_wsgi.config import (
@@ -90,7 +92,27 @@ def test_options_of_the_client_are_arguments(address: str) -> None:
         client_from_environ(environ, command_timeout=-1)
 
 
-@pytest.mark.parametrize("name", ["fail_soft", "command_timeout", "allow_pickle"])
+@pytest.mark.parametrize("serializer", [None, json])
+def test_serializer_is_an_argument(address: str, serializer: Any) -> None:
+    environ, url = {"MEMCACHED_SERVERS": address}, f"memcached://{address}/?allow_pickle=false"
+    options = {"allow_pickle": False, "serializer": serializer}
+    clients = [
+        client_from_environ(environ, **options),
+        client_from_url(url, serializer=serializer),
+    ]
+    one = pool_from_environ(1, environ, **options)
+    other = pool_from_url(url, 1, serializer=serializer)
+    with one, other:
+        for client in [*clients, PooledClient(one), PooledClient(other)]:
+            if serializer is None:
+                with pytest.raises(PickleForbidden):
+                    client.set("key", {"not": "text"})
+            else:
+                assert client.set("key", {"not": "text"})
+                assert client.get("key") == {"not": "text"}
+
+
+@pytest.mark.parametrize("name", ["fail_soft", "command_timeout", "allow_pickle", "serializer"])
 @pytest.mark.parametrize("function", [client_from_environ, pool_from_environ])
 def test_defaults_are_those_of_the_client(name: str, function: Any) -> None:
     theirs = inspect.signature(Client).parameters[name].default

@@ -58,3 +58,4 @@ from .failures import without_key as without_key
 from .keys import AnyKey as AnyKey
 from .keys import Key as Key
 from .opened_here import opened_here as opened_here
+from .without_pickle import Serializer as Serializer

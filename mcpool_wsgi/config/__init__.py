@@ -69,6 +69,7 @@ These are the options. One that is left out has the default of its class.
                                     in its query
 ``command_timeout``                 the same
 ``allow_pickle``                    the same
+``serializer``                      the same; an argument of the functions in this module
 ``behaviors.*``                     the same; in a query without ``behaviors.``
 ``pool``                            ``bounded``, the default, or ``thread-mapped``
 ``name``                            of the pool: log lines show it

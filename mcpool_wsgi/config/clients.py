@@ -47,7 +47,7 @@ def client_for(options: Mapping[str, Any], behaviors: Mapping[str, Any]) -> Clie
 
     :raises ValueError: libmemcached refuses one, or two do not go together.
     """
-    given = part(options, [*ADDRESS, *CLIENT])
+    given = part(options, [*ADDRESS, *CLIENT, "serializer"])
     if "username" in given and not given.setdefault("binary", True):
         raise ValueError("binary is false, but a username needs the binary protocol")
     try:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ..client import Client
+from ..client import Client, Serializer
 from ..pool import ClientPool
 from .clients import client_for_now, pool_for
 from .options import ADDRESS, parsed
@@ -29,6 +29,7 @@ def client_from_environ(
     fail_soft: bool = False,
     command_timeout: float = 1.0,
     allow_pickle: bool = True,
+    serializer: Serializer | None = None,
 ) -> Client:
     """A client for the servers that the environment names.
 
@@ -47,7 +48,8 @@ def client_from_environ(
         username and password is set.
     """
     options = address_in(environ)
-    options.update(fail_soft=fail_soft, command_timeout=command_timeout, allow_pickle=allow_pickle)
+    options.update(fail_soft=fail_soft, command_timeout=command_timeout)
+    options.update(allow_pickle=allow_pickle, serializer=serializer)
     return client_for_now(options, behaviors or {})
 
 
@@ -61,6 +63,7 @@ def pool_from_environ(
     fail_soft: bool = False,
     command_timeout: float = 1.0,
     allow_pickle: bool = True,
+    serializer: Serializer | None = None,
 ) -> ClientPool:
     """A pool for the servers that the environment names. If that is a source, it is followed.
 
@@ -69,7 +72,8 @@ def pool_from_environ(
     not answer is no error.
     """
     options = address_in(environ)
-    options.update(fail_soft=fail_soft, command_timeout=command_timeout, allow_pickle=allow_pickle)
+    options.update(fail_soft=fail_soft, command_timeout=command_timeout)
+    options.update(allow_pickle=allow_pickle, serializer=serializer)
     make_pool = functools.partial(ClientPool, n_slots=n_slots, timeout=timeout, name=name)
     return pool_for(make_pool, options, behaviors or {})
 

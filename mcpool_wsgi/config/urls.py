@@ -12,7 +12,7 @@ import re
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-from ..client import Client
+from ..client import Client, Serializer
 from ..pool import ClientPool
 from .clients import client_for_now, pool_for
 from .options import ADDRESS, BEHAVIORS, CLIENT, parsed, part
@@ -23,34 +23,40 @@ _URL = re.compile(
 )
 
 
-def client_from_url(url: str) -> Client:
+def client_from_url(url: str, *, serializer: Serializer | None = None) -> Client:
     """A client for ``memcached://[username:password@]host[:port],...[/?name=value&...]``.
 
     Username and password are percent-encoded. They imply the binary protocol. In place of the
     hosts there may be a source, which is asked now and not again.
+    *serializer* is that of :class:`~mcpool_wsgi.Client`.
 
     :raises ImportError: the source needs dnspython, which is not installed.
     :raises OSError: the source does not tell the servers within a second.
     :raises TypeError: *url* is no str.
     :raises ValueError: *url* has another form, or an option in it is unknown or wrong.
     """
-    return client_for_now(*_options_in(url))
+    return client_for_now(*_options_in(url, serializer))
 
 
 def pool_from_url(
-    url: str, n_slots: int, *, timeout: float = 5.0, name: str | None = None
+    url: str,
+    n_slots: int,
+    *,
+    timeout: float = 5.0,
+    name: str | None = None,
+    serializer: Serializer | None = None,
 ) -> ClientPool:
     """A pool for the servers of *url*. If that is a source, it is followed.
 
     *n_slots*, *timeout* and *name* are those of :class:`~mcpool_wsgi.ClientPool`. The form of
-    *url*, and the errors, are those of :func:`client_from_url`. But a source that does not
-    answer is no error.
+    *url*, *serializer* and the errors are those of :func:`client_from_url`. But a source that
+    does not answer is no error.
     """
     make_pool = functools.partial(ClientPool, n_slots=n_slots, timeout=timeout, name=name)
-    return pool_for(make_pool, *_options_in(url))
+    return pool_for(make_pool, *_options_in(url, serializer))
 
 
-def _options_in(url: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _options_in(url: str, serializer: Serializer | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options and the behaviors in *url*."""
     if not isinstance(url, str):  # not shown either: bytes may contain a password
         raise TypeError(
@@ -78,7 +84,7 @@ def _options_in(url: str) -> tuple[dict[str, Any], dict[str, Any]]:
     options.update(
         (name, _decoded(match[name], name)) for name in ("username", "password") if match[name]
     )
-    return {**options, **part(query, CLIENT)}, part(query, BEHAVIORS)
+    return {**options, **part(query, CLIENT), "serializer": serializer}, part(query, BEHAVIORS)
 
 
 def _decoded(text: str, what: str) -> str:
