@@ -89,7 +89,7 @@ class PooledClient(BorrowedCommands):
             except ClientReleased:
                 pass  # another thread has released it meanwhile, before the command began
             else:
-                result = command(*args, **kwargs)
+                result = client._call(used, command, args, kwargs)
                 return self if result is used else result  # nobody gets the client itself
         with self._pool.reserve() as client:
             try:

@@ -16,14 +16,18 @@ import pylibmc
 import pytest
 from harness import Connections, eventually, in_thread, in_threads
 from interrupts import interrupted_everywhere, tracing
+from werkzeug.test import create_environ, run_wsgi_app
 
 from mcpool_wsgi import (
     Client,
     ClientPool,
     ClientReleased,
     LentClient,
+    MemcachedPoolMiddleware,
+    PooledClient,
     PoolTimeout,
     ThreadMappedPool,
+    get_client,
 )
 
 SLOTS = 2
@@ -320,6 +324,40 @@ def test_settings_of_a_subclass_are_gone_too(connections: Connections, address: 
         with pool.reserve() as mc:
             as_at_first(mc)
         eventually(lambda: connections.count() == 1)
+
+
+@LAZY
+@pytest.mark.parametrize("kind", [ClientPool, ThreadMappedPool])
+def test_settings_of_a_method_of_a_subclass_are_gone_too(
+    kind: Any, lazy: bool, address: str
+) -> None:
+    class Tenant(Client):
+        def act_for(self, tenant: str) -> None:
+            self.behaviors = {"namespace": tenant}
+
+        def tell(self, notice: Callable[[], None]) -> None:
+            self.on_connection_failure = notice
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("204 No Content", [])
+        cache: Any = environ["cache"](environ)
+        cache.act_for("one:")
+        cache.set("key", "of one")
+        cache.tell(list)
+        assert Client([address]).get("one:key") == "of one"
+        return []
+
+    Client([address]).set("key", "of all")
+    with kind(Tenant([address]), *([1] if kind is ClientPool else [])) as pool:
+        pooled: Any = PooledClient(pool)
+        wrapped = MemcachedPoolMiddleware(app, pool, lazy=lazy)
+        for cache in (get_client, lambda environ: pooled):
+            run_wsgi_app(wrapped, {**create_environ(), "cache": cache})
+            assert pooled.get("key") == "of all"
+            with pool.reserve() as mc:
+                assert mc.on_connection_failure is None
+        pooled.act_for("two:")  # on a client that it has for this command only
+        assert pooled.get("key") == "of all"
 
 
 # -- A thread that sets something while the request ends

@@ -12,6 +12,7 @@ A reservation:
 
 -   ``reservation``: how it gets a slot and releases it.
 -   ``lent_client``: the reservation that is the client, too, and the lazy one.
+-   ``lent_subclass``: the same for clients of a subclass.
 -   ``observed``: the reservation that tells listeners.
 -   ``request_client``: which client the running request has.
 

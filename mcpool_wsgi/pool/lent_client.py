@@ -20,7 +20,6 @@ over.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import threading
 from collections.abc import Iterable, Mapping
@@ -61,6 +60,16 @@ class LentClient(BorrowedCommands, Reservation):
 
     def _run(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return getattr(self._use(), name)(*args, **kwargs)
+
+    def _call(
+        self,
+        client: Any,
+        command: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Call a *command* of *client*, which is what :meth:`_use` has returned."""
+        return command(*args, **kwargs)
 
     def _shown_client(self) -> Client:
         return self._use()  # type: ignore[no-any-return]
@@ -204,73 +213,3 @@ class LazyClient(LentClient):
 
 class _ReservedMeanwhile(Exception):
     """A signal handler has used a lazy client right before it was reserved."""
-
-
-class _Extras:
-    """Gives lent clients what a subclass of :class:`~mcpool_wsgi.Client` has of its own."""
-
-    __slots__ = ()
-
-    _use: Callable[[], Any]
-    _shown_client: Callable[[], Any]
-
-    # A subclass may have parameters of its own.
-    get: Any = BorrowedCommands.get
-    set: Any = BorrowedCommands.set
-    get_multi: Any = BorrowedCommands.get_multi
-
-    def _run(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        client = self._use()
-        result = getattr(client, name)(*args, **kwargs)
-        return self if result is client else result  # nobody gets the client itself
-
-    def _lacks(self, name: str) -> bool:
-        """Whether it is known, without the client, that there is no such attribute."""
-        return False
-
-    def hash(self, *args: Any, **kwargs: Any) -> Any:
-        return self._shown_client().hash(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        # Not what is a Client's own: observe() would be told of the next reservations, too.
-        if name.startswith("_") or hasattr(Client, name) or self._lacks(name):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        value = getattr(self._use(), name)
-        if not callable(value) or isinstance(value, type):  # an error of its own, for example
-            return value
-
-        @functools.wraps(value)
-        def method(*args: Any, **kwargs: Any) -> Any:  # asks again who has the client
-            return self._run(name, args, kwargs)
-
-        del method.__wrapped__  # it would reach the client after the release
-        return method
-
-
-class _LentSubclass(_Extras, LentClient):
-    __slots__ = ()
-
-
-class _LazySubclass(_Extras, LazyClient):
-    __slots__ = ()
-
-    def _lacks(self, name: str) -> bool:
-        # Whoever asks for it need not reserve the client for that. This runs no code of its class.
-        if self._client is not NOT_RESERVED:
-            return False
-        master = self._pool.master
-        kind = type(master)
-        return not (hasattr(kind, name) or name in vars(master) or hasattr(kind, "__getattr__"))
-
-
-def _not_lazy() -> NoReturn:
-    raise TypeError("lazy reservations need clients that are mcpool_wsgi.Client")
-
-
-def reservation_classes(master: Any) -> tuple[type[Any], Callable[[], Any]]:
-    """The class of reservations of clones of *master*, and the one of lazy reservations."""
-    if master is None or type(master) is Client:
-        return LentClient, LazyClient
-    if isinstance(master, Client):
-        return _LentSubclass, _LazySubclass
-    return Reservation, _not_lazy

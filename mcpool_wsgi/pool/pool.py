@@ -33,7 +33,8 @@ from ..client import Client, Listener, checked_seconds, observe
 from .arguments import master_of
 from .generations import Generations
 from .holders import Holder, find_holders
-from .lent_client import LentClient, reservation_classes
+from .lent_client import LentClient
+from .lent_subclass import reservation_classes
 from .observed import ReservationListener, observed
 from .outages import Outages
 from .request_client import untold_requests
