@@ -203,6 +203,12 @@ def too_many_connections_in_binary(directory: Path) -> Iterator[Outage]:
 
 
 @contextlib.contextmanager
+def several_servers_have_too_many_connections_in_binary(directory: Path) -> Iterator[Outage]:
+    with too_many_connections(directory) as one, too_many_connections(directory) as other:
+        yield one._replace(servers=one.servers + other.servers, binary=True)
+
+
+@contextlib.contextmanager
 def no_more_connections(directory: Path) -> Iterator[Outage]:
     """memcached accepts no connection until another one ends."""
     with full(*LIMIT, "-o", "no_maxconns_fast") as address:
@@ -324,6 +330,7 @@ ROWS: dict[str, list[Start]] = {
     "connection limit, system errors": [
         too_many_connections,
         too_many_connections_in_binary,
+        several_servers_have_too_many_connections_in_binary,
         no_more_connections,
         unix_socket_is_missing,
         unix_socket_is_gone,

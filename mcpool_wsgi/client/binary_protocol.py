@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import functools
 import secrets
+from time import monotonic
 from typing import Any
 
 import pylibmc
 
 from . import failures, native, sockets
+from .discarding import discard
 from .silent_errors import silent_error
+
+SHORTEST_LIMIT = 0.001  # seconds
 
 
 @functools.cache
@@ -34,7 +38,7 @@ def counting(command: native.Command) -> native.Command:
                 raise
             cause = silent_error(client, command.__name__)
             if cause is None or type(cause) is pylibmc.UnknownReadFailure:
-                cause = _failure_of_another_key(client, command)
+                cause = _failure_of_another_key(client, key)
             if cause is not None:
                 try:
                     raise cause from error
@@ -47,18 +51,25 @@ def counting(command: native.Command) -> native.Command:
     return count
 
 
-def _failure_of_another_key(client: Any, command: native.Command) -> Exception | None:
-    """Why a server that gave no known answer to *command* gives none for a missing key either."""
-    if len(client.addresses) == 1:  # of several, libmemcached may leave this one out from now on
-        native.disconnect_all(client)  # or libmemcached would not ask it again so soon
-        try:
-            command(client, secrets.token_hex().encode(), 0)
-        except (pylibmc.NotFound, pylibmc.ServerDown):  # left out, because of a behavior
-            pass
-        except pylibmc.Error as error:
-            if not failures.is_own(error):
-                raise
-            return error  # type: ignore[no-any-return]
+def _failure_of_another_key(client: Any, key: bytes) -> Exception | None:
+    """Why a server that gave no known answer for *key* gives none for a missing key either."""
+    # On a client of its own, because libmemcached may leave the server out from now on.
+    address = client.addresses[native.hash(client, key)]
+    left = client._deadline - monotonic()  # for ever, if a signal handler was at work meanwhile
+    limit = max(min(left, client._command_timeout), SHORTEST_LIMIT)
+    other = client._for_one_server(address, limit)
+    other._fail_soft, other._listeners = False, []
+    other._on_failure = other.on_connection_failure = None
+    try:
+        other._command(native.incr, (other, secrets.token_hex(8).encode(), 0))
+    except pylibmc.NotFound:
+        pass
+    except pylibmc.Error as error:
+        if not failures.is_own(error):
+            raise
+        return error  # type: ignore[no-any-return]
+    finally:
+        discard(other)
     return None
 
 

@@ -25,7 +25,6 @@ from .storing_commands import StoringCommands
 
 _Thing = TypeVar("_Thing")
 
-SHORTEST_LIMIT = 0.001  # seconds
 _control_character = re.compile(rb"[\x00-\x1f\x7f]").search
 
 
@@ -81,7 +80,9 @@ class ServerCommands(StoringCommands):
         end = monotonic() + self._command_timeout
 
         def ask(address: str) -> Any:
-            client = self._for_one_server(address, max(end - monotonic(), SHORTEST_LIMIT))
+            client = self._for_one_server(
+                address, max(end - monotonic(), binary_protocol.SHORTEST_LIMIT)
+            )
             try:
                 return getattr(client, command)(*args)
             finally:
