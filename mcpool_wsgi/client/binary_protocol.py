@@ -17,8 +17,7 @@ import pylibmc
 from . import failures, native, sockets
 from .discarding import discard
 from .silent_errors import silent_error
-
-SHORTEST_LIMIT = 0.001  # seconds
+from .watchdog import SHORTEST_LIMIT
 
 
 @functools.cache

@@ -22,6 +22,7 @@ from .discarding import discard
 from .failures import is_unavailable
 from .keys import encoded
 from .storing_commands import StoringCommands
+from .watchdog import SHORTEST_LIMIT
 
 _Thing = TypeVar("_Thing")
 
@@ -80,9 +81,7 @@ class ServerCommands(StoringCommands):
         end = monotonic() + self._command_timeout
 
         def ask(address: str) -> Any:
-            client = self._for_one_server(
-                address, max(end - monotonic(), binary_protocol.SHORTEST_LIMIT)
-            )
+            client = self._for_one_server(address, max(end - monotonic(), SHORTEST_LIMIT))
             try:
                 return getattr(client, command)(*args)
             finally:

@@ -75,6 +75,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 #: The deadline of a client while no command runs.
 NEVER = math.inf
+SHORTEST_LIMIT = 0.001  # seconds for what remains of a command
 REPEAT = 0.001  # seconds after which the sockets of an expired command are shut down again
 START_TIMEOUT = 1.0  # seconds that the first command waits for the thread
 
