@@ -50,16 +50,18 @@ def is_answered(client: Any, command: str, times: int) -> bool:
     if client._deadline is NEVER:  # it passed while a signal handler was at work
         raise client._expiry(command, error)
     if error is None:
-        # If memcached has too many connections, it answers ERROR and closes this one, and
-        # libmemcached takes that for a miss. So the first miss of a connection is asked again.
-        # Not for ever: a value that uses the client while it is read makes it connect anew.
-        # In the binary protocol that ERROR is an error, and nothing is asked again.
-        if client.binary and sockets.numbers(client) == [-1]:
-            # Or a signal handler has closed it, so it is asked again.
+        # memcached with SASL closes the connection of a client that has not logged in, and
+        # libmemcached takes that for a miss. It may be a signal handler that has closed it.
+        has_no_login = client.binary and client._credentials[0] is None
+        if has_no_login and sockets.numbers(client) == [-1]:
             if times > 1:
                 raise login_missing(client)
             client._disconnect()  # or libmemcached would not ask again so soon
             return False
+        # If memcached has too many connections, it answers ERROR and closes this one, and that is
+        # a miss, too. So the first miss of a connection is asked again.
+        # Not for ever: a value that uses the client while it is read makes it connect anew.
+        # In the binary protocol that ERROR is an error, and nothing is asked again.
         connections: Any = None
         if not client.binary:
             connections = len(client.addresses) == 1 or sockets.numbers(client)
