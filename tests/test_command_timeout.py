@@ -108,6 +108,50 @@ def test_wait_for_the_commands_of_other_threads_has_the_same_limit(soft: bool) -
     assert {event.outcome for event in not_sent} == {"failure"}
 
 
+@pytest.mark.slow
+def test_wait_of_threads_that_never_pause_has_the_same_limit() -> None:
+    """Between two commands none is running, and whoever came then waited for all the others."""
+
+    def answers(conversation: Conversation) -> None:
+        while conversation.request():
+            conversation.pause(LIMIT * 0.1)
+            conversation.send(b"VALUE key 16 5\r\nvalue\r\nEND\r\n")
+
+    def work() -> None:
+        for _ in range(5):
+            with within_the_limit(), contextlib.suppress(pylibmc.Error):
+                assert mc.get("key") == "value"
+
+    with fake(answers) as server:
+        mc = Client([server.address], command_timeout=LIMIT)
+        in_threads([work] * 20)
+
+
+@pytest.mark.slow
+def test_server_does_not_count_as_failed_because_a_command_has_waited() -> None:
+    limit = 2 * LIMIT
+    late = threading.Event()
+
+    def answers(conversation: Conversation) -> None:
+        while conversation.request():
+            if late.is_set():
+                conversation.pause(limit * 0.8)
+            conversation.send(b"VALUE key 16 5\r\nvalue\r\nEND\r\n")
+
+    with fake(answers) as server:
+        mc = Client([server.address], {"_poll_timeout": 5000}, command_timeout=limit)
+        assert mc.get("key") == "value"
+        late.set()
+        thread = threading.Thread(target=lambda: mc.get("key"))
+        thread.start()
+        eventually(lambda: mc._deadline < math.inf)
+        with pytest.raises(pylibmc.Error, match="was not sent"):
+            mc.get("key")
+        thread.join(30)
+        late.clear()
+        assert mc.get("key") == "value"
+
+
 @tracing
 @pytest.mark.parametrize("works", [True, False])
 def test_interrupt_leaves_no_deadline(works: bool, request: pytest.FixtureRequest) -> None:

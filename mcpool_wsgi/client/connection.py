@@ -59,10 +59,12 @@ class Connection(Availability):
         "_out_of_sync",
         "_process",
         "_turn",
+        "_waiters",
     )
 
     _process: forks.Process  # the one that the connection belongs to
     _turn: threading.RLock  # reentrant, for signal handlers that use the client
+    _waiters: set[int]  # the threads that wait for a turn, or have it after a wait
     _options_lock: threading.RLock  # held while the options are changed or copied
     _out_of_sync: bool
     _command_timeout: float  # seconds
@@ -77,6 +79,7 @@ class Connection(Availability):
     def _prepare(self, command_timeout: float) -> None:
         """What a new client and a new clone need."""
         self._turn = threading.RLock()
+        self._waiters = set()
         self._options_lock = threading.RLock()
         self._out_of_sync = self._credentials[0] is not None  # so that it logs in first
         self._command_timeout = command_timeout
@@ -88,11 +91,16 @@ class Connection(Availability):
         opened_here.add(self)
 
     def _command(
-        self, command: Callable[..., Any], args: tuple[Any, ...], limit: float | None = None
+        self,
+        command: Callable[..., Any],
+        args: tuple[Any, ...],
+        limit: float | None = None,
+        has_turn: bool = False,
     ) -> Any:
         """Run ``command(*args)``. The first of *args* is this client.
 
         :param limit: seconds, in place of ``command_timeout``.
+        :param has_turn: whether this thread has the turn, and no other command is running.
         """
         if not same_process:
             forks.enter_child()
@@ -101,7 +109,8 @@ class Connection(Availability):
             return here._command(command, (here, *args[1:]), limit)
         if limit is None:
             limit = self._command_timeout
-        if self._deadline is not NEVER:
+        # The waiters, because between two commands there is no deadline, and with no limit.
+        if self._deadline is not NEVER or (self._waiters and not has_turn):
             return run_after_another(self, command, args, limit)
         with self._turn:
             is_sent = False

@@ -5,9 +5,9 @@ Turns
 What a command does if another one is running on the same client: one of another thread, or one
 that was interrupted by the signal handler that this one comes from.
 
-A command waits for its turn. The wait is a part of its time: if nearly all of ``command_timeout``
-has gone, the command is not sent. A command of a signal handler does not wait, because the
-interrupted command cannot end before it.
+A command waits for its turn. The wait is a part of its time: if more than half of
+``command_timeout`` has gone, the command is not sent. A command of a signal handler does not wait,
+because the interrupted command cannot end before it.
 """
 
 from __future__ import annotations
@@ -36,21 +36,22 @@ def run_after_another(client: Any, command: Command, args: tuple[Any, ...], limi
     turn = client._turn
     if turn._is_owned():
         with turn:
-            return _run_in_signal_handler(client, command, args, limit)
+            return _run_in_turn(client, command, args, limit)
     try:
+        client._waiters.add(_thread.get_ident())
         if turn.acquire(timeout=min(limit, _thread.TIMEOUT_MAX)):
             with turn:  # it is released at the end of the block, whatever comes
                 turn.release()
                 left = began + limit - monotonic()
-                # With less, a server that is only slow would count as failed.
-                if left >= limit / 10:
-                    if client._deadline is not NEVER:  # an interrupt has left it
-                        return _run_in_signal_handler(client, command, args, left)
-                    return client._command(command, args, left)
+                # With less, a server that is only slow would count as failed for all threads.
+                if left >= limit / 2:
+                    return _run_in_turn(client, command, args, left)
     except BaseException:
         if turn._is_owned():  # an interrupt came right before the block
             turn.release()
         raise
+    finally:
+        client._waiters.discard(_thread.get_ident())
     error = failures.NoTurn(
         f"{command.__name__} was not sent to {client._shown_addresses}: for {limit:g} s, other"
         " threads used this client. Give each thread a client of its own, from a pool"
@@ -63,14 +64,15 @@ def run_after_another(client: Any, command: Command, args: tuple[Any, ...], limi
     return result
 
 
-def _run_in_signal_handler(
-    client: Any, command: Command, args: tuple[Any, ...], limit: float
-) -> Any:
-    """Run a command while another one of this client, which was interrupted, waits."""
+def _run_in_turn(client: Any, command: Command, args: tuple[Any, ...], limit: float) -> Any:
+    """Run a command in a thread that has the turn."""
+    if client._deadline is NEVER:
+        return client._command(command, args, limit, True)
+    # Another one, which was interrupted, waits. Or an interrupt has left a deadline.
     began, deadline, expired = monotonic(), client._deadline, client._expired
     client._deadline = NEVER
     try:
-        return client._command(command, args, limit)
+        return client._command(command, args, limit, True)
     finally:
         # The interrupted command does not know what this one has left on the connection.
         if client._out_of_sync:
