@@ -160,3 +160,41 @@ def test_interrupt_of_the_greenlet_that_publishes_reaches_the_program(tmp_path: 
     demand("gevent")
     ended = run_python(PROGRAM_WITH_GEVENT, str(tmp_path))
     assert (ended.returncode, ended.stdout) == (0, "interrupted\n"), ended.stderr
+
+
+PROGRAM_WITH_GREENLETS = """
+import sys
+if sys.argv[1] == "gevent":
+    from gevent import monkey
+    monkey.patch_all()
+else:
+    import eventlet
+    eventlet.monkey_patch()
+import threading
+from mcpool_wsgi import Client, ClientPool
+from mcpool_wsgi.metrics.recorder import SECONDS, Recorder
+
+pool = ClientPool(Client([sys.argv[2]]), 1)
+recorder = Recorder(lambda: None)
+pool.observe(recorder.note)
+
+def work():
+    with pool.reserve() as mc:
+        mc.get("key")
+
+threads = [threading.Thread(target=work) for _ in range(20)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+counts = recorder.commands().rows["get", ""][:SECONDS]
+print(int(sum(counts)), len(recorder._rows))
+"""
+
+
+@pytest.mark.parametrize("library", ["gevent", "eventlet"])
+def test_memory_for_counts_does_not_grow_with_the_number_of_greenlets(
+    address: str, library: str
+) -> None:
+    """Each would be a thread with counts of its own."""
+    demand(library)
+    ended = run_python(PROGRAM_WITH_GREENLETS, library, address)
+    assert (ended.returncode, ended.stdout) == (0, "20 1\n"), ended.stderr

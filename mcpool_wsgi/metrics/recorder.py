@@ -12,6 +12,7 @@ import threading
 from _thread import get_ident
 from bisect import bisect_left
 from operator import add
+from types import BuiltinFunctionType
 from typing import Callable, NamedTuple
 
 from .. import forks
@@ -27,6 +28,11 @@ BOUNDS: tuple[float, ...] = (
 
 # Where the sums are in a row. The counts of the buckets come before them.
 SECONDS, HITS, MISSES = range(-3, 0)
+
+# gevent's and eventlet's get_ident() is of the greenlet, and new ones never end.
+_thread_id: Callable[[], int] = (
+    get_ident if isinstance(get_ident, BuiltinFunctionType) else threading.get_native_id
+)
 
 
 class Commands(NamedTuple):
@@ -71,7 +77,7 @@ class Recorder:
             self._on_first()
             command = f"{command} {type(event.error).__name__}"
         try:
-            row = self._rows[get_ident()][command]
+            row = self._rows[_thread_id()][command]
         except KeyError:
             row = self._new_row(command)
         seconds = event.seconds
@@ -86,7 +92,7 @@ class Recorder:
 
     def _new_row(self, command: str) -> list[float]:
         self._on_first()
-        rows = self._rows.setdefault(get_ident(), {})
+        rows = self._rows.setdefault(_thread_id(), {})
         return rows.setdefault(command, [0.0] * (len(BOUNDS) + 3))
 
     def commands(self) -> Commands:
