@@ -91,6 +91,30 @@ def test_server_gets_a_start_response_before_an_error_of_the_app(pool: ClientPoo
     assert started == [("200 OK", [])]
 
 
+def test_response_is_closed_if_the_server_refuses_its_headers(pool: ClientPool) -> None:
+    closed: list[bool] = []
+
+    class Body:
+        def __iter__(self) -> Iterator[bytes]:
+            return iter([b"body"])
+
+        def close(self) -> None:
+            closed.append(True)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Body:
+        start_response("200 OK", [("bad", "header\n")])
+        return Body()
+
+    def refuse(*args: Any) -> Any:
+        raise ValueError("bad header")
+
+    middleware: Any = MemcachedPoolMiddleware(app, pool, server_timing=True)
+    with pytest.raises(ValueError, match="bad header"):
+        middleware({}, refuse)
+    assert closed == [True]
+    assert pool.stats().in_use == 0
+
+
 def test_header_counts_failures_and_has_singular_forms() -> None:
     with hostile.refusing() as address:
         pool = ClientPool(Client([address], fail_soft=True), 1)

@@ -123,5 +123,17 @@ class ServerTiming:
             finally:
                 start.pass_on()
 
-        response: Any = run(self._app, environ, start)
+        response: Any = None
+
+        def call() -> None:
+            nonlocal response
+            response = self._app(environ, start)
+
+        try:
+            run(call)
+        except BaseException:  # from the server's start_response(), if there is a response
+            close = getattr(response, "close", None)
+            if close is not None:
+                close()
+            raise
         return chunks_run_by(run, environ, response)  # type: ignore[no-any-return]
