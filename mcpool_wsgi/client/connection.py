@@ -109,7 +109,8 @@ class Connection(Availability):
             return here._command(command, (here, *args[1:]), limit)
         if limit is None:
             limit = self._command_timeout
-        # The waiters, because between two commands there is no deadline, and with no limit.
+        # While others wait, it waits as they do: the block below has no time limit, and between
+        # two commands there is no deadline.
         if self._deadline is not NEVER or (self._waiters and not has_turn):
             return run_after_another(self, command, args, limit)
         with self._turn:

@@ -53,8 +53,9 @@ def run_after_another(client: Any, command: Command, args: tuple[Any, ...], limi
     finally:
         client._waiters.discard(_thread.get_ident())
     error = failures.NoTurn(
-        f"{command.__name__} was not sent to {client._shown_addresses}: for {limit:g} s, other"
-        " threads used this client. Give each thread a client of its own, from a pool"
+        f"{command.__name__} was not sent to {client._shown_addresses}: other threads used this"
+        f" client for more than half of the time limit, {limit:g} s. Give each thread a client of"
+        " its own, from a pool"
     )
     result = failures.result_of_failure(command.__name__, args)
     if client._listeners:
