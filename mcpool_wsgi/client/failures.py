@@ -33,7 +33,7 @@ class CommandExpired(_Error):
 
 
 class NoTurn(CommandExpired):
-    """Other threads used the client for more than half of the time limit. Nothing was sent."""
+    """Other threads used the client for half of the time limit. Nothing was sent."""
 
 
 class Interrupted(_Error):

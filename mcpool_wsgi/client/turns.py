@@ -5,9 +5,9 @@ Turns
 What a command does if another one is running on the same client: one of another thread, or one
 that was interrupted by the signal handler that this one comes from.
 
-A command waits for its turn. The wait is a part of its time: if more than half of
-``command_timeout`` has gone, the command is not sent. A command of a signal handler does not wait,
-because the interrupted command cannot end before it.
+A command waits for its turn for half of ``command_timeout`` at most. The wait is a part of its
+time. If it were sent later, a server that is only slow would count as failed for all threads. A
+command of a signal handler does not wait, because the interrupted command cannot end before it.
 """
 
 from __future__ import annotations
@@ -39,13 +39,10 @@ def run_after_another(client: Any, command: Command, args: tuple[Any, ...], limi
             return _run_in_turn(client, command, args, limit)
     try:
         client._waiters.add(_thread.get_ident())
-        if turn.acquire(timeout=min(limit, _thread.TIMEOUT_MAX)):
+        if turn.acquire(timeout=min(limit / 2, _thread.TIMEOUT_MAX)):
             with turn:  # it is released at the end of the block, whatever comes
                 turn.release()
-                left = began + limit - monotonic()
-                # With less, a server that is only slow would count as failed for all threads.
-                if left >= limit / 2:
-                    return _run_in_turn(client, command, args, left)
+                return _run_in_turn(client, command, args, began + limit - monotonic())
     except BaseException:
         if turn._is_owned():  # an interrupt came right before the block
             turn.release()
@@ -54,8 +51,8 @@ def run_after_another(client: Any, command: Command, args: tuple[Any, ...], limi
         client._waiters.discard(_thread.get_ident())
     error = failures.NoTurn(
         f"{command.__name__} was not sent to {client._shown_addresses}: other threads used this"
-        f" client for more than half of the time limit, {limit:g} s. Give each thread a client of"
-        " its own, from a pool"
+        f" client for half of the time limit, {limit:g} s. Give each thread a client of its own,"
+        " from a pool"
     )
     result = failures.result_of_failure(command.__name__, args)
     if client._listeners:
