@@ -79,4 +79,5 @@ def succeeds(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         raise
-    assert os.waitstatus_to_exitcode(statuses[0]) == 0
+    code = os.waitstatus_to_exitcode(statuses[0])
+    assert code == 0, f"the child ended with {code}"
