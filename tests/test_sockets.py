@@ -176,6 +176,8 @@ class Running:
             self.error = error
 
     def is_running(self) -> bool:
+        # In a child by C, CPython 3.13 crashes when it frees a thread that nobody has joined.
+        self._thread.join(0)
         return self._thread.is_alive()
 
 
