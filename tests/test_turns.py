@@ -69,7 +69,7 @@ def test_interrupt_of_a_command_that_gets_its_turn_later_keeps_no_turn(mc: Clien
         mc.get("key")
 
     def check() -> None:
-        assert not mc._turn._is_owned()  # type: ignore[attr-defined]
+        assert not mc._turn._is_owned()
 
     assert interrupted_everywhere(KeyboardInterrupt, action, check) > 50
 

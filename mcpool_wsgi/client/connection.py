@@ -63,7 +63,7 @@ class Connection(Availability):
     )
 
     _process: forks.Process  # the one that the connection belongs to
-    _turn: threading.RLock  # reentrant, for signal handlers that use the client
+    _turn: Any  # a threading.RLock: reentrant, for signal handlers that use the client
     _waiters: set[int]  # the threads that wait for a turn, or have it after a wait
     _options_lock: threading.RLock  # held while the options are changed or copied
     _out_of_sync: bool
@@ -91,16 +91,11 @@ class Connection(Availability):
         opened_here.add(self)
 
     def _command(
-        self,
-        command: Callable[..., Any],
-        args: tuple[Any, ...],
-        limit: float | None = None,
-        has_turn: bool = False,
+        self, command: Callable[..., Any], args: tuple[Any, ...], limit: float | None = None
     ) -> Any:
         """Run ``command(*args)``. The first of *args* is this client.
 
         :param limit: seconds, in place of ``command_timeout``.
-        :param has_turn: whether this thread has the turn, and no other command is running.
         """
         if not same_process:
             forks.enter_child()
@@ -111,7 +106,7 @@ class Connection(Availability):
             limit = self._command_timeout
         # While others wait, it waits as they do: the block below has no time limit, and between
         # two commands there is no deadline.
-        if self._deadline is not NEVER or (self._waiters and not has_turn):
+        if self._deadline is not NEVER or (self._waiters and not self._turn._is_owned()):
             return run_after_another(self, command, args, limit)
         with self._turn:
             is_sent = False

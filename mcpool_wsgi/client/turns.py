@@ -2,8 +2,8 @@
 Turns
 =====
 
-What a command does if another one is running on the same client: one of another thread, or one
-that was interrupted by the signal handler that this one comes from.
+What a command does if another one is running on the same client, or waits for it: one of another
+thread, or one that was interrupted by the signal handler that this one comes from.
 
 A command waits for its turn for half of ``command_timeout`` at most. The wait is a part of its
 time. If it were sent later, a server that is only slow would count as failed for all threads. A
@@ -27,7 +27,7 @@ Command = Callable[..., Any]
 
 
 def run_after_another(client: Any, command: Command, args: tuple[Any, ...], limit: float) -> Any:
-    """Run ``command(*args)`` on *client*, on which another command is running.
+    """Run ``command(*args)`` on *client*, for which another command runs or waits.
 
     :param limit: seconds for the wait and the command.
     :raises NoTurn: the turn did not come in time.
@@ -65,12 +65,12 @@ def run_after_another(client: Any, command: Command, args: tuple[Any, ...], limi
 def _run_in_turn(client: Any, command: Command, args: tuple[Any, ...], limit: float) -> Any:
     """Run a command in a thread that has the turn."""
     if client._deadline is NEVER:
-        return client._command(command, args, limit, True)
+        return client._command(command, args, limit)
     # Another one, which was interrupted, waits. Or an interrupt has left a deadline.
     began, deadline, expired = monotonic(), client._deadline, client._expired
     client._deadline = NEVER
     try:
-        return client._command(command, args, limit, True)
+        return client._command(command, args, limit)
     finally:
         # The interrupted command does not know what this one has left on the connection.
         if client._out_of_sync:
