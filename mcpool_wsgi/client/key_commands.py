@@ -28,7 +28,7 @@ from .arguments import LARGEST_DELTA, LARGEST_TIME, checked_number
 from .connection import Connection
 from .failures import MISS
 from .keys import Key, KeyRule, encoded
-from .silent_errors import counting
+from .silent_errors import with_cause
 from .values import NativeMethod, deserialize, serialize
 
 _Self = TypeVar("_Self", bound="KeyCommands")
@@ -99,7 +99,7 @@ class KeyCommands(Connection):
     ) -> int:
         raw = self._rule.encoded(key)
         delta = checked_number("delta", delta, LARGEST_DELTA, key=key)
-        command = counting(command)
+        command = with_cause(command)
         if self.binary:
             command = binary_protocol.counting(command)
         try:

@@ -46,7 +46,7 @@ def silent_error(client: object, command: str) -> Exception | None:
 
 
 @functools.cache
-def counting(command: native.Command) -> native.Command:
+def with_cause(command: native.Command) -> native.Command:
     """*command*, which is ``incr`` or ``decr``, with the cause of a failure in its error."""
 
     def count(client: Any, key: bytes, delta: int) -> Any:
