@@ -13,7 +13,7 @@ import threading
 import urllib.request
 import weakref
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Callable
 
 import hostile
 import pylibmc
@@ -378,40 +378,41 @@ def test_strange_answers_of_a_server_are_shown(script: hostile.Script) -> None:
         assert page.all("b") == [{}, {}]  # the process and its host
 
 
+class Late(Mute):
+    """It answers when *over* is set.
+
+    :param figures: what it answers, after so many questions.
+    """
+
+    def __init__(self, figures: Callable[[int], dict[str, bytes]]) -> None:
+        self.figures = figures
+        self.begun: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.over = threading.Event()
+
+    def get_stats(self) -> Any:
+        self.begun.put(None)
+        self.over.wait(10)
+        return [(b"late", self.figures(self.begun.qsize()))]
+
+
 def test_server_that_is_late_is_not_asked_again_meanwhile() -> None:
-    begun: queue.SimpleQueue[None] = queue.SimpleQueue()
-    over = threading.Event()
-
-    class Late(Mute):
-        def get_stats(self) -> Any:
-            begun.put(None)
-            over.wait(10)
-            return [(b"late", {"curr_items": b"7", "bytes": b"many"})]
-
-    app = StatusApp(ClientPool(Late(), 1))
+    late = Late(lambda questions: {"curr_items": b"7", "bytes": b"many"})
+    app = StatusApp(ClientPool(late, 1))
     for _ in range(2):
         (server,) = facts(app)["servers"]
         assert server["error"] == "no answer within 1 s"
-    assert begun.qsize() == 1
-    over.set()
+    assert late.begun.qsize() == 1
+    late.over.set()
     eventually(lambda: facts(app)["servers"][0]["items"] == 7)
     assert facts(app)["servers"][0]["bytes"] is None
 
 
 def test_late_answer_is_not_shown_when_it_is_old(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: queue.SimpleQueue[None] = queue.SimpleQueue()
-    over = threading.Event()
-
-    class Late(Mute):
-        def get_stats(self) -> Any:
-            begun.put(None)
-            over.wait(10)
-            return [(b"late", {"curr_items": b"%d" % begun.qsize()})]
-
-    app = StatusApp(ClientPool(Late(), 1))
+    late = Late(lambda questions: {"curr_items": b"%d" % questions})
+    app = StatusApp(ClientPool(late, 1))
     assert facts(app)["servers"][0]["error"] == "no answer within 1 s"
     (question,) = (each for each in threading.enumerate() if isinstance(each, Question))
-    over.set()
+    late.over.set()
     question.join(10)
     monkeypatch.setattr(servers, "LATE", 0)
     assert facts(app)["servers"][0]["items"] == 2
