@@ -51,8 +51,6 @@ class LentClient(BorrowedCommands, Reservation):
 
     _has_own_client: bool
 
-    _is_client = True
-
     if TYPE_CHECKING:
 
         def __init__(self) -> None: ...

@@ -13,7 +13,7 @@ from typing import Any, Callable, NoReturn
 
 from ..client import BorrowedCommands, Client
 from .lent_client import LazyClient, LentClient
-from .reservation import NOT_RESERVED, Reservation
+from .reservation import NOT_RESERVED, PlainReservation
 from .slots import NO_GENERATION, Slot
 
 
@@ -106,4 +106,4 @@ def reservation_classes(master: Any) -> tuple[type[Any], Callable[[], Any]]:
         return LentClient, LazyClient
     if isinstance(master, Client):
         return _LentSubclass, _LazySubclass
-    return Reservation, _not_lazy
+    return PlainReservation, _not_lazy

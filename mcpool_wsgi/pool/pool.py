@@ -78,8 +78,9 @@ class Pool:
         """The client that the pool's clients are clones of. None in a pool that is not filled."""
         return self._generations.current.master
 
+    # *lazy* is not keyword-only, because Python takes longer to call a function that has such ones.
     def reserve(
-        self, block: bool = True, timeout: float | None = None, *, lazy: bool = False
+        self, block: bool = True, timeout: float | None = None, lazy: bool = False
     ) -> LentClient:
         """Reserve a client for the length of a ``with`` block.
 
@@ -97,7 +98,8 @@ class Pool:
         if lazy:
             reservation = self._reserve_lazily()
         else:
-            reservation = self._lent_class()
+            lent_class = self._lent_class  # no method: Python would look for one in the class
+            reservation = lent_class()
             reservation._pool = self
             reservation._client = NOT_RESERVED
         if timeout is not None:

@@ -57,19 +57,14 @@ RELEASED: Any = _NoClient(
 
 
 class Reservation(HasSlot):
-    """One reservation, which gives the client of the slot itself.
-
-    Pools of clients that are not :class:`~mcpool_wsgi.Client` reserve with it. It ends
-    once, however often and from whichever thread it is released.
-    """
+    """One reservation. It ends once, however often and from whichever thread it is released."""
 
     # There is no __init__: calling one costs a fifth of a reservation. See Pool.reserve().
     __slots__ = ("_client", "_is_over", "_pool", "_queue", "_server_thread", "_slot", "_timeout")
 
-    _is_client = False  # whether the reservation is the client, too
     _client: Any
     _pool: PoolOfReservation
-    _queue: SlotQueue  # to which the slot is released, until then
+    _queue: Any  # the SlotQueue to which the slot is released; None from then on
     _slot: Slot  # from the reservation to the release
     _is_over: bool  # set by a release that found no slot
     # Set if one thread serves all requests: nobody can release its clients while it waits.
@@ -104,7 +99,7 @@ class Reservation(HasSlot):
             self._client = NOT_RESERVED
             self._put_slot_back()
             raise
-        return self if self._is_client else self._client
+        return self
 
     _reserve_now = __enter__  # a lazy client calls it later, and observed() measures it
 
@@ -121,7 +116,7 @@ class Reservation(HasSlot):
         # Now, before another reservation can have the slot's client.
         self._client = RELEASED
         queue = self._queue
-        del self._queue  # the queue of a thread that has ended has its connections
+        self._queue = None  # the queue of a thread that has ended has its connections
         slot.since = 0.0  # until the next reservation has it completely, nobody holds it
         if not slot.generation.current:
             try:
@@ -178,6 +173,21 @@ class Reservation(HasSlot):
         elif self._client is RELEASED:
             state = "released"
         return f"<{type(self).__name__} of {self._pool!r}, {state}>"
+
+
+class PlainReservation(Reservation):
+    """A reservation that gives the client of the slot itself.
+
+    Pools of clients that are not :class:`~mcpool_wsgi.Client` reserve with it.
+    """
+
+    __slots__ = ()
+
+    def __enter__(self) -> Any:
+        super().__enter__()
+        return self._client
+
+    _reserve_now = __enter__
 
 
 def _others_run_during_a_wait() -> bool:
