@@ -152,6 +152,26 @@ def test_third_party_pools_are_driven_unchanged(address: str) -> None:
             assert app.get("/").text == f"visit {3 * visits + visit}"
 
 
+class CountingPool(ClientPool):
+    """A pool of this package, with a ``reserve()`` of its own."""
+
+    reserved = 0
+
+    @contextmanager
+    def reserve(self, *args: Any, **kwargs: Any) -> Iterator[Any]:  # type: ignore[override]
+        self.reserved += 1
+        with super().reserve(*args, **kwargs) as mc:
+            yield mc
+
+
+def test_reserve_of_a_subclass_may_return_any_context_manager(mc: Client) -> None:
+    pool = CountingPool(mc, 1)
+    app = TestApp(MemcachedPoolMiddleware(count_and_greet, pool))
+    for visit in (1, 2):
+        assert app.get("/").text == f"visit {visit}"
+    assert (pool.reserved, pool.stats().in_use) == (2, 0)
+
+
 def test_third_party_pools_say_exhaustion_their_own_way() -> None:
     for pool in (BlogPool(), pylibmc.ClientPool()):
         TestApp(MemcachedPoolMiddleware(count_and_greet, pool)).get("/", status=503)

@@ -13,6 +13,7 @@ from typing import Any, Callable
 from ..client import checked_switch
 from ..pool import Pool
 from .slow import slow_holders
+from .third_party import from_any_pool
 
 
 def check_arguments(
@@ -45,7 +46,7 @@ def reserve_function(pool: Pool, lazy: bool, slow_after: float | None) -> Callab
     :raises TypeError: *pool* cannot reserve lazily, or *slow_after* is no number.
     :raises ValueError: *slow_after* is not positive or not finite.
     """
-    reserve: Callable[[], Any] = pool.reserve
+    reserve = from_any_pool(pool.reserve)
     if lazy:
         reserve = pool._reserve_lazily
         reserve()  # takes nothing, and raises if the pool cannot do it

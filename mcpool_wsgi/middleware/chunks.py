@@ -17,8 +17,8 @@ from .files import FileWrapper, Runner, chunks_of
 def chunks_run_by(run: Runner, environ: dict[str, Any], response: Any) -> Any:
     """The *response* of an app for *environ*. *run* runs the code of the app in it."""
     wrapper = environ.get("wsgi.file_wrapper")
-    if type(wrapper) is FileWrapper and response is wrapper.wrapped:
-        wrapper.file.run_by(run)  # the server knows the response, and sends its file
+    if type(wrapper) is FileWrapper and response is wrapper.made[1]:
+        wrapper.made[0].run_by(run)  # the server knows the response, and sends its file
         return response
     if response is None or type(response) in (list, tuple, bytes):
         return response  # no code of the app runs any more

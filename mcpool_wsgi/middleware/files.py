@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 #: and returns what the function returns.
 Runner = Callable[..., Any]
 
+#: What a FileWrapper has made before it is called, and when the app has returned. The app may have
+#: kept the wrapper then, in a copy of its environ.
+NOT_YET: tuple[Any, Any] = (None, MISSING)
+NO_MORE: tuple[Any, Any] = (None, MISSING)
+
 
 def chunks_of(run: Runner, response: Any) -> Iterator[bytes]:
     """The chunks of *response*. *run* asks it for its iterator now, and then for each chunk."""
@@ -52,14 +57,16 @@ def call_with_files(
     response must stay what it is, and the file in it tells when it is closed.
     """
     server_wrapper = environ["wsgi.file_wrapper"]
-    environ["wsgi.file_wrapper"] = wrapper = FileWrapper(server_wrapper)
+    wrapper = FileWrapper()
+    wrapper.server_wrapper = server_wrapper
+    wrapper.made = NOT_YET
+    environ["wsgi.file_wrapper"] = wrapper
     try:
         response = app(environ, start_response)
     finally:
         environ["wsgi.file_wrapper"] = server_wrapper
-        file, wrapped = wrapper.file, wrapper.wrapped
-        wrapper.is_over = True
-        wrapper.file = wrapper.wrapped = None  # the app may keep the wrapper
+        file, wrapped = wrapper.made
+        wrapper.made = NO_MORE
     if response is not wrapped:
         return response, None
     is_closed = is_closed_by_the_server(response, file, server_wrapper)
@@ -69,7 +76,7 @@ def call_with_files(
 def is_closed_by_the_server(response: Any, file: Any, wrapper: Any) -> bool:
     """Whether the server closes *file*, from which *wrapper* has made the *response*."""
     if type(wrapper) is FileWrapper:  # of a middleware around this one
-        inner_file = file if wrapper.is_over else wrapper.file
+        inner_file = file if wrapper.made is NO_MORE else wrapper.made[0]
         return is_closed_by_the_server(response, inner_file, wrapper.server_wrapper)
     # bjoern's wrapper does not close its file when the client goes away. It is read instead.
     return (
@@ -82,20 +89,19 @@ def is_closed_by_the_server(response: Any, file: Any, wrapper: Any) -> bool:
 class FileWrapper:
     """What stands in the environ for the server's ``wsgi.file_wrapper`` while the app runs."""
 
-    __slots__ = ("file", "is_over", "server_wrapper", "wrapped")
+    # There is no __init__: calling one costs a tenth of a request. call_with_files() sets these.
+    __slots__ = ("made", "server_wrapper")
 
-    def __init__(self, server_wrapper: Callable[..., Any]) -> None:
-        self.server_wrapper: Callable[..., Any] = server_wrapper
-        self.file: Any = None
-        self.wrapped: Any = MISSING
-        self.is_over: bool = False  # the app has returned, but a copy of its environ has this
+    server_wrapper: Callable[..., Any]
+    made: tuple[Any, Any]  # the last file, and what the server's wrapper has made of it
 
     def __call__(self, file: Any, *args: Any) -> Any:
-        if self.is_over:
+        if self.made is NO_MORE:
             return self.server_wrapper(file, *args)
-        self.file = File(file)
-        self.wrapped = self.server_wrapper(self.file, *args)
-        return self.wrapped
+        ours = File(file)
+        wrapped = self.server_wrapper(ours, *args)
+        self.made = ours, wrapped
+        return wrapped
 
     def __instancecheck__(self, instance: Any) -> bool:
         return isinstance(instance, self.server_wrapper)  # type: ignore[arg-type]

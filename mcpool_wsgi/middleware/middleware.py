@@ -53,9 +53,9 @@ from .environ_keys import Call, EarlyRelease, EnvironKeys
 from .exhaustion import LazyExhaustion
 from .files import call_with_files
 from .request import InRequest
-from .response import response_class
+from .response import ListResponse, response_class
 from .server_timing import ServerTiming
-from .third_party import ThirdPartyReservation
+from .third_party import from_any_pool
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -119,7 +119,7 @@ class MemcachedPoolMiddleware:
         on_exhausted: WSGIApplication = NO_CLIENT,
     ) -> None:
         check_arguments(app, pool, environ_key, lazy, server_timing, on_exhausted)
-        self._reserve: Callable[[], Any] = pool.reserve
+        self._reserve: Callable[[], Any] = from_any_pool(pool.reserve)
         # A pool of somebody else may reserve clients of a pool of ours.
         self._tells_requests: list[bool] = [True]
         if isinstance(pool, Pool):
@@ -141,13 +141,13 @@ class MemcachedPoolMiddleware:
         self._on_exhausted = on_exhausted
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        reservation = self._reserve()
-        if not isinstance(reservation, Reservation):
-            reservation = ThirdPartyReservation(reservation)
-        elif not environ.get("wsgi.multithread", True):
+        reserve = self._reserve
+        reservation = reserve()
+        if not environ.get("wsgi.multithread", True) and isinstance(reservation, Reservation):
             reservation._server_thread = get_ident()
         release = reservation.release
         keys = self._keys
+        call = None
         try:
             try:
                 client = reservation.__enter__()
@@ -170,8 +170,14 @@ class MemcachedPoolMiddleware:
             else:
                 response = app(environ, start_response)
             to_close = response if file is None else None  # the server closes a file
-            closing = response_class(to_close)(keys, environ, reservation, release, to_close)
-            if type(release) is EarlyRelease:
+            kind = ListResponse if type(response) is list else response_class(to_close)
+            closing = kind()
+            closing.keys = keys
+            closing.environ = environ
+            closing.reservation = reservation
+            closing.release = release
+            closing.response = to_close
+            if call is not None:
                 release.follow(closing)
             if file is not None:
                 file.response = closing

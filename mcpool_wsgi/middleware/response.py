@@ -26,45 +26,38 @@ class Response:
     than without the middleware. And it is no list: bjoern would not close it.
     """
 
-    __slots__ = ("__weakref__", "_keys", "_release", "_reservation", "_response", "environ")
+    # There is no __init__: calling one costs a tenth of a request. The middleware sets these.
+    __slots__ = ("__weakref__", "environ", "keys", "release", "reservation", "response")
 
-    def __init__(
-        self,
-        keys: EnvironKeys,
-        environ: WSGIEnvironment,
-        reservation: Any,
-        release: Callable[[], None],
-        response: Any,
-    ) -> None:
-        self._keys = keys
-        self.environ: WSGIEnvironment = environ
-        self._reservation = reservation
-        self._release = release
-        self._response = response  # absent while a thread closes it, CLOSED from then on
+    environ: WSGIEnvironment
+    keys: EnvironKeys
+    release: Callable[[], None]
+    reservation: Any
+    response: Any  # absent while a thread closes it, CLOSED from then on
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(getattr(self, "_response", CLOSED))
+        return iter(getattr(self, "response", CLOSED))
 
     def close(self) -> None:
         """Close the app's response, then release the client."""
         try:
-            response = self._response
-            del self._response  # succeeds once
+            response = self.response
+            del self.response  # succeeds once
         except AttributeError:
             return
         is_closed = True
         try:
             close = getattr(response, "close", None)
             if close is not None:
-                self.call_close(close)
+                self.keys.call_close(close, self.environ, self.reservation, self.release)
         except ValueError:
             # A generator that runs in another thread refuses to be closed, and keeps its client.
             is_closed = getattr(response, "gi_frame", None) is None
             raise
         finally:
-            self._response = CLOSED if is_closed else response
+            self.response = CLOSED if is_closed else response
             if is_closed:
-                self.end()
+                self.keys.end_request(self.environ, self.reservation, self.release)
 
     @property
     def gi_frame(self) -> Any:
@@ -72,16 +65,16 @@ class Response:
 
         A generator may have ended since it refused to be closed, so nobody asks it once more.
         """
-        response = getattr(self, "_response", CLOSED)
+        response = getattr(self, "response", CLOSED)
         return None if response is CLOSED else response
 
     def call_close(self, close: Callable[[], object]) -> None:
         """Call the app's *close* as a part of its request."""
-        self._keys.call_close(close, self.environ, self._reservation, self._release)
+        self.keys.call_close(close, self.environ, self.reservation, self.release)
 
     def end(self) -> None:
         """End the request. More than once does no harm."""
-        self._keys.end_request(self.environ, self._reservation, self._release)
+        self.keys.end_request(self.environ, self.reservation, self.release)
 
 
 class SizedResponse(Response):
@@ -90,7 +83,7 @@ class SizedResponse(Response):
     __slots__ = ()
 
     def __len__(self) -> int:
-        return len(getattr(self, "_response", CLOSED))
+        return len(getattr(self, "response", CLOSED))
 
 
 class ListResponse(SizedResponse):
@@ -98,16 +91,17 @@ class ListResponse(SizedResponse):
 
     __slots__ = ()
 
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.response)
+
     def close(self) -> None:
         """Release the client."""
-        self._response = CLOSED
-        self.end()
+        self.response = CLOSED
+        self.keys.end_request(self.environ, self.reservation, self.release)
 
 
 def response_class(response: Any) -> type[Response]:
-    """The class for what an app has returned."""
-    if type(response) is list:
-        return ListResponse
+    """The class for what an app has returned, if it is no list."""
     if type(response) is GeneratorType or not hasattr(response, "__len__"):
         return Response
     return SizedResponse

@@ -9,7 +9,24 @@ from __future__ import annotations
 
 import weakref
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Callable
+
+from ..pool import Pool, Reservation
+
+
+def from_any_pool(reserve: Callable[[], Any]) -> Callable[[], Any]:
+    """*reserve*, the method of a pool. What it returns has a ``release()``, whoever made it."""
+    if getattr(reserve, "__func__", None) is Pool.reserve:
+        return reserve
+
+    def reserve_from_any_pool() -> Any:
+        reservation = reserve()
+        # A pool of somebody else may reserve clients of a pool of ours.
+        if isinstance(reservation, Reservation):
+            return reservation
+        return ThirdPartyReservation(reservation)
+
+    return reserve_from_any_pool
 
 
 class ThirdPartyReservation:

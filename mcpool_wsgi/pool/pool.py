@@ -78,7 +78,7 @@ class Pool:
         """The client that the pool's clients are clones of. None in a pool that is not filled."""
         return self._generations.current.master
 
-    # *lazy* is not keyword-only, because Python takes longer to call a function that has such ones.
+    # No parameter is keyword-only: Python takes longer to call a function with such ones.
     def reserve(
         self, block: bool = True, timeout: float | None = None, lazy: bool = False
     ) -> LentClient:
