@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 
-class LazyExhaustion:
-    """Calls *app* and, if its first command finds no client in time, *on_exhausted* instead."""
+def answered_when_exhausted(
+    app: WSGIApplication, key: str, on_exhausted: WSGIApplication
+) -> WSGIApplication:
+    """*app*, in whose place *on_exhausted* answers if the first command finds no client in time.
 
-    def __init__(self, app: WSGIApplication, key: str, on_exhausted: WSGIApplication) -> None:
-        self._app = app
-        self._key = key
-        self._on_exhausted = on_exhausted
+    :param key: of the client in the environ.
+    """
 
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        client: LazyClient = environ[self._key]
+    def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        client: LazyClient = environ[key]
         is_started = False
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
@@ -39,11 +39,11 @@ class LazyExhaustion:
             return start_response(status, headers, exc_info)
 
         try:
-            response: Any = self._app(environ, start)
+            response: Any = app(environ, start)
         except PoolTimeout as error:
             if is_started or error._client_id != id(client):
                 raise
-            return self._on_exhausted(environ, start_response)
+            return on_exhausted(environ, start_response)
         if is_started or response is None or type(response) in (list, tuple, bytes):
             return response  # type: ignore[no-any-return]
         # Its code may not have run yet, as that of a generator.
@@ -51,8 +51,10 @@ class LazyExhaustion:
         return kind(
             response,
             lambda error: not is_started and error._client_id == id(client),
-            lambda: self._on_exhausted(environ, start_response),
+            lambda: on_exhausted(environ, start_response),
         )
+
+    return call
 
 
 class Unstarted:

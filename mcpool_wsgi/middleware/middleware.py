@@ -50,9 +50,9 @@ from werkzeug.exceptions import ServiceUnavailable
 from ..pool import LentClient, Pool, Reservation
 from .arguments import check_arguments, reserve_function
 from .environ_keys import Call, EarlyRelease, EnvironKeys
-from .exhaustion import LazyExhaustion
+from .exhaustion import answered_when_exhausted
 from .files import call_with_files
-from .request import InRequest
+from .request import as_request
 from .response import ListResponse, response_class
 from .server_timing import ServerTiming
 from .third_party import from_any_pool
@@ -132,11 +132,12 @@ class MemcachedPoolMiddleware:
                 "lazy=True, slow_after and server_timing=True need a pool of this package, not"
                 f" {pool!r}"
             )
-        self._app = app
-        self._app_in_request: WSGIApplication = InRequest(app, environ_key)
+        app_in_request = as_request(app, environ_key)
         if lazy:
-            self._app = LazyExhaustion(self._app, environ_key, on_exhausted)
-            self._app_in_request = LazyExhaustion(self._app_in_request, environ_key, on_exhausted)
+            app = answered_when_exhausted(app, environ_key, on_exhausted)
+            app_in_request = answered_when_exhausted(app_in_request, environ_key, on_exhausted)
+        self._app = app
+        self._app_in_request = app_in_request
         self._keys = EnvironKeys(environ_key)
         self._on_exhausted = on_exhausted
 

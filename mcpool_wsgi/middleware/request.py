@@ -19,14 +19,12 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 
-class InRequest:
-    """Calls *app* as the request that has the client at *key* of the environ."""
+def as_request(app: WSGIApplication, key: str) -> WSGIApplication:
+    """*app*, run as the request that has the client at *key* of the environ."""
 
-    def __init__(self, app: WSGIApplication, key: str) -> None:
-        self._app = app
-        self._key = key
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        run = functools.partial(in_request, environ[self._key])
-        response: Any = run(self._app, environ, start_response)
+    def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        run = functools.partial(in_request, environ[key])
+        response: Any = run(app, environ, start_response)
         return chunks_run_by(run, environ, response)  # type: ignore[no-any-return]
+
+    return call

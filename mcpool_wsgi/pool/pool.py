@@ -110,7 +110,8 @@ class Pool:
 
     def _reserve_lazily(self) -> LentClient:
         """The same as ``reserve(lazy=True)``."""
-        reservation = self._lazy_class()
+        lazy_class = self._lazy_class
+        reservation = lazy_class()
         reservation._pool = self
         reservation._client = NOT_RESERVED
         return reservation
