@@ -19,7 +19,7 @@ import pylibmc
 from ..errors import PickleForbidden
 from . import binary_protocol, explanations, native
 from .arguments import LARGEST_TIME, checked_number
-from .failures import MISS, CommandExpired
+from .failures import CommandExpired
 from .keys import AnyKey, Key, encoded
 from .server_commands import ServerCommands, call_for_each
 from .storing_commands import DEFAULT_LEVEL, ZERO, check_compress_numbers, check_value
@@ -39,34 +39,22 @@ class MultiCommands(ServerCommands):
         if isinstance(keys, (str, bytes)):
             raise _single_key(keys)
         wanted = list(keys)
-        began = monotonic()
-        try:
-            if key_prefix is None and self._rule.are_plain(wanted):
-                try:
-                    answer: dict[AnyKey, Any] = self._command(get_multi, (self, wanted))
-                except PickleForbidden:
-                    raise
-                except pylibmc.BadKeyProvided:
-                    pass  # one is empty, and is left out below
-                except ValueError:
-                    self._prefixed(wanted, key_prefix)  # says so if a key is too long
-                    raise
-                else:
-                    return answer
-            named = dict(self._prefixed(wanted, key_prefix))
-            named.pop(b"", None)  # nothing is stored there
-            found = self._command(get_multi, (self, list(named)))
-            return {named[raw]: value for raw, value in found.items()}
-        except PickleForbidden:
-            left = self._shared_limit("get_multi", began)
-            for raw, key in dict(self._prefixed(wanted, key_prefix)).items():
-                try:
-                    self._command(native.get, (self, raw, MISS), left())
-                except PickleForbidden as error:
-                    raise PickleForbidden(error.why, key) from None
-                except pylibmc.Error:
-                    break  # then the error names no key
-            raise
+        if key_prefix is None and self._rule.are_plain(wanted):
+            try:
+                answer: dict[AnyKey, Any] = self._command(get_multi, (self, wanted))
+            except PickleForbidden:
+                raise
+            except pylibmc.BadKeyProvided:
+                pass  # one is empty, and is left out below
+            except ValueError:
+                self._prefixed(wanted, key_prefix)  # says so if a key is too long
+                raise
+            else:
+                return answer
+        named = dict(self._prefixed(wanted, key_prefix))
+        named.pop(b"", None)  # nothing is stored there
+        found = self._command(get_multi, (self, list(named)))
+        return {named[raw]: value for raw, value in found.items()}
 
     def set_multi(
         self,

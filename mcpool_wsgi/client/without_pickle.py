@@ -11,12 +11,16 @@ write (:mod:`json` for example), and reads nothing that is pickled either.
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeVar
+from collections.abc import Iterable
+from time import monotonic
+from typing import Any, Callable, Protocol, TypeVar
 
 import _pylibmc
 import pylibmc
 
 from ..errors import PickleForbidden
+from . import native
+from .failures import MISS
 from .values import INTEGER, LONG, PICKLE, TEXT, LargeInt, check_length, storable
 
 _TYPES = PICKLE | INTEGER | LONG | TEXT
@@ -35,11 +39,31 @@ class Serializer(Protocol):
 
 
 class _WithoutPickle:
-    """Overrides how a client writes and reads values."""
+    """Overrides how a client writes and reads values, and what reads many."""
 
     __slots__ = ()
 
     _serializer: Serializer | None
+    _command: Callable[..., Any]
+    _prefixed: Callable[..., Any]
+    _shared_limit: Callable[..., Callable[[], float]]
+
+    def get_multi(self, keys: Iterable[Any], key_prefix: Any = None) -> Any:
+        """The error for a value that is pickled names its key."""
+        wanted: Any = keys if isinstance(keys, (str, bytes)) else list(keys)
+        began = monotonic()
+        try:
+            return super().get_multi(wanted, key_prefix)  # type: ignore[misc]
+        except PickleForbidden:
+            left = self._shared_limit("get_multi", began)
+            for raw, key in dict(self._prefixed(wanted, key_prefix)).items():
+                try:
+                    self._command(native.get, (self, raw, MISS), left())
+                except PickleForbidden as error:
+                    raise PickleForbidden(error.why, key) from None
+                except pylibmc.Error:
+                    break  # then the error names no key
+            raise
 
     def serialize(self, value: Any) -> tuple[bytes, int]:
         """``(data, flags)`` of *value*.
