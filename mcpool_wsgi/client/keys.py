@@ -49,15 +49,10 @@ class KeyRule:
         :raises TypeError: it is neither str nor bytes.
         """
         # Nearly all keys are like this, and the check runs on every command.
-        if (
-            type(key) is str
-            and not prefix
-            and key.isascii()
-            and key.isprintable()
-            and " " not in key
-            and len(key) <= self._longest
-        ):
-            return key.encode()
+        if type(key) is str and key.isprintable() and " " not in key and not prefix:
+            raw = key.encode()
+            if len(raw) <= self._longest:
+                return raw
         raw = prefix + encoded(key)
         if len(raw) > self._longest:
             raise InvalidKey(
