@@ -49,6 +49,8 @@ def checked_number(
     :raises TypeError: it is no int.
     :raises ValueError: it is out of range.
     """
+    if type(number) is int and least <= number <= largest:
+        return number
     where = "" if key is None else f", for memcached key {shown(key)}"
     # Not isinstance(): a proxy says that it is what it stands for.
     if not issubclass(type(number), int):

@@ -33,10 +33,10 @@ class KeyRule:
     :param namespace: what libmemcached puts before every key, already checked.
     """
 
-    __slots__ = ("_binary", "_longest")
+    __slots__ = ("_longest", "binary")
 
     def __init__(self, binary: bool, namespace: bytes) -> None:
-        self._binary = binary
+        self.binary: bool = binary
         self._longest = MAX_LENGTH - len(namespace)
 
     def encoded(self, key: Key, prefix: bytes = b"") -> bytes:
@@ -60,7 +60,7 @@ class KeyRule:
                 f"has {len(raw)} bytes where {self._longest} are allowed: send a hash of it,"
                 " for example hashlib.sha256(key).hexdigest()",
             )
-        if not self._binary:
+        if not self.binary:
             bad = _forbidden_byte(raw)
             if bad:
                 raise InvalidKey(

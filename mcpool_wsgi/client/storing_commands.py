@@ -144,17 +144,16 @@ class StoringCommands(KeyCommands):
             check_value(key, val)
             if type(val) is int:
                 command = writing_ints(command)
+        args: tuple[Any, ...] = (self, raw, val)
         # By identity, because a subclass of int may say that it is false, or equal.
-        if time is not ZERO:
+        if not (time is ZERO and min_compress_len is ZERO and compress_level is DEFAULT_LEVEL):
             time = checked_number("time", time, LARGEST_TIME, key=key)
-        if min_compress_len is not ZERO or compress_level is not DEFAULT_LEVEL:
             check_compress_numbers(key, min_compress_len, compress_level)
-        if self.binary:
+            args += (time, min_compress_len, compress_level)
+        if self._rule.binary:
             command = binary_protocol.storing(command)
         try:
-            stored: bool = self._command(
-                command, (self, raw, val, time, min_compress_len, compress_level)
-            )
+            stored: bool = self._command(command, args)
         except explanations.VALUE_ERRORS as error:
             raise explanations.of_value(error, self, key, val) from error.__cause__
         return stored
