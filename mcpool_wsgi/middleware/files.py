@@ -89,7 +89,7 @@ def is_closed_by_the_server(response: Any, file: Any, wrapper: Any) -> bool:
 class FileWrapper:
     """What stands in the environ for the server's ``wsgi.file_wrapper`` while the app runs."""
 
-    # There is no __init__: calling one costs a tenth of a request. call_with_files() sets these.
+    # There is no __init__, as in Response. call_with_files() sets these.
     __slots__ = ("made", "server_wrapper")
 
     server_wrapper: Callable[..., Any]

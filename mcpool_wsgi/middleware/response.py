@@ -26,7 +26,7 @@ class Response:
     than without the middleware. And it is no list: bjoern would not close it.
     """
 
-    # There is no __init__: calling one costs a tenth of a request. The middleware sets these.
+    # There is no __init__, because Python takes long to call one. The middleware sets these.
     __slots__ = ("__weakref__", "environ", "keys", "release", "reservation", "response")
 
     environ: WSGIEnvironment
