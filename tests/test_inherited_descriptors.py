@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import multiprocessing
 import os
 import signal
 import socket
 import stat
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -19,8 +21,10 @@ import pylibmc
 import pytest
 from forking import FORKS, in_child, in_child_by_c, succeeds
 from harness import Connections, eventually, no_collection, open_sockets
+from mortal import Mortal
 
 from mcpool_wsgi import Client, ClientPool, ThreadMappedPool
+from mcpool_wsgi.client import sockets
 from mcpool_wsgi.devserver import memcached
 
 DESCRIPTORS = "/proc/self/fd"
@@ -334,6 +338,100 @@ def test_child_keeps_no_socket_of_another_thread_of_its_parent(fork: Fork, addre
         done.set()
         thread.join(10)
     assert values == ["value"]
+
+
+# -- Sockets that the child's copy of a client does not name. Linux copies the descriptors before
+# the memory, and another thread of the parent may connect or disconnect in between.
+
+
+@contextlib.contextmanager
+def used_by_another_thread(mortal: Mortal) -> Iterator[Any]:
+    """A client with a command that does not end before the block."""
+    mc: Any = Client(
+        [mortal.address], {"_poll_timeout": 60_000, "receive_timeout": 0}, command_timeout=60
+    )
+    mc.set("key", "value")
+    mortal.stop()
+    values: list[Any] = []
+    thread = threading.Thread(target=lambda: values.append(mc.get("key")), daemon=True)
+    thread.start()
+    try:
+        eventually(lambda: mc._deadline < math.inf)
+        yield mc
+    finally:
+        mortal.go_on()
+        thread.join(60)
+    assert values == ["value"]
+    mc.disconnect_all()
+
+
+def limit_sending(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 1, 0))
+
+
+@EVERY_FORK
+def test_child_closes_a_socket_that_another_thread_was_closing(
+    fork: Fork, mortal: Mortal, address: str
+) -> None:
+    with used_by_another_thread(mortal) as mc:
+        (number,) = open_sockets(mc)
+        unnamed = os.dup(number)
+        mine = {identity(unnamed)}
+
+        def work() -> None:
+            assert Client([address]).set("key", "value")
+            assert not identities(mortal.address) & mine
+
+        ends_well(fork(work))
+        os.close(unnamed)
+
+
+@EVERY_FORK
+def test_child_closes_a_socket_that_another_thread_was_opening(
+    fork: Fork, mortal: Mortal, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "PATIENCE", 60_000)
+    with used_by_another_thread(mortal), socket.socket() as opened:
+        opened.setblocking(False)
+        number = opened.fileno()
+
+        def work() -> None:
+            assert Client([address]).set("key", "value")
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(number)
+
+        child = fork(work)
+        limit_sending(opened)  # the child waits for it
+        ends_well(child)
+
+
+@EVERY_FORK
+def test_child_keeps_sockets_that_are_not_libmemcacheds(
+    fork: Fork, mortal: Mortal, address: str
+) -> None:
+    host, _, port = mortal.address.rpartition(":")
+    elsewhere, _, other_port = address.rpartition(":")
+    with ExitStack() as stack:
+        stack.enter_context(used_by_another_thread(mortal))
+        same, blocking, other, listener = (stack.enter_context(socket.socket()) for _ in range(4))
+        same.connect((host, int(port)))
+        same.setblocking(False)
+        blocking.connect((host, int(port)))
+        limit_sending(blocking)
+        other.connect((elsewhere, int(other_port)))
+        other.setblocking(False)
+        limit_sending(other)
+        listener.setblocking(False)
+        limit_sending(listener)
+        listener.listen()
+        theirs = [identity(one.fileno()) for one in (same, blocking, other, listener)]
+
+        def work() -> None:
+            assert Client([address]).set("key", "value")
+            kept = [identity(one.fileno()) for one in (same, blocking, other, listener)]
+            assert kept == theirs
+
+        ends_well(fork(work))
 
 
 @EVERY_FORK

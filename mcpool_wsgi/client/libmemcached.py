@@ -192,3 +192,13 @@ def is_connecting(descriptor: int) -> bool:
         return connection.type == _socket.SOCK_STREAM and not listens
     finally:
         connection.close()
+
+
+def has_send_timeout(descriptor: int) -> bool:
+    """Whether the socket has a time limit for sending."""
+    connection = _socket.socket(fileno=os.dup(descriptor))
+    try:
+        # A struct of two numbers.
+        return any(connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, 16))
+    finally:
+        connection.close()

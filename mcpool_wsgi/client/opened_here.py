@@ -30,10 +30,22 @@ class OpenedHere:
 
     def _reset_in_child(self) -> None:
         inherited, self._clients = self._clients, forks.Living()
-        for reference in inherited.references():
-            client = reference()
+        clients = [reference() for reference in inherited.references()]
+        for client in clients:
             if client is not None:
                 sockets.close_inherited(client)
+        sockets.close_unnamed([client for client in clients if _is_in_use(client)])
+
+
+def _is_in_use(client: Any) -> bool:
+    """Whether another thread of the parent, which this child does not have, has its turn."""
+    turn = getattr(client, "_turn", None)  # pylibmc's own have none
+    if turn is None:
+        return False
+    if not turn.acquire(False):
+        return True
+    turn.release()
+    return False
 
 
 #: Every client that may have a connection, of this package or of pylibmc.

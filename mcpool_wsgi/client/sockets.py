@@ -11,8 +11,8 @@ needs them for these things:
 -   libmemcached reads what is left of an answer before it closes a connection. :func:`shut_down`
     comes first, so that this ends at once.
 -   :func:`numbers` tells whether libmemcached has closed a connection or has opened another.
--   A forked child inherits the sockets of its parent. :func:`close_inherited` closes them in
-    the child. The parent does not notice.
+-   A forked child inherits the sockets of its parent. :func:`close_inherited` and
+    :func:`close_unnamed` close them in the child. The parent does not notice.
 
 If the sockets of clients cannot be found (:mod:`mcpool_wsgi.client.libmemcached`), no function
 finds any. An object that is no ``pylibmc.Client`` has none.
@@ -32,9 +32,11 @@ from typing import Any, Callable
 
 from pylibmc.client import translate_server_spec
 
-from .libmemcached import calibrated, is_connecting, is_socket, peer
+from .libmemcached import calibrated, has_send_timeout, is_connecting, is_socket, peer
 
 PAUSE = 100  # microseconds between the two looks of abort()
+#: What a child waits for another thread of its parent to go on with a new socket.
+PATIENCE = 100  # milliseconds
 
 
 def numbers(client: object) -> list[int]:
@@ -118,6 +120,49 @@ def close_inherited(client: object) -> None:
         if is_socket(number) and _is_connected_to(number, peers):
             with contextlib.suppress(OSError):
                 os.close(number)
+
+
+def close_unnamed(clients: list[Any]) -> None:
+    """Close the sockets of *clients* that these do not name, in a forked child.
+
+    Linux copies the descriptors of a process before its memory. If another thread of the parent
+    was connecting or disconnecting a client, the child can have a socket of which its copy of the
+    client does not know. Only libmemcached makes sockets that never block, and yet have a time
+    limit for sending. A Unix socket has no such limit, and is not found.
+
+    :param clients: those that other threads of the parent were using.
+    """
+    library = calibrated()
+    if library is None or not clients:
+        return
+    peers = set().union(*(_peers(client.addresses) for client in clients))
+    for _ in range(PATIENCE):
+        if True not in [_close_if_unnamed(descriptor, peers) for descriptor in _descriptors()]:
+            break
+        library.usleep(1000)
+
+
+def _close_if_unnamed(descriptor: int, peers: set[object]) -> bool:
+    """Return whether it may be a socket that libmemcached has opened a moment ago."""
+    if not is_socket(descriptor) or os.get_blocking(descriptor):
+        return False
+    if not _is_connected_to(descriptor, peers):
+        return False
+    try:
+        if has_send_timeout(descriptor):
+            os.close(descriptor)
+        else:
+            peer(descriptor)
+    except OSError:  # it is not connected yet
+        return True
+    return False
+
+
+def _descriptors() -> list[int]:
+    try:
+        return list(map(int, os.listdir("/proc/self/fd")))
+    except OSError:  # not Linux
+        return []
 
 
 def _peers(addresses: Iterable[Any]) -> set[object]:
