@@ -64,6 +64,27 @@ def test_keys_spread_and_other_clients_agree(nodes: list[Mortal]) -> None:
     assert theirs.get_multi(KEYS) == {key: key for key in KEYS}
 
 
+def test_a_child_knows_where_its_keys_are_when_a_server_is_back(nodes: list[Mortal]) -> None:
+    """The parent's client leaves the server out, and the child's does not."""
+    mc = Client(addresses(nodes), QUICK, fail_soft=True)
+    key = next(key for key in KEYS if mc.hash(key) == 1)
+    nodes[1].kill()
+
+    def is_left_out() -> bool:
+        mc.get(key)
+        return mc.hash(key) != 1
+
+    eventually(is_left_out)
+    nodes[1].start()
+
+    def work() -> None:
+        assert mc.hash(key) == 1
+        assert mc.set(key, "value")
+        assert Client([nodes[1].address]).get(key) == "value"
+
+    succeeds(in_child(work))
+
+
 def test_dead_node_costs_its_own_keys_only_and_they_return(nodes: list[Mortal]) -> None:
     pool = ClientPool(Client(addresses(nodes), QUICK, fail_soft=True), 3)
     with pool.reserve() as mc:

@@ -126,10 +126,13 @@ class KeyCommands(Connection):
         return bool(self._command(native.delete, (self, self._rule.encoded(key))))
 
     def hash(self, key: Key) -> int:
-        """The position of the server that libmemcached chooses for *key*, from 0."""
+        """The position of the server that libmemcached chooses for *key*, from 0.
+
+        It may be any server's at the moment when a command of another thread leaves one out.
+        """
         if not hasattr(self, "_rule"):  # the C code would divide by its number of servers, 0
             raise RuntimeError("this client has no servers, because its __init__() has failed")
-        return int(super().hash(encoded(key)))
+        return int(native.hash(self._here(), encoded(key)))  # the parent's may leave one out
 
     def _check_cas(self, command: str) -> None:
         if not self._is_on("cas"):
