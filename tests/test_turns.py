@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
+import pylibmc
 import pytest
 from forking import FORKS, succeeds
 from harness import eventually, in_threads, run_python, signal_handler, skip_if_not_spoken
 from interrupts import interrupted_everywhere, tracing
 from mortal import Mortal
 
-from mcpool_wsgi import Client
+from mcpool_wsgi import Client, CommandEvent
 
 #: How many operations each of eight threads does; all together were 300 000 once.
 OPERATIONS = int(os.environ.get("MCPOOL_OPERATIONS", "2500"))
@@ -60,6 +63,63 @@ def test_gets_of_text_keys_reads_no_key_of_another_thread(address: str) -> None:
             assert mc.gets(key)[0] == key
 
     in_threads([lambda name=name: work(name) for name in "abcdefgh"])  # type: ignore[misc]
+
+
+class Slow:
+    """A value that is pickled for as long as the test wants."""
+
+    begun, end = threading.Event(), threading.Event()
+
+    def __reduce__(self) -> Any:
+        self.begun.set()
+        self.end.wait(60)
+        return int, ()
+
+
+@contextlib.contextmanager
+def busy(address: str, soft: bool, binary: bool) -> Iterator[Any]:
+    """A client in a command of another thread that no time limit ends."""
+    mc = Client([address], binary=binary, fail_soft=soft, command_timeout=0.2)
+    Slow.begun, Slow.end = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with contextlib.suppress(pylibmc.Error):  # it took too long
+            mc.set("key", Slow())
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    assert Slow.begun.wait(60)
+    try:
+        yield mc
+    finally:
+        Slow.end.set()
+        thread.join(60)
+    mc.disconnect_all()
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("command", ["get_stats", "flush_all"])
+def test_binary_commands_of_servers_wait_for_their_turn_as_others_do(
+    address: str, embedded: bool, command: str, soft: bool
+) -> None:
+    skip_if_not_spoken(True, embedded)
+    events: list[CommandEvent] = []
+    expected = pytest.raises(pylibmc.Error, match=f"{command} was not sent to {address}")
+    with busy(address, soft, binary=True) as mc:
+        stop = mc.observe(events.append)
+        with contextlib.nullcontext() if soft else expected:
+            assert not getattr(mc, command)()
+        stop()
+    assert [(event.command, event.outcome) for event in events] == [(command, "failure")]
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_set_behaviors_waits_for_its_turn_as_commands_do(address: str, soft: bool) -> None:
+    """It raises in any case, because no behavior has been set."""
+    with busy(address, soft, binary=False) as mc:
+        with pytest.raises(pylibmc.Error, match=f"set_behaviors was not sent to {address}"):
+            mc.behaviors = {"tcp_nodelay": False}
+        assert mc.behaviors["tcp_nodelay"] == 1
 
 
 @tracing
@@ -116,7 +176,7 @@ def test_signal_handler_uses_the_client_in_the_middle_of_a_command(mc: Client) -
 def test_interpreter_ends_while_a_daemon_thread_is_in_a_command(mortal: Mortal) -> None:
     script = f"""
 import threading, time
-from mcpool_wsgi import Client
+from mcpool_wsgi import Client, CommandEvent
 mc = Client([{mortal.address!r}], {{"_poll_timeout": 20_000}}, command_timeout=30)
 mc.get("key")
 import os, signal
@@ -138,7 +198,7 @@ if sys.argv[1] == "patched":
     from gevent import monkey
     monkey.patch_all()
 import gevent
-from mcpool_wsgi import Client
+from mcpool_wsgi import Client, CommandEvent
 mc = Client([sys.argv[2]])
 class Slow:
     def __init__(self, name):

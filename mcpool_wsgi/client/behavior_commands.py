@@ -25,6 +25,7 @@ from .connection import disconnect_all
 from .failures import CommandExpired
 from .keys import KeyRule
 from .multi_commands import MultiCommands
+from .turns import NO_TURN, missed_turn, wait_for_turn
 
 _Self = TypeVar("_Self", bound="BehaviorCommands")
 
@@ -118,7 +119,7 @@ class BehaviorCommands(MultiCommands):
         here = self._here()
         new = normalized(behaviors, self.binary)
 
-        with here._turn:  # another thread may set other behaviors
+        def work(_: float) -> None:  # in a turn, because another thread may set other behaviors
             if here._chosen.get("namespace") and behaviors.get("namespace", b"") is None:
                 raise ValueError("behavior namespace cannot be None once there is one")
             chosen = {**here._chosen, **new}
@@ -160,6 +161,9 @@ class BehaviorCommands(MultiCommands):
                 except BaseException:  # an interrupt: the C code may have some nobody knows of
                     take()
                     raise
+
+        if wait_for_turn(here, self._command_timeout, work) is NO_TURN:
+            raise missed_turn(here, "set_behaviors", self._command_timeout)
 
     @property
     def behaviors(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from .discarding import discard
 from .failures import is_unavailable
 from .keys import encoded
 from .storing_commands import StoringCommands
+from .turns import in_turn
 from .watchdog import SHORTEST_LIMIT
 
 _Thing = TypeVar("_Thing")
@@ -63,12 +64,16 @@ class ServerCommands(StoringCommands):
             return here._ask_each_server(command.__name__, *args)
         if not here.binary:
             return [here._command(command, (here, *args))]
-        with here._turn:  # until it is over, no other thread sets no_block
+
+        def ask(left: float) -> Any:
             # With it, libmemcached looks for the end of the statistics for ever on a binary
             # connection. Nothing ends that, not even a shutdown of the socket.
-            if not here._is_on("no_block"):
-                return [here._command(command, (here, *args))]
-        return here._ask_each_server(command.__name__, *args)
+            if here._is_on("no_block"):  # no other thread sets it in this turn
+                return None
+            return here._command(command, (here, *args), left)
+
+        answer = in_turn(here, command, (here, *args), here._command_timeout, ask)
+        return here._ask_each_server(command.__name__, *args) if answer is None else [answer]
 
     def _ask_each_server(self, command: str, *args: Any) -> list[Any]:
         """The answers to *command* from all servers, each on a new connection.

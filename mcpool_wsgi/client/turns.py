@@ -22,6 +22,8 @@ from .watchdog import NEVER, watchdog
 
 #: Seconds for a command whose deadline has passed while a signal handler was at work.
 GRACE = 0.01
+#: In place of a result: the turn did not come in time.
+NO_TURN = object()
 
 Command = Callable[..., Any]
 
@@ -32,34 +34,67 @@ def run_after_another(client: Any, command: Command, args: tuple[Any, ...], limi
     :param limit: seconds for the wait and the command.
     :raises NoTurn: the turn did not come in time.
     """
+
+    def run(left: float) -> Any:
+        return _run_in_turn(client, command, args, left)
+
+    return in_turn(client, command, args, limit, run)
+
+
+def in_turn(
+    client: Any,
+    command: Command,
+    args: tuple[Any, ...],
+    limit: float,
+    work: Callable[[float], Any],
+) -> Any:
+    """What *work* returns. It is called with the turn, and with the seconds that are left.
+
+    :param command: what *work* runs, with *args*.
+    :param limit: seconds for the wait and the work.
+    :raises NoTurn: the turn did not come in time.
+    """
     began = monotonic()
-    turn = client._turn
-    if turn._is_owned():
-        with turn:
-            return _run_in_turn(client, command, args, limit)
-    try:
-        client._waiters.add(_thread.get_ident())
-        if turn.acquire(timeout=min(limit / 2, _thread.TIMEOUT_MAX)):
-            with turn:  # it is released at the end of the block, whatever comes
-                turn.release()
-                return _run_in_turn(client, command, args, began + limit - monotonic())
-    except BaseException:
-        if turn._is_owned():  # an interrupt came right before the block
-            turn.release()
-        raise
-    finally:
-        client._waiters.discard(_thread.get_ident())
-    error = failures.NoTurn(
-        f"{command.__name__} was not sent to {client._shown_addresses}: other threads used this"
-        f" client for half of the time limit, {limit:g} s. Give each thread a client of its own,"
-        " from a pool"
-    )
+    result = wait_for_turn(client, limit, work)
+    if result is not NO_TURN:
+        return result
+    error = missed_turn(client, command.__name__, limit)
     result = failures.result_of_failure(command.__name__, args)
     if client._listeners:
         tell(client, command, args, result, error, began)
     if not client._fail_soft:
         raise error
     return result
+
+
+def wait_for_turn(client: Any, limit: float, work: Callable[[float], Any]) -> Any:
+    """As :func:`in_turn`. The result is NO_TURN if the turn did not come in time."""
+    began = monotonic()
+    turn = client._turn
+    if turn._is_owned():
+        with turn:
+            return work(limit)
+    try:
+        client._waiters.add(_thread.get_ident())
+        if turn.acquire(timeout=min(limit / 2, _thread.TIMEOUT_MAX)):
+            with turn:  # it is released at the end of the block, whatever comes
+                turn.release()
+                return work(began + limit - monotonic())
+    except BaseException:
+        if turn._is_owned():  # an interrupt came right before the block
+            turn.release()
+        raise
+    finally:
+        client._waiters.discard(_thread.get_ident())
+    return NO_TURN
+
+
+def missed_turn(client: Any, command: str, limit: float) -> failures.NoTurn:
+    """The error of a *command* for which the turn did not come in time."""
+    return failures.NoTurn(
+        f"{command} was not sent to {client._shown_addresses}: other threads used this client for"
+        f" half of the time limit, {limit:g} s. Give each thread a client of its own, from a pool"
+    )
 
 
 def _run_in_turn(client: Any, command: Command, args: tuple[Any, ...], limit: float) -> Any:
