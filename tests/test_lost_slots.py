@@ -8,7 +8,7 @@ from typing import Any
 
 import pylibmc
 import pytest
-from harness import DEADLINE, in_thread, in_threads, use, waiting
+from harness import DEADLINE, in_thread, in_threads, open_sockets, use, waiting
 from interrupts import interrupted_everywhere, tracing
 
 from mcpool_wsgi import Client, ClientPool, PoolTimeout
@@ -42,6 +42,33 @@ def test_interrupted_renewal_after_a_change_of_servers_swallows_nothing(mc: Clie
 
     change()
     assert interrupted_everywhere(KeyboardInterrupt, pool.disconnect_all, change)
+
+
+@tracing
+def test_interrupted_change_of_servers_after_another_one_swallows_nothing(mc: Client) -> None:
+    """It frees the first master, which nobody else has."""
+    pool = ClientPool(mc.clone(), 1)
+
+    def begin() -> None:
+        nonlocal pool
+        pool.close()
+        pool = ClientPool(mc.clone(), 1)
+        pool.set_servers(mc.addresses)
+
+    begin()
+    addresses = mc.addresses
+    assert interrupted_everywhere(KeyboardInterrupt, lambda: pool.set_servers(addresses), begin)
+
+
+def test_master_that_somebody_has_works_after_changes_of_servers(mc: Client) -> None:
+    master = mc.clone()
+    assert master.set("key", "value")
+    pool = ClientPool(master, 1)
+    for _ in range(3):
+        pool.set_servers(mc.addresses)
+    assert type(master) is Client
+    assert open_sockets(master)
+    assert master.get("key") == "value"
 
 
 @tracing

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import sys
 import threading
 from time import monotonic
 from typing import Any
@@ -26,6 +27,8 @@ from .slots import NO_GENERATION, Generation, Slot
 from .statistics import Statistics
 
 logger: logging.Logger = logging.getLogger("mcpool_wsgi.pool")
+
+ONLY_HERE = 2  # references to an object: of a name, and of getrefcount() itself
 
 
 class Generations:
@@ -55,7 +58,9 @@ class Generations:
             before, self.current = self.current, Generation(master, reason)
             before.current = False
             if master is not before.master:  # a renewal may come in a request
-                self._master_before = before.master
+                freed, self._master_before = self._master_before, before.master
+                if sys.getrefcount(freed) <= ONLY_HERE:
+                    discard(freed)
 
     def renew(self, reason: str) -> None:
         """Begin a new generation of the same master."""
