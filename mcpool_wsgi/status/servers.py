@@ -128,7 +128,8 @@ def clients_of(master: Any) -> Iterable[tuple[str, Callable[[], Any]]]:
     if isinstance(master, Client):
         clone = master.clone()
         for address in clone.addresses:
-            yield shown(address), partial(clone.with_servers, [address], COMMAND_LIMIT)
+            # Not of a subclass, which may have an __init__ of its own.
+            yield shown(address), partial(clone._like_this, Client, [address], COMMAND_LIMIT)
     elif callable(getattr(master, "get_stats", None)):
         # Somebody else's client. It asks all its servers, and has time limits of its own.
         addresses = getattr(master, "addresses", None) or [type(master).__name__]
