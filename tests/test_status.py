@@ -20,7 +20,7 @@ import pylibmc
 import pytest
 import status_page
 from forking import FORKS, succeeds
-from harness import Connections, eventually, in_threads, no_collection, run_python
+from harness import Connections, demand, eventually, in_threads, no_collection, run_python
 from mortal import Mortal
 from status_page import Mute, Page, facts, look
 from webtest import TestApp
@@ -411,9 +411,9 @@ def test_late_answer_is_not_shown_when_it_is_old(monkeypatch: pytest.MonkeyPatch
     late = Late(lambda questions: {"curr_items": b"%d" % questions})
     app = StatusApp(ClientPool(late, 1))
     assert facts(app)["servers"][0]["error"] == "no answer within 1 s"
-    (question,) = (each for each in threading.enumerate() if isinstance(each, Question))
+    (thread,) = (each for each in threading.enumerate() if each.name == "mcpool_wsgi.status")
     late.over.set()
-    question.join(10)
+    thread.join(10)
     monkeypatch.setattr(servers, "LATE", 0)
     assert facts(app)["servers"][0]["items"] == 2
 
@@ -456,6 +456,31 @@ print(TestApp(StatusApp(ClientPool(Late(), 1))).get("/?format=json").json["serve
 def test_server_that_is_late_does_not_keep_the_program_from_ending() -> None:
     done = run_python(HANGING)
     assert (done.returncode, done.stdout) == (0, "no answer within 1 s\n"), done.stderr
+
+
+PATCHED_LATER = """
+import sys
+from mcpool_wsgi import ClientPool
+from mcpool_wsgi.status import StatusApp
+from webtest import TestApp
+
+page = TestApp(StatusApp(ClientPool.from_servers([sys.argv[1]], 1)))
+
+from gevent import monkey
+monkey.patch_all()
+import gevent
+
+looks = [gevent.spawn(page.get, "/?format=json") for _ in range(3)]
+gevent.joinall(looks, raise_error=True)
+print({look.value.json["servers"][0]["error"] for look in looks})
+"""
+
+
+def test_page_works_if_gevent_patches_later(address: str) -> None:
+    """As in a worker of gunicorn with --preload, which patches after it has loaded the app."""
+    demand("gevent")
+    done = run_python(PATCHED_LATER, address)
+    assert done.stdout == "{None}\n", done.stderr
 
 
 def test_server_of_a_subclass_with_another_constructor_is_shown(address: str, mc: Client) -> None:

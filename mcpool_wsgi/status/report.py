@@ -36,13 +36,14 @@ class Reporter:
         forks.reset_in_child(self)
 
     def _reset_in_child(self) -> None:
-        self._lock = threading.Lock()
+        vars(self).pop("_lock", None)
         self._report: dict[str, Any] = {}
         self._until = 0.0
 
     def report(self) -> dict[str, Any]:
         """The newest report. It is up to a second old."""
-        with self._lock:
+        # Made here and not at import: where gevent has patched threading, this is gevent's lock.
+        with vars(self).setdefault("_lock", threading.Lock()):
             if monotonic() >= self._until:
                 self._report = self._new_report()
                 self._until = monotonic() + KEPT

@@ -36,21 +36,26 @@ FIGURES = {
 }
 
 
-class Question(threading.Thread):
+class Question:
     """Asks the servers of a client, which nobody else uses, for their statistics.
 
     :param make_client: makes the client.
     """
 
     def __init__(self, make_client: Callable[[], Any]) -> None:
-        super().__init__(name="mcpool_wsgi.status", daemon=True)
         self._make_client = make_client
         self.found: list[tuple[bytes, dict[str, bytes]]] = []
         # Only its text: an exception would keep the client, and with it the connection.
         self.error: str | None = None
-        self._ended: float | None = None
+        self._ended = threading.Event()
+        self._ended_at: float | None = None
 
-    def run(self) -> None:
+    def start(self) -> None:
+        """Ask in a thread."""
+        # This is no Thread itself: if gevent patches later, one of a class made before never ends.
+        threading.Thread(target=self._run, name="mcpool_wsgi.status", daemon=True).start()
+
+    def _run(self) -> None:
         try:
             client = self._make_client()
             if isinstance(client, Client):
@@ -58,11 +63,21 @@ class Question(threading.Thread):
             self.found = client.get_stats()
         except Exception as error:
             self.note(error)
-        self._ended = monotonic()
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        """Nothing more will be known."""
+        self._ended_at = monotonic()
+        self._ended.set()
+
+    def has_ended(self, within: float) -> bool:
+        """Whether it has ended, or does so in so many seconds."""
+        return self._ended.wait(max(within, 0))
 
     def is_old(self) -> bool:
         """Whether the answer is of the past."""
-        return self._ended is not None and monotonic() - self._ended > LATE
+        return self._ended_at is not None and monotonic() - self._ended_at > LATE
 
     def _note_event(self, event: CommandEvent) -> None:
         if event.error is not None:
@@ -103,17 +118,17 @@ class Servers:
         # One that is late, because it looks up a name perhaps, is not asked again meanwhile.
         question = self._under_way.get(address)
         if question is None or question.is_old():
-            self._under_way[address] = question = Question(make_client)
+            question = Question(make_client)
             try:
                 question.start()
             except RuntimeError as error:  # there are too many threads
                 question.note(error)
+                question.end()
+            self._under_way[address] = question
 
     def _answers(self, address: str, end: float) -> list[tuple[str, dict[str, Any]]]:
         question = self._under_way[address]
-        if question.is_alive():
-            question.join(max(end - monotonic(), 0))
-        if question.is_alive():
+        if not question.has_ended(end - monotonic()):
             return [(address, no_answer(f"no answer within {LIMIT:g} s"))]
         del self._under_way[address]
         if question.error is not None:
