@@ -194,6 +194,8 @@ PREFORK = {
         _GUNICORN + "gthread --workers 2 --threads 4" + _MODULE,
         True,
     ),
+    # It patches after it has loaded the app.
+    "gunicorn gevent": ("gunicorn gevent", _GUNICORN + "gevent --workers 2" + _MODULE, True),
     "uWSGI": ("uWSGI", _UWSGI + "--master", False),
     "uWSGI with threads": ("uWSGI", _UWSGI + "--master --threads 4", False),
     # The first worker is the process that imported the app and opened the connections.
