@@ -389,9 +389,11 @@ def test_one_thread_is_started_by_many(
 
 
 def replace_original(monkeypatch: pytest.MonkeyPatch, name: str, replacement: object) -> None:
-    original = module._original
+    original = module.original_thread_function
     monkeypatch.setattr(
-        module, "_original", lambda wanted: replacement if wanted == name else original(wanted)
+        module,
+        "original_thread_function",
+        lambda wanted: replacement if wanted == name else original(wanted),
     )
 
 

@@ -58,4 +58,5 @@ from .failures import without_key as without_key
 from .keys import AnyKey as AnyKey
 from .keys import Key as Key
 from .opened_here import opened_here as opened_here
+from .watchdog import original_thread_function as original_thread_function
 from .without_pickle import Serializer as Serializer

@@ -153,8 +153,8 @@ class Watchdog:
                 if not is_own(error):  # a signal handler's
                     raise
                 return  # another thread starts it, or the code that a signal handler interrupted
-            allocate_lock = _original("allocate_lock")
-            start_new_thread = _original("start_new_thread")
+            allocate_lock = original_thread_function("allocate_lock")
+            start_new_thread = original_thread_function("start_new_thread")
             alarm, begun = allocate_lock(), allocate_lock()
             alarm.acquire()
             begun.acquire()
@@ -187,7 +187,7 @@ class Watchdog:
             interpreters.wait_for_thread(self._thread)
 
     def _run(self, alarm: Any, begun: Any) -> None:
-        self._thread = _original("get_ident")()
+        self._thread = original_thread_function("get_ident")()
         # Here, because no signal handler can break it off: it would count as failed for ever.
         if libmemcached.calibrated() is None and self._alarm is alarm:
             self._alarm = None
@@ -253,7 +253,7 @@ def _interpreter_ends() -> bool:
     )
 
 
-def _original(name: str) -> Any:
+def original_thread_function(name: str) -> Any:
     """A function of _thread, as it was before gevent or eventlet replaced it.
 
     Theirs makes greenlets, and no greenlet runs while a command is in C.

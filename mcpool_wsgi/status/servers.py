@@ -8,19 +8,20 @@ a thread of its own. Servers that do not answer in time cost one second together
 
 from __future__ import annotations
 
-import threading
+import time
 from collections.abc import Iterable, Mapping
 from functools import partial
 from time import monotonic
 from typing import Any, Callable
 
 from .. import forks
-from ..client import Client, CommandEvent
+from ..client import Client, CommandEvent, original_thread_function
 from ..pool import Pool
 from .history import hit_rate
 
 LIMIT = 1.0  # seconds for all servers together
 COMMAND_LIMIT = 0.8  # for one: a client then says what was wrong before LIMIT is over
+PAUSE = 0.002  # seconds between two looks for an answer
 LATE = 10.0  # seconds: an answer that came after LIMIT is for a look within this time
 
 #: The figures of a server, and the names that memcached has for them.
@@ -47,13 +48,11 @@ class Question:
         self.found: list[tuple[bytes, dict[str, bytes]]] = []
         # Only its text: an exception would keep the client, and with it the connection.
         self.error: str | None = None
-        self._ended = threading.Event()
         self._ended_at: float | None = None
 
     def start(self) -> None:
-        """Ask in a thread."""
-        # This is no Thread itself: if gevent patches later, one of a class made before never ends.
-        threading.Thread(target=self._run, name="mcpool_wsgi.status", daemon=True).start()
+        """Ask in a thread: with gevent, too, because no greenlet runs while a command is in C."""
+        original_thread_function("start_new_thread")(self._run, ())
 
     def _run(self) -> None:
         try:
@@ -69,11 +68,12 @@ class Question:
     def end(self) -> None:
         """Nothing more will be known."""
         self._ended_at = monotonic()
-        self._ended.set()
 
-    def has_ended(self, within: float) -> bool:
-        """Whether it has ended, or does so in so many seconds."""
-        return self._ended.wait(max(within, 0))
+    def has_ended(self, deadline: float) -> bool:
+        """Whether it has ended, or does so until *deadline*, in monotonic() time."""
+        while self._ended_at is None and monotonic() < deadline:
+            time.sleep(PAUSE)  # no lock: with gevent, a greenlet waits for a thread
+        return self._ended_at is not None
 
     def is_old(self) -> bool:
         """Whether the answer is of the past."""
@@ -128,7 +128,7 @@ class Servers:
 
     def _answers(self, address: str, end: float) -> list[tuple[str, dict[str, Any]]]:
         question = self._under_way[address]
-        if not question.has_ended(end - monotonic()):
+        if not question.has_ended(end):
             return [(address, no_answer(f"no answer within {LIMIT:g} s"))]
         del self._under_way[address]
         if question.error is not None:
