@@ -153,13 +153,18 @@ def test_half_of_the_credentials_is_refused(service: str, given: str, missing: s
     "servers",
     [
         *("cache:port", "cache:70000", "cache:65536", "cache:0", "[::1]:0", "cache:"),
-        *(",;", ":11211", "http://cache", "cache /run/memcached.sock cache:0"),
+        *(",;", ":11211", "http://cache", "cache cache:1 cache:0"),
     ],
 )
 def test_servers_that_do_not_parse_are_refused(servers: str) -> None:
     error = rf"^MEMCACHED_SERVERS must be servers like .*, not {re.escape(repr(servers))}$"
     with pytest.raises(ValueError, match=error):
         client_from_environ({"MEMCACHED_SERVERS": servers})
+
+
+def test_servers_with_a_host_and_sockets_do_not_go_together() -> None:
+    with pytest.raises(ValueError, match="must be either all with a host or all paths of sockets"):
+        client_from_environ({"MEMCACHED_SERVERS": "10.0.1.1 /run/memcached.sock"})
 
 
 @pytest.mark.parametrize("server", ["cache:1", "cache:65535", "/run/memcached.sock"])

@@ -27,6 +27,8 @@ def _servers(text: str) -> list[str]:
     servers = [server for server in re.split(r"[\s,;]+", text) if server]
     if any(map(is_source, servers)):
         return [_source(",".join(servers))]
+    if len({server.startswith("/") for server in servers}) > 1:  # pylibmc takes one kind only
+        raise ValueError("either all with a host or all paths of sockets")
     try:
         Client(servers)  # it checks the addresses, and opens no connection
     except ValueError:
