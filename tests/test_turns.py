@@ -123,6 +123,19 @@ def test_set_behaviors_waits_for_its_turn_as_commands_do(address: str, soft: boo
 
 
 @tracing
+def test_interrupt_of_a_command_keeps_no_turn(mc: Client) -> None:
+    """Otherwise no other thread could use the client any more."""
+    mc.set("key", 1)
+
+    def check() -> None:
+        keeps_turn = mc._turn._is_owned()
+        assert mc.get("key") == 1  # it is in sync again, so the next command does the same
+        assert not keeps_turn
+
+    assert interrupted_everywhere(KeyboardInterrupt, lambda: mc.get("key"), check) > 50
+
+
+@tracing
 def test_interrupt_of_a_command_that_gets_its_turn_later_keeps_no_turn(mc: Client) -> None:
     def action() -> None:
         mc._deadline = time.monotonic() - 1  # as if another command were running

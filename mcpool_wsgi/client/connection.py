@@ -104,60 +104,74 @@ class Connection(Availability):
             return here._command(command, (here, *args[1:]), limit)
         if limit is None:
             limit = self._command_timeout
-        # While others wait, it waits as they do: the block below has no time limit, and between
-        # two commands there is no deadline.
-        if self._deadline is not NEVER or (self._waiters and not self._turn._is_owned()):
+        # While others wait, it waits as they do: acquire() has no time limit, and between two
+        # commands there is no deadline. A thread that has the turn for several commands counts as
+        # one that waits.
+        if self._deadline is not NEVER or self._waiters:
             return run_after_another(self, command, args, limit)
-        with self._turn:
-            is_sent = False
-            deadline = monotonic() + limit
+        turn = self._turn
+        has_turn = False
+        try:  # and not "with", which takes twice as long
+            has_turn = turn.acquire()
+            return self._run_now(command, args, limit)
+        finally:
             try:
-                self._expired = False
-                self._deadline = deadline
-                if deadline < watchdog.wakes_at:
-                    watchdog.wake()
-                if self._out_of_sync and command is not disconnect_all:
-                    self._resynchronize()
-                self._out_of_sync = is_sent = True
-                try:
-                    result = command(*args)
-                except failures.OF_A_GONE_SERVER as error:
-                    result = run_elsewhere(self, error, command, args)
-                if result is MISS:
-                    result = confirmed(self, command, args)
-                # Before the deadline: the command of a signal handler that comes later may fail.
-                # After disconnect_all, the next command looks whether the server rests.
-                self._out_of_sync = command is disconnect_all
-                self._deadline = NEVER  # before the look at _expired: see the watchdog
-                if self._expired:
-                    raise self._expiry(command.__name__)
-            except Exception as error:
-                self._out_of_sync = not (
-                    is_sent and failures.leaves_sync(error, len(self.addresses))
-                )
-                self._deadline = NEVER
-                if self._expired:
-                    self._out_of_sync = True
-                # A signal handler's exception is no failure of memcached, and reaches the caller.
-                is_own = failures.is_own(error)
-                if is_own:
-                    if self._expired and not isinstance(error, failures.CommandExpired):
-                        error = self._expiry(command.__name__, error)
-                    error = explained(self, error)
-                forgiven = is_own and self._forgives(error)
-                result = failures.result_of_failure(command.__name__, args)
-                if self._listeners:
-                    tell(self, command, args, result, error, deadline - limit)
-                if not forgiven:
-                    raise error
-                return result
-            except BaseException:
-                self._out_of_sync = True  # a signal handler may have changed it
+                if has_turn or turn._is_owned():  # an interrupt may come before it is noted
+                    turn.release()
+            except BaseException:  # an interrupt
+                if turn._is_owned():
+                    turn.release()
                 raise
-            finally:
-                # Again, for an interrupt above: while there is a deadline, each command counts
-                # as one of a signal handler.
-                self._deadline = NEVER
+
+    def _run_now(self, command: Callable[..., Any], args: tuple[Any, ...], limit: float) -> Any:
+        """Run ``command(*args)`` in the thread that has the turn."""
+        is_sent = False
+        deadline = monotonic() + limit
+        try:
+            self._expired = False
+            self._deadline = deadline
+            if deadline < watchdog.wakes_at:
+                watchdog.wake()
+            if self._out_of_sync and command is not disconnect_all:
+                self._resynchronize()
+            self._out_of_sync = is_sent = True
+            try:
+                result = command(*args)
+            except failures.OF_A_GONE_SERVER as error:
+                result = run_elsewhere(self, error, command, args)
+            if result is MISS:
+                result = confirmed(self, command, args)
+            # Before the deadline: the command of a signal handler that comes later may fail.
+            # After disconnect_all, the next command looks whether the server rests.
+            self._out_of_sync = command is disconnect_all
+            self._deadline = NEVER  # before the look at _expired: see the watchdog
+            if self._expired:
+                raise self._expiry(command.__name__)
+        except Exception as error:
+            self._out_of_sync = not (is_sent and failures.leaves_sync(error, len(self.addresses)))
+            self._deadline = NEVER
+            if self._expired:
+                self._out_of_sync = True
+            # A signal handler's exception is no failure of memcached, and reaches the caller.
+            is_own = failures.is_own(error)
+            if is_own:
+                if self._expired and not isinstance(error, failures.CommandExpired):
+                    error = self._expiry(command.__name__, error)
+                error = explained(self, error)
+            forgiven = is_own and self._forgives(error)
+            result = failures.result_of_failure(command.__name__, args)
+            if self._listeners:
+                tell(self, command, args, result, error, deadline - limit)
+            if not forgiven:
+                raise error
+            return result
+        except BaseException:
+            self._out_of_sync = True  # a signal handler may have changed it
+            raise
+        finally:
+            # Again, for an interrupt above: while there is a deadline, each command counts
+            # as one of a signal handler.
+            self._deadline = NEVER
         if self._listeners:
             tell(self, command, args, result, None, deadline - limit)
         return result

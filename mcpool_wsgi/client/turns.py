@@ -100,12 +100,12 @@ def missed_turn(client: Any, command: str, limit: float) -> failures.NoTurn:
 def _run_in_turn(client: Any, command: Command, args: tuple[Any, ...], limit: float) -> Any:
     """Run a command in a thread that has the turn."""
     if client._deadline is NEVER:
-        return client._command(command, args, limit)
+        return client._run_now(command, args, limit)
     # Another one, which was interrupted, waits. Or an interrupt has left a deadline.
     began, deadline, expired = monotonic(), client._deadline, client._expired
     client._deadline = NEVER
     try:
-        return client._command(command, args, limit)
+        return client._run_now(command, args, limit)
     finally:
         # The interrupted command does not know what this one has left on the connection.
         if client._out_of_sync:
