@@ -16,7 +16,7 @@ from typing import Any, Callable
 import pylibmc
 import pytest
 from apps import serve
-from harness import eventually, no_collection
+from harness import demand, eventually, no_collection, run_python
 
 from mcpool_wsgi import (
     Client,
@@ -153,6 +153,38 @@ def test_holder_without_a_request_has_its_thread(address: str, pool_class: Any) 
         ]
         assert holders[0].seconds >= holders[1].seconds
     assert pool.holders() == []
+
+
+GREENLET_THAT_ASKS = """
+import sys
+from mcpool_wsgi import ClientPool
+if sys.argv[1] == "early":
+    from gevent import monkey
+    monkey.patch_all()
+
+pool = ClientPool.from_servers(["127.0.0.1"], 2)
+
+if sys.argv[1] == "late":
+    from gevent import monkey
+    monkey.patch_all()
+import gevent
+
+def hold():
+    with pool.reserve():
+        gevent.sleep(0)
+
+def ask():
+    print([holder.frames for holder in pool.holders()])
+
+gevent.joinall([gevent.spawn(hold), gevent.spawn(ask)], raise_error=True)
+"""
+
+
+@pytest.mark.parametrize("patched", ["early", "late"])
+def test_place_of_a_holder_is_not_that_of_the_greenlet_that_asks(patched: str) -> None:
+    demand("gevent")
+    done = run_python(GREENLET_THAT_ASKS, patched)
+    assert done.stdout == "[()]\n", done.stderr
 
 
 def test_holders_leave_no_circle(mc: Client) -> None:

@@ -26,6 +26,7 @@ What is told of a pool:
 -   ``statistics``: the counts.
 -   ``by_name``: the pools that the metrics and the status page are given.
 -   ``holders``: who has the clients.
+-   ``greenlets``: whether a thread has more than one.
 -   ``timeouts``, ``outages``: the lines in the log, and the text of a time-out.
 """
 

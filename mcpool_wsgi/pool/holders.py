@@ -21,6 +21,7 @@ from time import monotonic
 from types import FrameType
 from typing import Any
 
+from . import greenlets
 from .slots import HasReservation, HasSlot, Slot
 
 FRAMES = 3  # that a holder shows
@@ -48,7 +49,7 @@ class Holder:
     #: The method and the path of the request, if the middleware reserved it.
     request: str | None
     #: Where the thread is now: its innermost frames in code of the app, the innermost first, as
-    #: ``file:line in function``. Empty if the thread has ended.
+    #: ``file:line in function``. Empty if the thread has ended, and with gevent or eventlet.
     frames: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -82,7 +83,8 @@ def find_holders(slots: Iterable[Slot], longer_than: float = 0.0) -> list[Holder
         if "REQUEST_METHOD" in environ
     }
     names = {thread.ident: thread.name for thread in threading.enumerate()}
-    frames = sys._current_frames()
+    # The frames of a thread are those of the greenlet that runs now, which asks for the holders.
+    frames = {} if greenlets.are_used() else sys._current_frames()
     try:
         return [
             Holder(

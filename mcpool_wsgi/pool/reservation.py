@@ -8,13 +8,13 @@ One reservation of a slot: how it gets the slot, and how it puts it back once. A
 
 from __future__ import annotations
 
-import threading
 from _thread import get_ident
 from time import monotonic
 from typing import Any, NoReturn, Protocol
 
 from ..errors import ClientReleased
 from ..forks import enter_child, same_process
+from . import greenlets
 from .slot_queue import SlotQueue
 from .slots import HasSlot, Slot
 
@@ -142,7 +142,8 @@ class Reservation(HasSlot):
         return self._client is RELEASED
 
     def _wait_limit(self) -> float:
-        one_thread = hasattr(self, "_server_thread") and not _others_run_during_a_wait()
+        # With greenlets, others can release theirs while this one waits.
+        one_thread = hasattr(self, "_server_thread") and not greenlets.are_used()
         if one_thread and self._queue.has_client(self._server_thread):
             return 0.0
         return getattr(self, "_timeout", self._pool.timeout)
@@ -188,8 +189,3 @@ class PlainReservation(Reservation):
         return self._client
 
     _reserve_now = __enter__
-
-
-def _others_run_during_a_wait() -> bool:
-    """Whether a wait lets other requests of this thread go on, as gevent's patched lock does."""
-    return threading.Lock.__module__ != "_thread"
