@@ -180,7 +180,8 @@ class Connection(Availability):
         """Call *listener* after each command of this client and of its clones, with a
         :class:`~mcpool_wsgi.CommandEvent`.
 
-        The clients of a pool are no such clones. They call the listeners of the pool.
+        The clients of a pool are no such clones. They call the listeners of the pool. Other
+        threads wait for their turn on this client until the listener has returned.
 
         :return: a function that ends it.
         :raises TypeError: *listener* cannot be called.
