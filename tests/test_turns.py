@@ -136,6 +136,34 @@ def test_interrupt_of_a_command_keeps_no_turn(mc: Client) -> None:
 
 
 @tracing
+def test_interrupt_of_a_listeners_command_reaches_the_caller_and_keeps_no_turn(mc: Client) -> None:
+    mc.set("key", 1)
+    asks = False
+
+    def listener(_: object) -> None:
+        nonlocal asks
+        if asks:
+            asks = False
+            mc.get("other")
+
+    def action() -> None:
+        nonlocal asks
+        asks = True
+        mc.get("key")
+
+    def check() -> None:
+        nonlocal asks
+        asks = False
+        keeps_turn = mc._turn._is_owned()
+        assert mc.get("key") == 1
+        assert not keeps_turn
+
+    stop = mc.observe(listener)
+    assert interrupted_everywhere(KeyboardInterrupt, action, check) > 100
+    stop()
+
+
+@tracing
 def test_interrupt_of_a_command_that_gets_its_turn_later_keeps_no_turn(mc: Client) -> None:
     def action() -> None:
         mc._deadline = time.monotonic() - 1  # as if another command were running

@@ -106,10 +106,11 @@ class Connection(Availability):
             limit = self._command_timeout
         # While others wait, it waits as they do: acquire() has no time limit, and between two
         # commands there is no deadline. A thread that has the turn for several commands counts as
-        # one that waits.
-        if self._deadline is not NEVER or self._waiters:
-            return run_after_another(self, command, args, limit)
+        # one that waits, and a listener may use the client in the turn of a command.
         turn = self._turn
+        is_busy = self._deadline is not NEVER or self._waiters
+        if is_busy or (self._listeners and turn._is_owned()):
+            return run_after_another(self, command, args, limit)
         has_turn = False
         try:  # and not "with", which takes twice as long
             has_turn = turn.acquire()
