@@ -71,9 +71,8 @@ def wait_for_turn(client: Any, limit: float, work: Callable[[float], Any]) -> An
     """As :func:`in_turn`. The result is NO_TURN if the turn did not come in time."""
     began = monotonic()
     turn = client._turn
-    if turn._is_owned():
-        with turn:
-            return work(limit)
+    if turn._is_owned():  # for a command further out, which releases it
+        return work(limit)
     try:
         client._waiters.add(_thread.get_ident())
         if turn.acquire(timeout=min(limit / 2, _thread.TIMEOUT_MAX)):
