@@ -217,7 +217,7 @@ def test_signal_handler_uses_the_client_in_the_middle_of_a_command(mc: Client) -
 def test_interpreter_ends_while_a_daemon_thread_is_in_a_command(mortal: Mortal) -> None:
     script = f"""
 import threading, time
-from mcpool_wsgi import Client, CommandEvent
+from mcpool_wsgi import Client
 mc = Client([{mortal.address!r}], {{"_poll_timeout": 20_000}}, command_timeout=30)
 mc.get("key")
 import os, signal
@@ -239,7 +239,7 @@ if sys.argv[1] == "patched":
     from gevent import monkey
     monkey.patch_all()
 import gevent
-from mcpool_wsgi import Client, CommandEvent
+from mcpool_wsgi import Client
 mc = Client([sys.argv[2]])
 class Slow:
     def __init__(self, name):
