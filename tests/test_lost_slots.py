@@ -61,9 +61,9 @@ def test_interrupted_change_of_servers_after_another_one_swallows_nothing(mc: Cl
 
 
 def test_master_that_somebody_has_works_after_changes_of_servers(mc: Client) -> None:
-    master = mc.clone()
+    pool = ClientPool(mc.clone(), 1)
+    master = pool.master
     assert master.set("key", "value")
-    pool = ClientPool(master, 1)
     for _ in range(3):
         pool.set_servers(mc.addresses)
     assert type(master) is Client

@@ -28,7 +28,14 @@ from .statistics import Statistics
 
 logger: logging.Logger = logging.getLogger("mcpool_wsgi.pool")
 
-ONLY_HERE = 2  # references to an object: of a name, and of getrefcount() itself
+
+def _references_of_a_name() -> int:
+    """What getrefcount() counts for an object that only one name has. It depends on the Python."""
+    name = object()
+    return sys.getrefcount(name)
+
+
+ONLY_HERE: int = _references_of_a_name()
 
 
 class Generations:
@@ -59,7 +66,7 @@ class Generations:
             before.current = False
             if master is not before.master:  # a renewal may come in a request
                 freed, self._master_before = self._master_before, before.master
-                if sys.getrefcount(freed) <= ONLY_HERE:
+                if sys.getrefcount(freed) == ONLY_HERE:
                     discard(freed)
 
     def renew(self, reason: str) -> None:
