@@ -18,7 +18,7 @@ class PoolTimeout(queue.Empty):
     """
 
     # The id() of the lazy client whose command has raised it. The client itself would be a circle,
-    # because the traceback has frames that have it. So no other client gets this id meanwhile.
+    # because frames of the traceback have it. They keep it, so no other client gets this id.
     _client_id: int | None = None
 
 

@@ -4,11 +4,11 @@ Forks
 
 A forked child inherits the sockets of its parent. Data that the child sends on such a
 socket goes out in the parent's name. Each answer reaches the process that reads
-first. Even freeing a client sends a ``quit``. So this module tells one process from
+first. Even a client that is freed sends a ``quit``. So this module tells one process from
 another, and it keeps clients of the parent from being freed in a child.
 
 ``os.register_at_fork`` is not enough: servers that fork in C (uWSGI) do not run its hooks.
-Comparing ``os.getpid()`` each time is enough, but it costs a system call. Linux 4.14 has
+A look at ``os.getpid()`` each time is enough, but it costs a system call. Linux 4.14 has
 something better: a page of memory that the kernel wipes in every child,
 ``MADV_WIPEONFORK``. Random number generators use the same idea. The process ID is compared
 where there is no such page, on macOS for example.
@@ -182,8 +182,8 @@ def keep_if_foreign(
 ) -> bool:
     """Never free *client*, made under *process*, if that could harm another process.
 
-    Freeing it would send ``quit`` on a connection of the parent. When the interpreter
-    ends, nothing tells any more whose connection it is, so the client is kept then, too.
+    It would send ``quit`` on a connection of the parent. When the interpreter ends, nothing
+    tells any more whose connection it is, so the client is kept then, too.
 
     :return: whether the client is kept for ever.
     """

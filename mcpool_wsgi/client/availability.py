@@ -77,8 +77,8 @@ class Availability(_Base):
 
     def _let_rest(self, error: Exception) -> None:
         """Let the servers rest if none of them works after *error*."""
-        # libmemcached lets a server that failed rest, in whole seconds, and some commands make the
-        # rest begin anew. So this does it.
+        # libmemcached lets a server that failed rest, too. But it counts whole seconds, and some
+        # commands make the rest begin anew.
         if isinstance(error, failures.ServerResting):
             return
         if len(self.addresses) > 1:

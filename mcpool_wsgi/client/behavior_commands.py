@@ -158,7 +158,7 @@ class BehaviorCommands(MultiCommands):
             with here._options_lock:  # another thread may make a clone
                 try:
                     take()
-                except BaseException:  # an interrupt: the C code may have some nobody knows of
+                except BaseException:  # an interrupt: the C code may have taken a part of them
                     take()
                     raise
 

@@ -24,9 +24,9 @@ from .watchdog import SHORTEST_LIMIT
 def counting(command: native.Command) -> native.Command:
     """*command*, with the error that it has in the text protocol if a value is no number.
 
-    libmemcached does not know this answer. It says the same if the connection breaks in the middle
-    of an answer, but then it remembers another cause. And it says the same of what memcached
-    answers if it has too many connections, but then it answers no other key either.
+    libmemcached does not know memcached's answer for such a value. Its error is the same if the
+    connection breaks in the middle of an answer, but then it remembers another cause. And it is
+    the same if memcached has too many connections, but then no other key gets an answer either.
     """
 
     def count(client: Any, key: bytes, delta: int) -> int:
@@ -54,7 +54,7 @@ def _failure_of_another_key(client: Any, key: bytes) -> Exception | None:
     """Why a server that gave no known answer for *key* gives none for a missing key either."""
     # On a client of its own, because libmemcached may leave the server out from now on.
     address = client.addresses[native.hash(client, key)]
-    left = client._deadline - monotonic()  # for ever, if a signal handler was at work meanwhile
+    left = client._deadline - monotonic()  # infinite if a signal handler was at work meanwhile
     limit = max(min(left, client._command_timeout), SHORTEST_LIMIT)
     other = client._for_one_server(address, limit)
     other._fail_soft, other._listeners = False, []

@@ -94,8 +94,8 @@ def run_elsewhere(
             if monotonic() >= client._fails_until:
                 if not _is_marked_dead(error):
                     break
-                # In binary, 1.0.16 leaves out a server that is back at each new try. A client that
-                # only stores gets no other error, and its pool must notice it.
+                # In binary, 1.0.16 leaves a server that is back out again at each try. A client
+                # that only stores gets no other error, and its pool must notice this one.
                 client._let_rest(error)
                 left_out = error
             if not _may_run_again(client, error, command):
@@ -114,14 +114,14 @@ def run_elsewhere(
                 return result
         raise error
     finally:
-        del error, left_out  # its traceback has this frame: that would be a circle
+        del error, left_out  # their tracebacks have this frame: that would be a circle
 
 
 def _at_a_server_left_out(client: Any, command: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """The result of *command* from its server, whether libmemcached leaves it out or not.
 
-    In 1.0.16, a command that does not read would find for ever that all servers are left out: to
-    find it counts as the next failure of its server.
+    In 1.0.16, if all servers are left out, each command that does not read counts as the next
+    failure of its server. So they would be left out for ever.
     """
     try:
         try:

@@ -3,9 +3,9 @@ Without pickle
 ==============
 
 pylibmc stores ``bytes``, ``str``, ``int`` and ``bool`` as they are, and pickles all other
-values. Reading a pickle can run code, so whoever can write to memcached can run code in the app.
-With ``allow_pickle=False`` a client stores ``str``, ``bytes``, ``int``, ``bool`` and
-``float``, and reads nothing that is pickled. With a ``serializer`` it stores what that can
+values. A pickle can run code when it is read. So everybody who can write to memcached can run
+code in the app. With ``allow_pickle=False`` a client stores ``str``, ``bytes``, ``int``, ``bool``
+and ``float``, and reads nothing that is pickled. With a ``serializer`` it stores what that can
 write (:mod:`json` for example), and reads nothing that is pickled either.
 """
 

@@ -54,8 +54,8 @@ class Discovery:
     :param pool: one of this package's pools.
     :param source: ``dns+host:port``, ``dnssrv+name``, ``elasticache+host:port`` or ``host:port``.
     :param interval: seconds between two questions at most.
-    :param min_interval: seconds between two questions at least, whatever the TTL is. If
-        *interval* is shorter, it counts.
+    :param min_interval: seconds between two questions at least, whatever the TTL is. It is never
+        more than *interval*.
     :param timeout: seconds that a question may take, with all that belongs to it.
     :param resolver: a ``dns.resolver.Resolver`` of dnspython for ``dns+`` and ``dnssrv+`` to
         ask, in place of the name servers of the system. The names in SRV records are always

@@ -29,7 +29,7 @@ BOUNDS: tuple[float, ...] = (
 # Where the sums are in a row. The counts of the buckets come before them.
 SECONDS, HITS, MISSES = range(-3, 0)
 
-# gevent's and eventlet's get_ident() is of the greenlet, and new ones never end.
+# With gevent and eventlet, get_ident() is the greenlet's. Each new greenlet would get new rows.
 _thread_id: Callable[[], int] = (
     get_ident if isinstance(get_ident, BuiltinFunctionType) else threading.get_native_id
 )

@@ -110,7 +110,7 @@ def requests_of(things: list[Any]) -> list[tuple[Any, dict[str, Any]]]:
         id(one): one for one in gc.get_referrers(*things) if issubclass(type(one), HasSlot)
     }
     referrers = gc.get_referrers(*reservations.values()) if reservations else []
-    # A client that is not of this package is no reservation, and something else has that one.
+    # A client of another package is no reservation. Another object in the environ has that one.
     others = [
         one
         for one in referrers
@@ -137,7 +137,7 @@ def _path(environ: dict[str, Any]) -> str:
 
 def _printable(text: str) -> str:
     # Some servers take any method, an app may name a thread after what a user sends, and a path
-    # may be no UTF-8. What is no printable character must reach neither a log nor a page.
+    # may be no UTF-8. Neither a log nor a page must get a character that is not printable.
     return "".join(char if char.isprintable() else "?" for char in text)
 
 

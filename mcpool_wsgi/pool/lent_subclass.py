@@ -88,7 +88,7 @@ class _LazySubclass(_Extras, LazyClient):
     __slots__ = ()
 
     def _lacks(self, name: str) -> bool:
-        # Whoever asks for it need not reserve the client for that. This runs no code of its class.
+        # No client is reserved to answer this, and no code of its class runs.
         if self._client is not NOT_RESERVED:
             return False
         master = self._pool.master

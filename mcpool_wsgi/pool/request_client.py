@@ -2,19 +2,19 @@
 Request client
 ==============
 
-Which client the running request has. The middleware says it, and a
+Which client the running request has. The middleware tells it, and a
 :class:`~mcpool_wsgi.PooledClient` asks, so that it need not reserve another one.
 
-It says so for the time in which code of the app runs: the call of the app, each chunk of its
-response, the response's ``close()``, and the same of a file that the server sends. So the answer
-is right in streams and in nested requests, and on servers that interleave the responses of one
-thread. A context variable keeps greenlets and threads apart. A process that a request forks is in
-no request until one begins there: it may outlive the request that it comes from, with a copy of
+The middleware tells it while code of the app runs: in the call of the app, in each chunk of its
+response, in the response's ``close()``, and in the same of a file that the server sends. So the
+answer is right in streams and in nested requests, and on servers that interleave the responses of
+one thread. A context variable keeps greenlets and threads apart. A process that a request forks is
+in no request until one begins there: it may outlive the request that it comes from, with a copy of
 its context and its frames.
 
-The middleware says it only if the pool has a PooledClient. If the first one is made while
-requests are running, these are looked for once. A command belongs to one of them if its environ is
-in a frame of the running code, as ``environ``: the middleware's, the app's or the server's.
+The middleware tells it only if the pool has a PooledClient. If the first one is made while
+requests are running, these are looked for once. A command belongs to a request if a frame of the
+running code has the request's environ as ``environ``: the middleware's, the app's or the server's.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ class Slot:
         # Only the holder counts, so no count is lost. A float, because adding to one is faster.
         self.reservations: float = 0.0
         # Garbage in a circle is finalised in any order. So a slot that has been replaced may still
-        # be released; whoever takes it then sees this, and takes another one.
+        # be released. The next reservation that takes it sees this, and takes another one.
         self.replaced: bool = False
         self._ended = ended
         self._find_queue = find_queue

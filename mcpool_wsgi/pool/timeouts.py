@@ -60,7 +60,7 @@ class Timeouts:
 
     def _find_holders(self, slots: list[Slot], is_first: bool) -> list[Holder]:
         """The holders of *slots*. There are none while another thread looks for them."""
-        # To find them takes milliseconds, and in an outage there may be thousands of time-outs.
+        # The search takes milliseconds, and in an outage there may be thousands of time-outs.
         now = monotonic()
         if is_first or now >= self._holders_until:
             self._holders_until = now + HOLDERS_KEPT
