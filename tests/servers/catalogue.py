@@ -210,11 +210,11 @@ DIFFERENCES: dict[str, dict[str, str]] = {
             *("one_item", "two_items", "no_item", "empty_item"),
             *("early_release", "start_response_never_called"),
         ],
-        "A bare list gets a Content-Length. With the middleware it is chunked.",
+        "A list of the bare app gets a Content-Length. With the middleware it is chunked.",
     ),
     "bjoern": {
-        "file": "A bare file of unknown length ends too early. With the middleware it does not.",
-        "sendfile": "Files are read: its file wrapper does not close a file after a reset.",
+        "file": "Without the middleware, a file of unknown length ends too early.",
+        "sendfile": "Files are read, because its wrapper does not close a file after a reset.",
     },
 }
 
