@@ -17,9 +17,8 @@ import pylibmc
 from ..client import Client
 from ..discovery import is_source, source_of
 
-# The text of each option goes to a parser. The parser returns the value, or raises a ValueError
-# that says what the text must be.
-
+#: By option: what gets its text, and returns its value or raises a ValueError that says what the
+#: text must be.
 Parsers = Mapping[str, Callable[[str], Any]]
 
 
@@ -71,6 +70,7 @@ _text = _matching(".+", "some text")
 _switch = _matching("(?ai)true|yes|on|1|false|no|off|0", "true or false", _is_yes)
 _integer = _matching("[0-9]{1,9}", "an integer of up to nine digits", int)
 _NUMBER = "([0-9]{1,9}([.][0-9]{0,9})?|[.][0-9]{1,9})"
+_positive_seconds = _matching(f"(?=.*[1-9]){_NUMBER}", "a positive number of seconds", float)
 
 _SWITCHES = ["auto_eject", "buffer_requests", "cas", "ketama", "ketama_weighted", "no_block"]
 _SWITCHES += ["tcp_keepalive", "tcp_nodelay", "verify_keys", "_noreply", "_sort_hosts"]
@@ -86,7 +86,7 @@ ADDRESS: Parsers = {"servers": _servers, "username": _text, "password": _text}
 CLIENT: Parsers = {
     "binary": _switch,
     "fail_soft": _switch,
-    "command_timeout": _matching(f"(?=.*[1-9]){_NUMBER}", "a positive number of seconds", float),
+    "command_timeout": _positive_seconds,
     "allow_pickle": _switch,
 }
 POOL: Parsers = {
@@ -98,7 +98,7 @@ POOL: Parsers = {
 MIDDLEWARE: Parsers = {
     "environ_key": _text,
     "lazy": _switch,
-    "slow_after": _matching(f"(?=.*[1-9]){_NUMBER}", "a positive number of seconds", float),
+    "slow_after": _positive_seconds,
     "server_timing": _switch,
 }
 

@@ -69,8 +69,8 @@ class Question:
         """Nothing more will be known."""
         self._ended_at = monotonic()
 
-    def has_ended(self, deadline: float) -> bool:
-        """Whether it has ended, or does so until *deadline*, in monotonic() time."""
+    def wait(self, deadline: float) -> bool:
+        """Wait for its end until *deadline*, in monotonic() time. Return whether it has ended."""
         while self._ended_at is None and monotonic() < deadline:
             time.sleep(PAUSE)  # no lock: with gevent, a greenlet waits for a thread
         return self._ended_at is not None
@@ -128,7 +128,7 @@ class Servers:
 
     def _answers(self, address: str, end: float) -> list[tuple[str, dict[str, Any]]]:
         question = self._under_way[address]
-        if not question.has_ended(end):
+        if not question.wait(end):
             return [(address, no_answer(f"no answer within {LIMIT:g} s"))]
         del self._under_way[address]
         if question.error is not None:
