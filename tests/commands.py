@@ -1,10 +1,9 @@
-"""Every command that takes a key, with the rest of its arguments."""
+"""Every command that takes keys, with the rest of its arguments."""
 
 from __future__ import annotations
 
 from typing import Any, Callable
 
-#: Every operation that takes a key, with the rest of its arguments.
 ONE_KEY: dict[str, Callable[[Any, Any], Any]] = {
     "get": lambda mc, key: mc.get(key),
     "gets": lambda mc, key: mc.gets(key),
@@ -23,7 +22,7 @@ ONE_KEY: dict[str, Callable[[Any, Any], Any]] = {
     "__delitem__": lambda mc, key: mc.__delitem__(key),
     "__contains__": lambda mc, key: key in mc,
 }
-#: Every operation that takes keys and a prefix.
+#: Those that take several keys, and a prefix.
 MANY_KEYS: dict[str, Callable[..., Any]] = {
     "get_multi": lambda mc, key, **prefix: mc.get_multi(["ok", key], **prefix),
     "set_multi": lambda mc, key, **prefix: mc.set_multi({"ok": 1, key: 1}, **prefix),

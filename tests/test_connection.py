@@ -50,7 +50,7 @@ class Unreadable:
         return (int, ("no number",))
 
 
-IN_STEP: dict[str, Callable[[Client], Any]] = {
+IN_SYNC: dict[str, Callable[[Client], Any]] = {
     "not found": lambda mc: mc.incr("missing"),
     "too big": lambda mc: mc.set("key", b"x" * (1 << 21)),
     "invalid key": lambda mc: mc.set("a b", 1),
@@ -62,14 +62,14 @@ IN_STEP: dict[str, Callable[[Client], Any]] = {
 }
 
 
-@pytest.mark.parametrize("error", IN_STEP)
+@pytest.mark.parametrize("error", IN_SYNC)
 def test_harmless_error_costs_nothing(
     cas_mc: Client, connections: Connections, error: str
 ) -> None:
     cas_mc.set_multi({"k1": 1, "k2": 2, "unreadable": Unreadable()})
     before = connections.opened()
     with pytest.raises(Exception):  # noqa: B017, PT011  they have nothing in common
-        IN_STEP[error](cas_mc)
+        IN_SYNC[error](cas_mc)
     assert (cas_mc.get("k1"), cas_mc.get("k2")) == (1, 2)
     assert connections.opened() == before
 
@@ -83,7 +83,7 @@ def test_harmless_error_of_one_of_several_servers_costs_nothing() -> None:
         assert server.accepted + other.accepted == 1
 
 
-def test_error_that_leaves_doubt_costs_a_connection(mc: Client, connections: Connections) -> None:
+def test_error_that_may_harm_costs_a_connection(mc: Client, connections: Connections) -> None:
     mc.set("text", "no number")
     before = connections.opened()
     with pytest.raises(pylibmc.Error):
@@ -92,7 +92,7 @@ def test_error_that_leaves_doubt_costs_a_connection(mc: Client, connections: Con
     assert connections.opened() == before + 1
 
 
-def test_interrupted_command_leaves_doubt(mc: Client, connections: Connections) -> None:
+def test_interrupted_command_costs_its_connection(mc: Client, connections: Connections) -> None:
     class Interrupting:
         def __reduce__(self) -> Any:
             raise KeyboardInterrupt
@@ -138,40 +138,35 @@ keys = st.one_of(
     st.sampled_from(["a b", "k1\r\nget k2", "k1 0 0 1\r\nx", "", "x" * 251, b"k1 noreply"]),
 )
 
-OPERATIONS = ["set", "get", "get_multi", "set_multi", "delete", "incr"]
+COMMANDS = ["set", "get", "get_multi", "set_multi", "delete", "incr"]
 
 
 @pytest.mark.slow
 @settings(max_examples=60, deadline=None)
-@given(
-    operations=st.lists(
-        st.tuples(st.sampled_from(OPERATIONS), keys),
-        max_size=40,
-    )
-)
+@given(commands=st.lists(st.tuples(st.sampled_from(COMMANDS), keys), max_size=40))
 def test_every_read_returns_what_was_stored_under_that_key(
-    server_connections: Connections, operations: list[tuple[str, Any]]
+    server_connections: Connections, commands: list[tuple[str, Any]]
 ) -> None:
     server_connections.mc.flush_all()
     stored: dict[bytes, Any] = {}
     pool = ClientPool(Client([server_connections.address]), 2)
-    for number, (operation, key) in enumerate(operations):
+    for number, (command, key) in enumerate(commands):
         value = ("value", number)
         with pool.reserve() as mc:
             try:
                 raw = key.encode() if isinstance(key, str) else key
-                if operation == "set":
+                if command == "set":
                     if mc.set(key, value):
                         stored[raw] = value
-                elif operation == "set_multi":
+                elif command == "set_multi":
                     if not mc.set_multi({key: value}, key_prefix=""):
                         stored[raw] = value
-                elif operation == "get":
+                elif command == "get":
                     assert mc.get(key) == stored.get(raw)
-                elif operation == "get_multi":
+                elif command == "get_multi":
                     found = mc.get_multi([key])
                     assert found == ({key: stored[raw]} if raw in stored else {})
-                elif operation == "delete":
+                elif command == "delete":
                     assert mc.delete(key) is (stored.pop(raw, None) is not None)
                 else:
                     mc.incr(key)
@@ -191,18 +186,18 @@ def test_stopped_memcached_holds_a_command_no_longer_than_the_limit(
     mc = Client([mortal.address], {"retry_timeout": 60})
     mc.set("key", 1)
     mortal.stop()
-    operation = {**ONE_KEY, **MANY_KEYS}[command]
+    run = {**ONE_KEY, **MANY_KEYS}[command]
     for _ in range(3):
         began = time.monotonic()
         with contextlib.suppress(pylibmc.Error):
-            operation(mc, "key")
+            run(mc, "key")
         assert time.monotonic() - began < limit + 0.4
     if pylibmc.libmemcached_version == "1.0.16":  # later ones wait each time
         with pytest.raises(pylibmc.ServerDown):
             mc.get("key")
 
 
-def test_answer_that_does_not_end_leaves_doubt() -> None:
+def test_answer_that_does_not_end_costs_its_connection() -> None:
     """pylibmc says so by a RuntimeError."""
 
     def two_values(conversation: Conversation) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import signal
 import sys
@@ -21,7 +20,7 @@ from mcpool_wsgi import (
 )
 
 #: How many requests the signals interrupt.
-ROUNDS = int(os.environ.get("MCPOOL_ROUNDS", "1000"))
+ROUNDS = 1000
 
 
 class Own:

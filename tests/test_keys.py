@@ -46,19 +46,19 @@ BAD_KEYS = [
 ]
 
 
-def test_every_operation_of_pylibmc_is_covered() -> None:
+def test_every_command_of_pylibmc_is_covered() -> None:
     mapping = {name for name in dir(pylibmc.Client) if name.endswith("item__")} | {"__contains__"}
     public = {name for name in dir(pylibmc.Client) if not name.startswith("_")}
     assert public | mapping == {*ONE_KEY, *MANY_KEYS, *NO_KEY}
 
 
 @pytest.mark.parametrize("key", BAD_KEYS, ids=ascii)
-@pytest.mark.parametrize("operation", ONE_KEY)
+@pytest.mark.parametrize("command", ONE_KEY)
 def test_bad_key_is_refused_before_the_wire(
-    cas_mc: Client, connections: Connections, operation: str, key: Any
+    cas_mc: Client, connections: Connections, command: str, key: Any
 ) -> None:
     with pytest.raises(InvalidKey):
-        ONE_KEY[operation](cas_mc, key)
+        ONE_KEY[command](cas_mc, key)
     assert connections.count() == 0
 
 
@@ -77,37 +77,37 @@ def test_key_that_is_given_twice_counts_twice(address: str, again: Any, kind: st
 
 
 @pytest.mark.parametrize("key", BAD_KEYS, ids=ascii)
-@pytest.mark.parametrize("operation", MANY_KEYS)
+@pytest.mark.parametrize("command", MANY_KEYS)
 def test_bad_key_among_many_is_refused_before_the_wire(
-    cas_mc: Client, connections: Connections, operation: str, key: Any
+    cas_mc: Client, connections: Connections, command: str, key: Any
 ) -> None:
     for prefix in ({}, {"key_prefix": "p"}, {"key_prefix": b"p"}):
         with pytest.raises(InvalidKey):
-            MANY_KEYS[operation](cas_mc, key, **prefix)
+            MANY_KEYS[command](cas_mc, key, **prefix)
     with pytest.raises(InvalidKey):
-        MANY_KEYS[operation](cas_mc, "fine", key_prefix=key)
+        MANY_KEYS[command](cas_mc, "fine", key_prefix=key)
     assert connections.count() == 0
 
 
 @pytest.mark.parametrize("key", ["", b""])
 @pytest.mark.parametrize("namespace", [None, "app:"])
-@pytest.mark.parametrize("operation", ONE_KEY)
+@pytest.mark.parametrize("command", ONE_KEY)
 def test_empty_key_is_a_miss_as_with_pylibmc_and_is_not_sent(
-    address: str, connections: Connections, operation: str, namespace: str | None, key: Any
+    address: str, connections: Connections, command: str, namespace: str | None, key: Any
 ) -> None:
     behaviors = {"cas": True, "namespace": namespace and namespace.encode()}
     theirs = pylibmc.Client([address], behaviors={k: v for k, v in behaviors.items() if v})
     mc = Client([address], behaviors)
     try:
-        answer = ONE_KEY[operation](theirs, key)
+        answer = ONE_KEY[command](theirs, key)
     except pylibmc.BadKeyProvided:
         with pytest.raises(InvalidKey, match="'' is empty"):
-            ONE_KEY[operation](mc, key)
+            ONE_KEY[command](mc, key)
     except KeyError:
         with pytest.raises(KeyError):
-            ONE_KEY[operation](mc, key)
+            ONE_KEY[command](mc, key)
     else:
-        assert ONE_KEY[operation](mc, key) == answer
+        assert ONE_KEY[command](mc, key) == answer
     assert connections.count() == 0
 
 
@@ -143,13 +143,13 @@ def test_empty_key_among_many_is_left_out(
         assert mc.get("a") is None
 
 
-@pytest.mark.parametrize("operation", MANY_KEYS)
-def test_prefix_counts_for_the_length(cas_mc: Client, operation: str) -> None:
+@pytest.mark.parametrize("command", MANY_KEYS)
+def test_prefix_counts_for_the_length(cas_mc: Client, command: str) -> None:
     fine, too_long = "x" * 240, "x" * 241
     cas_mc.set_multi({"ok": 1, fine: 1}, key_prefix="prefix____")
-    MANY_KEYS[operation](cas_mc, fine, key_prefix="prefix____")
+    MANY_KEYS[command](cas_mc, fine, key_prefix="prefix____")
     with pytest.raises(InvalidKey, match="251 bytes where 250"):
-        MANY_KEYS[operation](cas_mc, too_long, key_prefix="prefix____")
+        MANY_KEYS[command](cas_mc, too_long, key_prefix="prefix____")
 
 
 @pytest.mark.parametrize("args", ["items\r\nget k1", "x\r\nflush_all", "a\0"])
@@ -170,9 +170,9 @@ def test_namespace_counts_for_the_length(address: str) -> None:
 
 @pytest.mark.parametrize("no_key", [1, None, ("a",), bytearray(b"a"), memoryview(b"a b")])
 def test_what_is_neither_str_nor_bytes_is_refused(mc: Client, no_key: Any) -> None:
-    for operation in ONE_KEY.values():
+    for command in ONE_KEY.values():
         with pytest.raises(TypeError, match="str or bytes"):
-            operation(mc, no_key)
+            command(mc, no_key)
 
 
 def test_single_string_is_not_taken_for_keys(mc: Client) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import signal
 import threading
@@ -20,12 +19,12 @@ from mortal import Mortal
 
 from mcpool_wsgi import Client, CommandEvent
 
-#: How many operations each of eight threads does; all together were 300 000 once.
-OPERATIONS = int(os.environ.get("MCPOOL_OPERATIONS", "2500"))
+#: How many commands each of eight threads sends. All together sent 300 000 once.
+COMMANDS = 2500
 
 
-def use(mc: Any, name: str, operations: int = OPERATIONS) -> None:
-    for number in range(operations):
+def use(mc: Any, name: str) -> None:
+    for number in range(COMMANDS):
         key = f"{name}-{number % 50}"
         kind = number % 5
         if kind == 0 or number < 50:
@@ -58,7 +57,7 @@ def test_gets_of_text_keys_reads_no_key_of_another_thread(address: str) -> None:
         mc = Client([address], {"cas": True})
         for number in range(50):
             mc.set(f"{name}-{number}", f"{name}-{number}")
-        for number in range(OPERATIONS):
+        for number in range(COMMANDS):
             key = f"{name}-{number % 50}"
             assert mc.gets(key)[0] == key
 
