@@ -73,10 +73,12 @@ def interrupted_everywhere(
     *,
     in_finalisers: bool = False,
 ) -> int:
-    """Do *action* again and again, interrupted at its first opcode, its second, ...; how often.
+    """Do *action* again and again, interrupted at its first opcode, at its second and so on.
 
     Every interrupt reaches the caller. Only *in_finalisers* it cannot: nobody can catch what a
     finaliser raises.
+
+    :return: how often it was interrupted.
     """
     at = 0
     with no_collection():

@@ -731,7 +731,6 @@ def test_half_an_answer_to_incr_in_binary_is_a_failure(fail_soft: bool, ends: st
             assert pool.stats().failures == 1
 
 
-@pytest.mark.servers
 @pytest.mark.parametrize("fail_soft", [False, True])
 def test_memcached_without_memory_is_a_failure_in_binary(fail_soft: bool) -> None:
     """The C code says of it what it says if another value is in the way."""

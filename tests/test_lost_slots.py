@@ -19,17 +19,17 @@ def test_interrupted_request_after_changes_of_servers_swallows_nothing(mc: Clien
     """Its client replaces the last one that was cloned from the master before."""
     pool = ClientPool(mc.clone(), 1)
 
-    def use() -> None:
+    def serve() -> None:
         with pool.reserve():
             pass
 
     def change_twice() -> None:
-        use()
+        serve()
         pool.set_servers(mc.addresses)
         pool.set_servers(mc.addresses)
 
     change_twice()
-    assert interrupted_everywhere(KeyboardInterrupt, use, change_twice)
+    assert interrupted_everywhere(KeyboardInterrupt, serve, change_twice)
 
 
 @tracing

@@ -46,7 +46,8 @@ class Figures:
     def commands(self) -> dict[tuple[str, ...], float]:
         """Those of commands, without buckets and sums."""
         found = {key: value for key, value in self.all().items() if key[0].startswith(COMMANDS)}
-        return {key: value for key, value in found.items() if not key[0].endswith(("et", "um"))}
+        left_out = ("_bucket", "_sum")
+        return {key: value for key, value in found.items() if not key[0].endswith(left_out)}
 
     def all(self) -> dict[tuple[str, ...], float]:
         with urllib.request.urlopen(self.url, timeout=10) as response:
