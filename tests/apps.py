@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Callable
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import pylibmc
 
@@ -28,6 +30,24 @@ def serve(app: Callable[..., Any], environ: dict[str, Any] | None = None) -> lis
         return list(response)
     finally:
         response.close()
+
+
+class Quiet(WSGIRequestHandler):
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@contextmanager
+def serving(app: Any) -> Iterator[str]:
+    """*app* behind a server, and the URL of the server."""
+    with make_server("127.0.0.1", 0, app, handler_class=Quiet) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join(10)
 
 
 def responding(response: object) -> Callable[..., Any]:

@@ -10,10 +10,10 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import pylibmc
 import pytest
+from apps import serving
 from forking import FORKS, succeeds
 from harness import eventually, in_threads, run_python, use, waiting
 from mortal import Mortal
@@ -62,22 +62,12 @@ class Figures:
         return found
 
 
-class Quiet(WSGIRequestHandler):
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def figures() -> Iterator[Figures]:
     found = Figures()
-    app = make_wsgi_app(found.registry)
-    with make_server("127.0.0.1", 0, app, handler_class=Quiet) as server:
-        found.url = f"http://127.0.0.1:{server.server_port}/metrics"
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with serving(make_wsgi_app(found.registry)) as url:
+        found.url = f"{url}metrics"
         yield found
-        server.shutdown()
-        thread.join(10)
 
 
 def expected(name: str, pool: Any) -> dict[tuple[str, ...], float]:

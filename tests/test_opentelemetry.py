@@ -11,11 +11,11 @@ import urllib.request
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Callable
-from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import hostile
 import pylibmc
 import pytest
+from apps import serving
 from forking import FORKS, succeeds
 from harness import eventually, in_threads, run_python
 from mortal import Mortal
@@ -267,23 +267,6 @@ def test_parent_is_the_current_span(
 
 
 # -- Behind OpenTelemetry's own middleware
-
-
-class Quiet(WSGIRequestHandler):
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
-@contextlib.contextmanager
-def serving(app: Any) -> Iterator[str]:
-    with make_server("127.0.0.1", 0, app, handler_class=Quiet) as wsgi_server:
-        thread = threading.Thread(target=wsgi_server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{wsgi_server.server_port}/"
-        finally:
-            wsgi_server.shutdown()
-            thread.join(10)
 
 
 @pytest.mark.parametrize("lazy", [False, True])
