@@ -196,6 +196,23 @@ def django_settings(**settings: Any) -> Iterator[None]:
         yield
 
 
+def source_distribution(directory: Path, name: str, version: str) -> Path:
+    """The file of the source distribution, which pip downloads once into *directory*."""
+
+    def found() -> list[Path]:
+        return [path for path in directory.iterdir() if path.name.lower() == file]
+
+    file = f"{name}-{version}.tar.gz"
+    if not found():
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--retries=1"]
+        command += ["--no-binary", name, "--dest", str(directory), f"{name}=={version}"]
+        pip = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        if not found():
+            reason = (pip.stderr.strip().splitlines() or [f"it ended with {pip.returncode}"])[-1]
+            missing(file, f"cannot be had from pip: {reason}")
+    return found()[0]
+
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import _pylibmc
 import pylibmc
 import pytest
-from harness import missing
+from harness import source_distribution
 from pylibmc_suite import CONTROL, POOLED, UNDER
 
 from mcpool_wsgi.devserver import Memcached, memcached
@@ -92,19 +92,6 @@ if _pylibmc.__version__ != pylibmc.__version__:
 OF_ONE_SECOND = ['doctests.txt:103 c.get("hi")', 'doctests.txt:113 c.get("hi2")']
 
 
-def source_distribution(directory: Path, name: str) -> Path:
-    """The file of the source distribution *name*, which is downloaded into *directory*."""
-    sdist = directory / f"{name}-{SDISTS[name]}.tar.gz"
-    if not sdist.exists():
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--retries=1"]
-        command += ["--no-binary", name, "--dest", str(directory), f"{name}=={SDISTS[name]}"]
-        pip = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        if not sdist.exists():
-            reason = (pip.stderr.strip().splitlines() or [f"it ended with {pip.returncode}"])[-1]
-            missing(sdist.name, f"cannot be had from pip: {reason}")
-    return sdist
-
-
 def unpack_tests(sdist: Path, directory: Path) -> None:
     """Write the folder ``tests`` of *sdist* into *directory*."""
     tests = directory / "tests"
@@ -132,8 +119,8 @@ def outcomes(
     given = os.environ.get("MCPOOL_PYLIBMC_SDISTS")
     downloads = Path(given) if given else request.config.cache.mkdir("pylibmc-sdists")
     directory = tmp_path_factory.mktemp("pylibmc")
-    for name in SDISTS:
-        unpack_tests(source_distribution(downloads, name), directory)
+    for name, version in SDISTS.items():
+        unpack_tests(source_distribution(downloads, name, version), directory)
     environ = {name: os.environ[name] for name in os.environ if not name.startswith("PYTEST")}
     environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     # CPython 3.14 counts no references to constants that come from a .pyc file. Whether the first

@@ -14,7 +14,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from harness import demand, missing
+from harness import demand, source_distribution
 
 pytestmark = pytest.mark.servers
 
@@ -45,30 +45,6 @@ USE_TZ = False
 """
 
 
-def source_distribution(directory: Path, version: str) -> Path:
-    """The file of Django's source distribution, which is downloaded into *directory*."""
-
-    def found() -> list[Path]:
-        return [path for path in directory.iterdir() if path.name.lower() == name]
-
-    name = f"django-{version}.tar.gz"
-    if not found():
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "-q",
-            "--no-deps",
-            "--no-binary=django",
-        ]
-        command += ["--dest", str(directory), f"django=={version}"]
-        subprocess.run(command, timeout=300, check=False, capture_output=True)
-        if not found():
-            missing(name, "cannot be had from pip")
-    return found()[0]
-
-
 @pytest.fixture
 def tests(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A directory with those of Django's tests that are needed."""
@@ -77,7 +53,8 @@ def tests(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
     assert request.config.cache is not None
     downloads = request.config.cache.mkdir("django-sdist")
-    with tarfile.open(source_distribution(downloads, django.__version__)) as archive:
+    sdist = source_distribution(downloads, "django", django.__version__)
+    with tarfile.open(sdist) as archive:
         for member in archive:
             path = Path(*Path(member.name).parts[1:])
             if re.match(r"tests/(cache/|sessions_tests/|urls\.py)", str(path)):
