@@ -57,11 +57,7 @@ def pages() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("path", "blocks"), list(pages()))
 def test_code_blocks_of_a_page_run_one_after_the_other(
-    path: Path,
-    blocks: list[Block],
-    address: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    path: Path, blocks: list[Block], address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MEMCACHED_SERVERS", address)
     monkeypatch.setattr("prometheus_client.REGISTRY", CollectorRegistry())
@@ -102,11 +98,7 @@ def module_name(path: Path) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "blocks"), list(docstrings()))
 def test_code_blocks_of_a_docstring_run_one_after_the_other(
-    name: str,
-    blocks: list[Block],
-    address: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, blocks: list[Block], address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip(name, exc_type=ImportError)
     monkeypatch.setenv("MEMCACHED_SERVERS", address)

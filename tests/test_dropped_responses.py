@@ -14,11 +14,7 @@ import pytest
 from apps import BlogPool, Closable, generating, raising, request, responding
 from harness import no_collection
 
-from mcpool_wsgi import (
-    Client,
-    ClientPool,
-    MemcachedPoolMiddleware,
-)
+from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
 from mcpool_wsgi.middleware.environ_keys import EnvironKeys
 
 

@@ -19,12 +19,7 @@ from apps import (
     wrapping_a_file,
 )
 
-from mcpool_wsgi import (
-    Client,
-    ClientPool,
-    ClientReleased,
-    MemcachedPoolMiddleware,
-)
+from mcpool_wsgi import Client, ClientPool, ClientReleased, MemcachedPoolMiddleware
 
 
 @pytest.mark.parametrize("before", [{}, {"mc.client": "somebody's"}])

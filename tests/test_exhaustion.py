@@ -363,11 +363,7 @@ def test_lazy_request_passes_exc_info_on(mc: Client) -> None:
 
     middleware: Any = MemcachedPoolMiddleware(app, ClientPool(mc, 1), lazy=True)
     middleware({}, lambda *args: started.append(args)).close()
-    assert started == [
-        ("200 OK", []),
-        ("500 Oops", []),
-        ("500 Oops", [], (None, None, None)),
-    ]
+    assert started == [("200 OK", []), ("500 Oops", []), ("500 Oops", [], (None, None, None))]
 
 
 def test_time_out_of_another_pool_in_a_stream_is_the_apps(mc: Client) -> None:

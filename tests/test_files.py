@@ -13,12 +13,7 @@ import pytest
 from apps import Closable, request, serve, wrapping_a_file
 from harness import no_collection
 
-from mcpool_wsgi import (
-    Client,
-    ClientPool,
-    LentClient,
-    MemcachedPoolMiddleware,
-)
+from mcpool_wsgi import Client, ClientPool, LentClient, MemcachedPoolMiddleware
 
 
 def test_file_that_the_server_wrapped_is_what_the_server_gets(pool: ClientPool) -> None:

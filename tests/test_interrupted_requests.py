@@ -13,11 +13,7 @@ from wsgiref.util import FileWrapper
 import pytest
 from apps import Interrupted, generating, raising, responding, serve, wrapping_a_file
 
-from mcpool_wsgi import (
-    Client,
-    ClientPool,
-    MemcachedPoolMiddleware,
-)
+from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
 
 #: How many requests the signals interrupt.
 ROUNDS = 1000

@@ -114,9 +114,7 @@ def test_what_is_no_number_is_refused_before_the_wire(
 
 
 @pytest.mark.parametrize(
-    "one",
-    [True, Colour.RED, NoText(1), NoNumber(1)],
-    ids=["bool", "IntEnum", "no text", "no int"],
+    "one", [True, Colour.RED, NoText(1), NoNumber(1)], ids=["bool", "IntEnum", "no text", "no int"]
 )
 def test_subclass_of_int_is_a_number(mc: Client, one: Any) -> None:
     cas_mc = Client(mc.addresses, {"cas": True})

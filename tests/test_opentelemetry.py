@@ -158,11 +158,7 @@ CASES: list[Case] = [
         "get_multi",
         {OUTCOME: "hit", "mcpool.keys": 2, "mcpool.hits": 1},
     ),
-    (
-        lambda mc: mc.set_multi({"a": 1, "b": 2}),
-        "BATCH set",
-        {OUTCOME: "stored", BATCH_SIZE: 2},
-    ),
+    (lambda mc: mc.set_multi({"a": 1, "b": 2}), "BATCH set", {OUTCOME: "stored", BATCH_SIZE: 2}),
     (
         lambda mc: mc.add_multi({"key": 1, "a": 2, "b": 3}),
         "BATCH add",
@@ -439,10 +435,7 @@ def test_one_of_several_servers_is_not_known(
     get, *stats = telemetry.spans()
     assert get.name == "get"
     assert attributes(get) == {SYSTEM: MEMCACHED, OPERATION: "get", OUTCOME: "miss"}
-    assert [span.name for span in stats] == [
-        f"get_stats {address}",
-        f"get_stats {mortal.address}",
-    ]
+    assert [span.name for span in stats] == [f"get_stats {address}", f"get_stats {mortal.address}"]
     assert attributes(stats[1]).items() >= server(mortal.address).items()
 
 

@@ -81,12 +81,7 @@ def test_it_can_be_made_and_used_before_a_fork(cache: PooledClient, fork: Any) -
 @pytest.mark.parametrize("pool_class", Pools)
 def test_options_of_from_servers_are_used(address: str, pool_class: Any) -> None:
     pool = pool_class.from_servers(
-        [address],
-        12,
-        behaviors={"connect_timeout": 300},
-        fail_soft=True,
-        timeout=2.0,
-        name="mine",
+        [address], 12, behaviors={"connect_timeout": 300}, fail_soft=True, timeout=2.0, name="mine"
     )
     assert pool.name == "mine"
     assert pool.master.behaviors["connect_timeout"] == 300

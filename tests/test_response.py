@@ -15,13 +15,7 @@ from greenlet import GreenletExit
 from harness import DEADLINE, FakeClient, in_thread, in_threads
 from interrupts import interrupted_everywhere, tracing
 
-from mcpool_wsgi import (
-    Client,
-    ClientPool,
-    MemcachedPoolMiddleware,
-    PooledClient,
-    get_client,
-)
+from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware, PooledClient, get_client
 
 
 class SlowFile(io.BytesIO):

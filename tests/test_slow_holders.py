@@ -46,10 +46,7 @@ def test_slow_request_is_logged_once(
     environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/slow", "QUERY_STRING": "secret"}
     for number in range(2):
         over.clear()
-        thread = threading.Thread(
-            target=lambda: request(app, environ).close(),
-            name="worker",
-        )
+        thread = threading.Thread(target=lambda: request(app, environ).close(), name="worker")
         thread.start()
         eventually(lambda: len(lines(caplog)) == number + 1)  # noqa: B023
         reserved_at = pool.holders()[0].reserved_at
@@ -75,7 +72,7 @@ def test_two_middlewares_of_one_pool_log_a_slow_request_once(
     for app in apps:
         over.clear()
         thread = threading.Thread(
-            target=lambda: request(app, {}).close(),  # noqa: B023
+            target=lambda: request(app, {}).close()  # noqa: B023
         )
         thread.start()
         eventually(lambda: pool.holders(longer_than=0.2))

@@ -65,9 +65,7 @@ def test_nothing_is_cached_framed_or_found_by_search_engines(pool: ClientPool, p
     assert "unsafe" not in headers["Content-Security-Policy"]
 
 
-def test_policy_allows_the_style_and_the_script_of_the_page_and_no_other(
-    pool: ClientPool,
-) -> None:
+def test_policy_allows_the_style_and_the_script_of_the_page_and_no_other(pool: ClientPool) -> None:
     response = TestApp(StatusApp(pool)).get("/")
     policy = response.headers["Content-Security-Policy"]
     allowed = re.findall(r"(style|script)-src '(sha256-[^']+)'", policy)

@@ -22,12 +22,7 @@ from harness import in_threads
 from interrupts import interrupted_everywhere, tracing
 from webtest import TestApp
 
-from mcpool_wsgi import (
-    Client,
-    ClientPool,
-    LentClient,
-    MemcachedPoolMiddleware,
-)
+from mcpool_wsgi import Client, ClientPool, LentClient, MemcachedPoolMiddleware
 
 
 def test_early_release_of_a_third_party_client_is_final_or_nothing(address: str) -> None:
@@ -127,9 +122,7 @@ def test_second_release_of_a_third_party_client_leaves_the_next_request_alone(mc
     assert len(pool) == 1
 
 
-def test_second_release_of_a_third_party_client_leaves_what_the_app_put_there(
-    mc: Client,
-) -> None:
+def test_second_release_of_a_third_party_client_leaves_what_the_app_put_there(mc: Client) -> None:
     seen = []
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:

@@ -53,12 +53,7 @@ class ClientPool(Pool):
     """
 
     def __init__(
-        self,
-        mc: Any = None,
-        n_slots: int = 0,
-        *,
-        timeout: float = 5.0,
-        name: str | None = None,
+        self, mc: Any = None, n_slots: int = 0, *, timeout: float = 5.0, name: str | None = None
     ) -> None:
         super().__init__(name)
         self.timeout: float = checked_seconds("timeout", timeout, zero=True)
