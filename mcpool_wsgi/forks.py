@@ -182,8 +182,8 @@ def keep_if_foreign(
 ) -> bool:
     """Never free *client*, made under *process*, if that could harm another process.
 
-    It would send ``quit`` on a connection of the parent. When the interpreter ends, nothing
-    tells any more whose connection it is, so the client is kept then, too.
+    A freed client would send ``quit`` on a connection of the parent. When the interpreter
+    ends, nothing tells any more whose connection it is, so the client is kept then, too.
 
     :return: whether the client is kept for ever.
     """

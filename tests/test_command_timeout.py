@@ -110,7 +110,7 @@ def test_wait_for_the_commands_of_other_threads_has_the_same_limit(soft: bool) -
 
 @pytest.mark.slow
 def test_wait_of_threads_that_never_pause_has_the_same_limit() -> None:
-    """Between two commands none is running, and whoever came then waited for all the others."""
+    """A thread that came between two commands of others waited for all of them."""
 
     def answers(conversation: Conversation) -> None:
         while conversation.request():

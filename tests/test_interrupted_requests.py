@@ -62,7 +62,7 @@ def test_signals_at_random_moments_reach_the_caller(mc: Client, app: Any, lazy: 
     hook, sys.unraisablehook = sys.unraisablehook, raised.append
     handler = signal.signal(signal.SIGALRM, interrupt)
 
-    def serve() -> None:
+    def serve_with_a_signal() -> None:
         environ = {"wsgi.file_wrapper": FileWrapper, "wsgi.multithread": True}
         signal.setitimer(signal.ITIMER_REAL, dice.uniform(1e-6, 3e-5))
         with contextlib.suppress(RuntimeError):
@@ -78,7 +78,7 @@ def test_signals_at_random_moments_reach_the_caller(mc: Client, app: Any, lazy: 
     try:
         for _ in range(ROUNDS):
             try:
-                serve()
+                serve_with_a_signal()
             except Interrupted:
                 reached += 1
     finally:

@@ -37,7 +37,7 @@ from mcpool_wsgi.pool import request_client
 
 @pytest.fixture
 def pool(mc: Client) -> ClientPool:
-    """One slot, so that whoever needs a second client fails at once."""
+    """One slot, so that a reservation of a second client fails at once."""
     return ClientPool(mc, 1, timeout=0)
 
 

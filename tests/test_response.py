@@ -161,7 +161,7 @@ def test_interrupted_request_loses_nothing(
 @pytest.mark.slow
 @tracing
 def test_interrupted_release_is_completed_while_the_environ_is_kept() -> None:
-    """Whoever keeps it has the client, too, so no finaliser finds the slot."""
+    """The environ keeps the client alive, so no finaliser finds the slot."""
     pool = ClientPool(Client(["127.0.0.1:1"]), 1)
     middleware = MemcachedPoolMiddleware(responding([b"chunk"]), pool)
     kept: list[dict[str, Any]] = []

@@ -121,7 +121,7 @@ def test_gunicorn_preloads_it(
 def test_request_uses_its_own_client(
     open_cache: Opener, address: str, owner: str, lazy: bool
 ) -> None:
-    # One slot, so that whoever needs a second client fails at once.
+    # One slot, so that a reservation of a second client fails at once.
     client = PooledClient.from_servers([address], 1, timeout=0)
     given: dict[str, tuple[Any, dict[str, Any]]] = {
         "library": ([address], {"size": 1, "timeout": 0}),

@@ -52,21 +52,21 @@ class Ledger:
         self._strict = strict
         self.tried: Counter[str] = Counter()
         self.settled: Counter[str] = Counter()
-        self._doubted: set[tuple[str, int]] = set()
+        self._unacknowledged: set[tuple[str, int]] = set()
         self.wrong: list[str] = []
         self.late = 0  # values that nobody acknowledged, and that came after an acknowledged one
 
     def begins(self, key: str) -> int:
         """The next number for *key*, about to be written."""
         number = self.tried[key] + 1
-        self._doubted.add((key, number))
+        self._unacknowledged.add((key, number))
         self.tried[key] = number
         return number
 
     def settles(self, key: str, number: int) -> None:
         """The server said that it has *number*."""
         self.settled[key] = number
-        self._doubted.discard((key, number))
+        self._unacknowledged.discard((key, number))
 
     def check(self, command: str, key: str, value: Any, floor: int) -> None:
         """Note whether *value* is wrong.
@@ -83,7 +83,7 @@ class Ledger:
         elif not 0 < number <= self.tried[key]:
             self.note_wrong(command, key, value, f"was never written, {self.tried[key]} was")
         elif number < floor and self._strict:
-            if (key, number) in self._doubted:
+            if (key, number) in self._unacknowledged:
                 self.late += 1
             else:
                 self.note_wrong(command, key, value, f"is older than {floor}")
