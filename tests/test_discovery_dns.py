@@ -127,8 +127,7 @@ def test_order_of_an_answer_changes_nothing(names: Nameserver) -> None:
 
 @pytest.mark.parametrize("kind", [ClientPool, ThreadMappedPool])
 def test_servers_that_come_and_go_are_followed(kind: Any, names: Nameserver) -> None:
-    client = Client(["127.0.0.1:1"], fail_soft=True)
-    pool = kind(client, 2) if kind is ClientPool else kind(client)
+    pool = kind.from_servers(["127.0.0.1:1"], 2, fail_soft=True)
     names.records[NAME, "A"] = ["10.0.0.1"]
     with following(pool, f"dns+{NAME}", names):
         for addresses in (["10.0.0.1", "10.0.0.2"], ["10.0.0.2"], ["10.0.0.3", "10.0.0.2"]):
@@ -359,8 +358,7 @@ def test_failures_in_a_row_are_further_and_further_apart(names: Nameserver) -> N
 
 @pytest.mark.parametrize("kind", [ClientPool, ThreadMappedPool])
 def test_discovery_ends_when_its_pool_is_closed(kind: Any, names: Nameserver) -> None:
-    client = Client(["127.0.0.1:1"])
-    pool = kind(client, 2) if kind is ClientPool else kind(client)
+    pool = kind.from_servers(["127.0.0.1:1"], 2)
     names.records[NAME, "A"] = ["10.0.0.1"]
     discovery = following(pool, f"dns+{NAME}", names)
     discovery.start()

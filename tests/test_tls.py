@@ -101,8 +101,7 @@ def test_values_go_through(server: TlsServer, binary: bool) -> None:
 @pytest.mark.parametrize("pool_class", [ClientPool, ThreadMappedPool])
 def test_pools_work_through_a_tunnel(server: TlsServer, pool_class: Any) -> None:
     with server.tunnel():
-        options = (Client([server.socket]), 4)
-        pool = ClientPool(*options) if pool_class is ClientPool else pool_class(options[0])
+        pool = pool_class.from_servers([server.socket], 4)
 
         def work(thread: int) -> None:
             for number in range(200):

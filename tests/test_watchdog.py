@@ -78,7 +78,7 @@ def silent() -> contextlib.AbstractContextManager[hostile.FakeMemcached]:
     return hostile.fake(hostile.silent)
 
 
-# What a server of the text protocol sends, which never ends.
+# Answers of the text protocol that never end.
 ENDLESS_LINE = hostile.endless(b"V", 0.1)
 ENDLESS_VALUE = hostile.endless(b"v", 0.1, begin=b"VALUE key 16 100000\r\n")
 VALUE_WITH_CAS = hostile.endless(b"v", 0.1, begin=b"VALUE key 16 100000 1\r\n")
@@ -96,6 +96,17 @@ def expires(client: LimitedClient, command: str, *args: Any) -> None:
     """The watchdog ends the command. Whether it then raises depends on libmemcached."""
     with limited_time(least=client.limit * 0.9), contextlib.suppress(pylibmc.Error):
         client.run(command, *args)
+    assert client._expired
+
+
+@contextlib.contextmanager
+def expires_in_a_thread(client: LimitedClient) -> Iterator[threading.Thread]:
+    """A command of *client* begins, and expires before the block ends."""
+    thread = threading.Thread(target=expires, args=(client, "get", "key"))
+    thread.start()
+    eventually(lambda: watchdog.wakes_at < math.inf)
+    yield thread
+    thread.join()
     assert client._expired
 
 
@@ -182,13 +193,9 @@ def test_other_commands_go_on_while_one_expires(address: str) -> None:
 def test_command_with_a_shorter_limit_than_the_one_before_expires_first() -> None:
     with silent() as server:
         slow = LimitedClient([server.address], limit=1.5)
-        in_background = threading.Thread(target=expires, args=(slow, "get", "key"))
-        in_background.start()
-        eventually(lambda: watchdog.wakes_at < math.inf)
-        expires(LimitedClient([server.address], limit=0.1), "get", "key")
-        assert in_background.is_alive()
-        in_background.join()
-        assert slow._expired
+        with expires_in_a_thread(slow) as other:
+            expires(LimitedClient([server.address], limit=0.1), "get", "key")
+            assert other.is_alive()
 
 
 def test_commands_that_end_at_their_deadline_read_no_wrong_value() -> None:
@@ -220,7 +227,7 @@ def at_the_deadline(conversation: hostile.Conversation) -> None:
             conversation.send(b"VALUE key 16 1\r\nv\r\nEND\r\n")
 
 
-# The order of its steps
+# -- The order of its steps
 
 
 class BeginsWhileLookedAt:
@@ -298,7 +305,7 @@ def test_command_that_begins_during_the_pause_is_not_ended(
     assert client.get("key") == "value"
 
 
-# How often it looks
+# -- How often it looks
 
 
 class Counting(Watchdog):
@@ -365,7 +372,7 @@ def test_clients_that_are_gone_are_forgotten(address: str, counting: Counting) -
     assert not counting._clients.references()
 
 
-# Its thread
+# -- Its thread
 
 
 def test_one_thread_is_started_by_many(
@@ -541,7 +548,7 @@ def test_deadline_far_away_wakes_it_once(counting: Counting) -> None:
     assert counting.looks < 3
 
 
-# Forks
+# -- Forks
 
 
 @pytest.mark.parametrize("fork", FORKS)
@@ -568,15 +575,8 @@ def test_child_has_a_watchdog_of_its_own(fork: Callable[..., int]) -> None:
 
 @pytest.mark.parametrize("fork", FORKS)
 def test_commands_expire_after_a_fork_while_one_runs(fork: Callable[..., int]) -> None:
-    with silent() as server:
-        slow = LimitedClient([server.address], limit=1)
-        thread = threading.Thread(target=expires, args=(slow, "get", "key"))
-        thread.start()
-        eventually(lambda: watchdog.wakes_at < math.inf)
-        child = fork(lambda: expires(LimitedClient([server.address]), "get", "key"))
-        succeeds(child)
-        thread.join()
-        assert slow._expired
+    with silent() as server, expires_in_a_thread(LimitedClient([server.address], limit=1)):
+        succeeds(fork(lambda: expires(LimitedClient([server.address]), "get", "key")))
 
 
 @pytest.mark.parametrize("fork", FORKS)
@@ -635,7 +635,7 @@ def test_clients_made_while_a_child_is_entered_are_watched(fork: Callable[..., i
     made: list[LimitedClient] = []
 
     class Pool:
-        """What makes its clients when it is reset, in any order."""
+        """It makes a client when it is reset. Pools are reset in any order."""
 
         def _reset_in_child(self) -> None:
             made.append(LimitedClient([server.address]))
@@ -656,21 +656,16 @@ def test_clients_made_while_a_child_is_entered_are_watched(fork: Callable[..., i
 
 @pytest.mark.parametrize("fork", FORKS)
 def test_child_does_not_rely_on_the_thread_of_its_parent(fork: Callable[..., int]) -> None:
-    with silent() as server:
-        slow = LimitedClient([server.address], limit=1)
-        thread = threading.Thread(target=expires, args=(slow, "get", "key"))
-        thread.start()
-        eventually(lambda: watchdog.wakes_at < math.inf)
 
-        def work() -> None:
-            forks.check_process()
-            assert watchdog.wakes_at == math.inf
+    def work() -> None:
+        forks.check_process()
+        assert watchdog.wakes_at == math.inf
 
+    with silent() as server, expires_in_a_thread(LimitedClient([server.address], limit=1)):
         succeeds(fork(work))
-        thread.join()
 
 
-# Where functions are patched, and where the interpreter ends
+# -- Where functions are patched, and where the interpreter ends
 
 PRELUDE = """
 import contextlib, math, socket, sys, threading, time
