@@ -45,9 +45,7 @@ LONG = "b" * 100
 
 
 @pytest.mark.parametrize(("extend", "extended"), [("append", "a" + LONG), ("prepend", LONG + "a")])
-def test_what_is_added_to_a_value_is_not_compressed(
-    mc: Client, extend: str, extended: str
-) -> None:
+def test_appended_text_is_not_compressed(mc: Client, extend: str, extended: str) -> None:
     assert mc.set("text", "a")
     assert getattr(mc, extend)("text", LONG, min_compress_len=10, compress_level=9)
     assert mc.get("text") == extended

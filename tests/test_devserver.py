@@ -230,7 +230,7 @@ def imitated(server: Memcached) -> None:
         pytest.skip(f"memcached {server.version} words some errors differently from {wanted}")
 
 
-# The protocol
+# -- The protocol
 
 
 @pytest.mark.parametrize("name", CONVERSATIONS)
@@ -353,7 +353,7 @@ def test_server_answers_random_requests_like_memcached(
     assert converse(devserver) == converse(real_memcached)
 
 
-# The connections
+# -- The connections
 
 
 @pytest.mark.parametrize(
@@ -415,7 +415,7 @@ def test_clients_that_wait_for_no_answer_do_not_delay_another(devserver: Memcach
         assert select.select(hasty, [], [], 0)[0] == []
 
 
-# The cache
+# -- The cache
 
 
 def test_items_expire(server: Memcached) -> None:
@@ -451,7 +451,7 @@ def test_least_recently_used_items_are_evicted() -> None:
         client.disconnect_all()
 
 
-# With pylibmc
+# -- With pylibmc
 
 
 def test_every_command_of_pylibmc_works(server: Memcached) -> None:

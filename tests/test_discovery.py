@@ -18,7 +18,7 @@ from typing import Any, Callable
 import pylibmc
 import pytest
 from forking import FORKS, in_child, succeeds
-from harness import eventually, in_threads, run_python
+from harness import demand, eventually, in_threads, run_python
 
 from mcpool_wsgi import Client, ClientPool, ThreadMappedPool
 from mcpool_wsgi.devserver import memcached
@@ -237,7 +237,7 @@ def test_each_address_of_an_endpoint_is_tried(
 def test_start_applies_the_first_answer(
     kind: Any, endpoint: Endpoint, two_nodes: tuple[str, str]
 ) -> None:
-    pool = kind(Client(QUIET), 1) if kind is ClientPool else kind(Client(QUIET))
+    pool = kind.from_servers(QUIET, 1)
     with Discovery(pool, endpoint.address, interval=3600):
         assert name(pool) == two_nodes[0]
     assert endpoint.questions == 1
@@ -301,16 +301,16 @@ def test_endpoint_that_ends_and_starts_again_is_followed(two_nodes: tuple[str, s
         endpoint = first.enter_context(serving())
         endpoint.say = answer(1, *nodes(two_nodes[0]))
         port = endpoint.server_address[1]
-        following = Discovery(pool, endpoint.address, interval=INTERVAL)
-        following.start()
+        discovery = Discovery(pool, endpoint.address, interval=INTERVAL)
+        discovery.start()
     try:
-        eventually(lambda: following._failing)
+        eventually(lambda: discovery._failing)
         assert name(pool) == two_nodes[0]
         with serving(port) as endpoint:
             endpoint.say = answer(2, *nodes(two_nodes[1]))
             eventually(lambda: name(pool) == two_nodes[1])
     finally:
-        following.stop()
+        discovery.stop()
 
 
 def test_discovery_starts_while_the_endpoint_is_down(
@@ -318,10 +318,10 @@ def test_discovery_starts_while_the_endpoint_is_down(
 ) -> None:
     pool = ClientPool(Client([two_nodes[0]]), 2)
     endpoint.say = b"ERROR\r\n"
-    following = Discovery(pool, endpoint.address, interval=INTERVAL)
+    discovery = Discovery(pool, endpoint.address, interval=INTERVAL)
     with pytest.raises(ValueError, match="no configuration"):
-        following.refresh()
-    with following:
+        discovery.refresh()
+    with discovery:
         assert "keeping the servers" in caplog.text
         assert name(pool) == two_nodes[0]
         endpoint.say = answer(1, *nodes(two_nodes[1]))
@@ -367,13 +367,13 @@ def test_change_under_load_gives_no_error_and_no_wrong_value(
 
 
 def test_stop_is_immediate(endpoint: Endpoint) -> None:
-    following = Discovery(ClientPool(Client(QUIET), 1), endpoint.address, interval=3600)
-    following.start()
-    following.start()  # does nothing
-    poll = following._poll
+    discovery = Discovery(ClientPool(Client(QUIET), 1), endpoint.address, interval=3600)
+    discovery.start()
+    discovery.start()  # does nothing
+    poll = discovery._poll
     began = time.monotonic()
-    following.stop()
-    following.stop()
+    discovery.stop()
+    discovery.stop()
     assert time.monotonic() - began < 0.5
     assert poll is not None
     assert poll.ended.is_set()
@@ -381,14 +381,14 @@ def test_stop_is_immediate(endpoint: Endpoint) -> None:
 
 
 def test_stop_does_not_wait_for_an_endpoint_that_hangs(endpoint: Endpoint) -> None:
-    following = Discovery(
+    discovery = Discovery(
         ClientPool(Client(QUIET), 1), endpoint.address, interval=INTERVAL, timeout=0.2
     )
-    following.start()
+    discovery.start()
     endpoint.say = never_ends(endpoint)
     endpoint.asked(1)
     began = time.monotonic()
-    following.stop()
+    discovery.stop()
     assert time.monotonic() - began < 1
 
 
@@ -396,9 +396,9 @@ def test_answer_that_comes_after_stop_is_not_used(
     endpoint: Endpoint, two_nodes: tuple[str, str]
 ) -> None:
     pool = ClientPool(Client(QUIET), 1)
-    following = Discovery(pool, endpoint.address, interval=INTERVAL, timeout=10)
-    following.start()
-    poll = following._poll
+    discovery = Discovery(pool, endpoint.address, interval=INTERVAL, timeout=10)
+    discovery.start()
+    poll = discovery._poll
     assert poll is not None
 
     def late(connection: socket.socket) -> None:
@@ -407,17 +407,17 @@ def test_answer_that_comes_after_stop_is_not_used(
 
     endpoint.say = late
     endpoint.asked(1)
-    following.stop()
+    discovery.stop()
     assert poll.ended.is_set()
     assert name(pool) == two_nodes[0]
 
 
 def test_discovery_can_start_again(endpoint: Endpoint, two_nodes: tuple[str, str]) -> None:
     pool = ClientPool(Client(QUIET), 1)
-    following = Discovery(pool, endpoint.address, interval=INTERVAL)
+    discovery = Discovery(pool, endpoint.address, interval=INTERVAL)
     for address in (*two_nodes, *two_nodes):
         endpoint.say = answer(1, *nodes(address))
-        with following:
+        with discovery:
             assert name(pool) == address
 
 
@@ -425,37 +425,37 @@ def test_servers_that_were_set_before_the_next_start_are_replaced(
     endpoint: Endpoint, two_nodes: tuple[str, str]
 ) -> None:
     pool = ClientPool(Client(QUIET), 1)
-    following = Discovery(pool, endpoint.address, interval=INTERVAL)
-    with following:
+    discovery = Discovery(pool, endpoint.address, interval=INTERVAL)
+    with discovery:
         pass
     pool.set_servers([two_nodes[1]])
-    with following:
+    with discovery:
         assert name(pool) == two_nodes[0]
 
 
 def test_start_that_gets_no_thread_can_be_repeated(
     endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    following = Discovery(ClientPool(Client(QUIET), 1), endpoint.address, interval=INTERVAL)
+    discovery = Discovery(ClientPool(Client(QUIET), 1), endpoint.address, interval=INTERVAL)
     with monkeypatch.context() as patch:
         patch.setattr("_thread.start_new_thread", refuse)
         with pytest.raises(RuntimeError):
-            following.start()
-    following.stop()
-    with following:
+            discovery.start()
+    discovery.stop()
+    with discovery:
         endpoint.asked()
 
 
 def test_discovery_that_gets_no_thread_is_not_kept(
     endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    following = Discovery(ClientPool(Client(QUIET), 1), endpoint.address, interval=INTERVAL)
+    discovery = Discovery(ClientPool(Client(QUIET), 1), endpoint.address, interval=INTERVAL)
     with monkeypatch.context() as patch:
         patch.setattr("_thread.start_new_thread", refuse)
         with pytest.raises(RuntimeError):
-            following.start()
-    kept = weakref.ref(following)
-    del following
+            discovery.start()
+    kept = weakref.ref(discovery)
+    del discovery
     gc.collect()
     assert kept() is None
 
@@ -463,21 +463,21 @@ def test_discovery_that_gets_no_thread_is_not_kept(
 @pytest.mark.parametrize("fork", FORKS)
 def test_child_gets_changes_too(fork: Any, endpoint: Endpoint, two_nodes: tuple[str, str]) -> None:
     pool = ClientPool(Client(QUIET), 2)
-    with Discovery(pool, endpoint.address, interval=BEFORE_A_FORK) as following:
+    with Discovery(pool, endpoint.address, interval=BEFORE_A_FORK) as discovery:
         assert name(pool) == two_nodes[0]
 
         def follow() -> None:
             eventually(lambda: name(pool) == two_nodes[1])
             # By Python's fork: after a fork in C, the frames of dead threads cannot be looked at.
             succeeds(in_child(lambda: eventually(lambda: name(pool) == two_nodes[1])))
-            following.stop()
+            discovery.stop()
 
-        polled_by = following._poll
+        polled_by = discovery._poll
         child = fork(follow)
         endpoint.say = answer(2, *nodes(two_nodes[1]))
         succeeds(child)
         eventually(lambda: name(pool) == two_nodes[1])
-        assert following._poll is polled_by
+        assert discovery._poll is polled_by
 
 
 @pytest.mark.parametrize("fork", FORKS)
@@ -500,13 +500,13 @@ def test_child_does_not_hang_when_the_endpoint_hangs_during_the_fork(
     fork: Any, endpoint: Endpoint, two_nodes: tuple[str, str]
 ) -> None:
     pool = ClientPool(Client(QUIET), 2)
-    with Discovery(pool, endpoint.address, interval=BEFORE_A_FORK, timeout=2) as following:
+    with Discovery(pool, endpoint.address, interval=BEFORE_A_FORK, timeout=2) as discovery:
         endpoint.say = never_ends(endpoint)
         endpoint.asked(1)
 
         def use_and_stop() -> None:
             assert name(pool) == two_nodes[0]
-            following.stop()
+            discovery.stop()
 
         began = time.monotonic()
         succeeds(fork(use_and_stop))
@@ -519,8 +519,8 @@ def test_stopped_discovery_does_not_start_in_a_child(
     fork: Any, endpoint: Endpoint, two_nodes: tuple[str, str]
 ) -> None:
     pool = ClientPool(Client(QUIET), 2)
-    following = Discovery(pool, endpoint.address, interval=INTERVAL)
-    with following:
+    discovery = Discovery(pool, endpoint.address, interval=INTERVAL)
+    with discovery:
         endpoint.asked()
 
     def use() -> None:
@@ -605,7 +605,7 @@ def test_thread_of_a_discovery_takes_no_signals(
     With gevent it is a greenlet of the main thread.
     """
     if threads == "gevent":
-        pytest.importorskip("gevent")
+        demand("gevent")
     versions = itertools.count()
     endpoint.say = lambda request: request.sendall(
         answer(1, *nodes(f"127.0.0.1:{1 + next(versions)}"))

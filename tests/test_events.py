@@ -135,7 +135,7 @@ def test_keys_are_told_as_they_are_sent(pool: ClientPool, events: list[Any]) -> 
     ]
 
 
-def test_what_is_no_command_is_no_event(pool: ClientPool, events: list[Any]) -> None:
+def test_call_that_is_no_command_is_no_event(pool: ClientPool, events: list[Any]) -> None:
     with pool.reserve() as mc, pool.reserve():
         with pytest.raises(InvalidKey):
             mc.get("a b")
@@ -205,7 +205,7 @@ class Derived(Handler):
 
 
 def once(*args: Any) -> None:
-    """A time limit that is over when it has come."""
+    """A time limit that raises once."""
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     raise TimeoutError("too late")
 
@@ -226,7 +226,7 @@ HANDLERS = [
 
 @pytest.mark.parametrize("handler", HANDLERS)
 @pytest.mark.parametrize("fails", [False, True])
-def test_what_a_signal_handler_raises_in_a_listener_reaches_the_caller(
+def test_error_of_a_signal_handler_in_a_listener_reaches_the_caller(
     pool: ClientPool, caplog: pytest.LogCaptureFixture, handler: Any, fails: bool
 ) -> None:
     stop = pool.observe(lambda event: signal.raise_signal(signal.SIGUSR1))

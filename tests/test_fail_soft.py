@@ -387,7 +387,7 @@ def differs(found: Any, miss: Any) -> bool:
 
 
 @OUTAGES
-def test_what_memcached_cannot_do_is_a_miss(
+def test_command_that_memcached_cannot_do_is_a_miss(
     start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each failure is counted, and the first of a burst is logged."""
@@ -408,7 +408,7 @@ def test_what_memcached_cannot_do_is_a_miss(
 
 
 @OUTAGES
-def test_what_memcached_cannot_do_raises_otherwise(start: Start, tmp_path: Path) -> None:
+def test_command_that_memcached_cannot_do_raises_otherwise(start: Start, tmp_path: Path) -> None:
     """It is never a success."""
     with start(tmp_path) as outage:
         pools = failing(outage, fail_soft=False)
@@ -586,7 +586,7 @@ RAISING: dict[str, list[tuple[type[Exception], Wrong]]] = {
 
 @pytest.mark.parametrize("fail_soft", [False, True], ids=["raising", "fail_soft"])
 @pytest.mark.parametrize("row", RAISING)
-def test_what_the_caller_did_wrong_raises(
+def test_mistake_of_the_caller_raises(
     address: str, row: str, fail_soft: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     master = Client([address], {"cas": True}, fail_soft=fail_soft)

@@ -562,7 +562,7 @@ def files() -> Iterator[dict[str, int]]:
 @pytest.mark.parametrize(
     "kind", ["a file", "a Unix socket", "a socket that listens", "a socket that is connected"]
 )
-def test_what_the_child_has_put_in_its_place_is_never_closed(
+def test_descriptor_that_a_child_uses_again_is_never_closed(
     fork: Fork, kind: str, address: str
 ) -> None:
     """As a child does that closes all descriptors and opens others, which get their numbers."""

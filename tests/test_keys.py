@@ -169,7 +169,7 @@ def test_namespace_counts_for_the_length(address: str) -> None:
 
 
 @pytest.mark.parametrize("no_key", [1, None, ("a",), bytearray(b"a"), memoryview(b"a b")])
-def test_what_is_neither_str_nor_bytes_is_refused(mc: Client, no_key: Any) -> None:
+def test_key_that_is_neither_str_nor_bytes_is_refused(mc: Client, no_key: Any) -> None:
     for command in ONE_KEY.values():
         with pytest.raises(TypeError, match="str or bytes"):
             command(mc, no_key)

@@ -87,7 +87,7 @@ def test_value_of_cas_cannot_become_a_command(address: str, zero: int) -> None:
 
 
 @pytest.mark.parametrize("number", [None, 1.5, math.nan, "1", b"1", [], Nothing])
-def test_what_is_no_number_is_refused_before_the_wire(
+def test_argument_that_is_no_number_is_refused_before_the_wire(
     mc: Client, server_connections: Connections, number: Any
 ) -> None:
     cas_mc: Any = Client(mc.addresses, {"cas": True})

@@ -180,7 +180,7 @@ def test_listener_that_raises_harms_nobody(
 
 @pytest.mark.parametrize("error", [TimeoutError, KeyboardInterrupt])
 @pytest.mark.parametrize("told_at", ["reserved", "released", "timed out"])
-def test_what_a_signal_handler_raises_in_a_listener_reaches_the_caller(
+def test_error_of_a_signal_handler_in_a_listener_reaches_the_caller(
     pool: ClientPool,
     told: Told,
     caplog: pytest.LogCaptureFixture,

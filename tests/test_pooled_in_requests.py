@@ -399,7 +399,9 @@ def test_thread_of_a_request_borrows_a_client_of_its_own(mc: Client) -> None:
     assert pool.stats().reservations == 2
 
 
-def test_what_outlives_its_request_borrows_again(pool: ClientPool, cache: PooledClient) -> None:
+def test_task_that_outlives_its_request_borrows_again(
+    pool: ClientPool, cache: PooledClient
+) -> None:
     """A task that the request has left behind, with the request's context."""
     left: list[contextvars.Context] = []
 

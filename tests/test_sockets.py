@@ -368,7 +368,9 @@ def test_memcached_notices_that_the_parent_disconnects(fork: Callable[..., int])
 
 
 @pytest.mark.parametrize("fork", FORKS)
-def test_what_has_the_same_number_later_stays_open(fork: Callable[..., int], address: str) -> None:
+def test_socket_that_has_the_same_number_later_stays_open(
+    fork: Callable[..., int], address: str
+) -> None:
     client = pylibmc.Client([address])
     client.set("key", 1)
     (descriptor,) = open_sockets(client)

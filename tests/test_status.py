@@ -683,6 +683,6 @@ def test_summary_says_nothing_that_changes_all_the_time(pool: ClientPool) -> Non
         ([ClientPool(name="a"), ClientPool(name="a")], ValueError, "two pools have the name 'a'"),
     ],
 )
-def test_what_is_no_pool_is_refused(pools: Any, error: type[Exception], text: str) -> None:
+def test_object_that_is_no_pool_is_refused(pools: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         StatusApp(pools)

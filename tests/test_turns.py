@@ -13,7 +13,7 @@ from typing import Any
 import pylibmc
 import pytest
 from forking import FORKS, succeeds
-from harness import eventually, in_threads, run_python, signal_handler, skip_if_not_spoken
+from harness import demand, eventually, in_threads, run_python, signal_handler, skip_if_not_spoken
 from interrupts import interrupted_everywhere, tracing
 from mortal import Mortal
 
@@ -260,7 +260,7 @@ print("done")
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["patched", "not patched"])
 def test_greenlets_share_a_client(address: str, mode: str) -> None:
-    pytest.importorskip("gevent")
+    demand("gevent")
     done = run_python(GREENLETS, mode, address)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 

@@ -90,7 +90,7 @@ WRITES: dict[str, Write] = {
     "set_multi, prefix": lambda mc, value: mc.set_multi({"key": value}, key_prefix="the-") == [],
     "add_multi": lambda mc, value: mc.delete("the-key") and mc.add_multi({"the-key": value}) == [],
 }
-#: Those that put a value to another one.
+#: Every command that extends a stored value.
 APPENDING: dict[str, Write] = {
     "append": lambda mc, value: mc.append("the-key", value),
     "prepend": lambda mc, value: mc.prepend("the-key", value),
@@ -295,7 +295,7 @@ def test_compressed_pickle_of_somebody_else_is_not_read(safe: Client) -> None:
 
 
 def test_pickle_does_have_a_side_effect_otherwise(pickled: Client) -> None:
-    """What the tests above rely on."""
+    """The tests above rely on it."""
     assert Client(pickled.addresses).get("the-key") == "bomb"
     assert unpickled == ["bomb"]
 

@@ -9,7 +9,7 @@
 ``/-/stats``           the stats of the pools, and some of the environ
 =====================  ==================================================================
 
-A 503 of busy, hurried and narrow has a header with the seconds that it took.
+A 503 of busy, hurried and narrow has a header with the seconds that the request took.
 """
 
 from __future__ import annotations
@@ -303,7 +303,7 @@ ROADS.update(
 
 
 def with_duration(start_response: StartResponse) -> StartResponse:
-    """Add the seconds that it took to a 503."""
+    """Add a header to a 503: the seconds that the request took."""
     began = time.monotonic()
 
     def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
