@@ -5,8 +5,7 @@ Behaviors of a client
 How a client gets its behaviors when it is made, cloned, or told later
 (:mod:`mcpool_wsgi.client.behaviors` has the defaults, and what is refused).
 
-What was chosen is kept here, because to ask libmemcached for its behaviors would open a
-connection.
+The chosen ones are kept here, because a question to libmemcached would open a connection.
 """
 
 from __future__ import annotations

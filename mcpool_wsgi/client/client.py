@@ -127,7 +127,7 @@ class Client(BehaviorCommands):
         allow_pickle = checked_switch("allow_pickle", allow_pickle)
         self._credentials = (username, password)
         self._prepare(checked_seconds("command_timeout", command_timeout))
-        # Kept here, because to ask libmemcached for its behaviors would open a connection.
+        # Kept here, because a question to libmemcached would open a connection.
         self._chosen = normalized(behaviors or {}, binary)
         self._fail_soft = checked_switch("fail_soft", fail_soft)
         if serializer is not None:

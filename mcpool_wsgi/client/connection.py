@@ -49,7 +49,7 @@ def disconnect_all(client: Connection) -> None:
 class Connection(Availability):
     """A :class:`pylibmc.Client` whose commands pass one door."""
 
-    # What every command looks at: to read and set a slot takes a third of the time.
+    # What every command looks at: a slot is read and set in a third of the time.
     __slots__ = (
         "_command_timeout",
         "_deadline",

@@ -37,7 +37,7 @@ before their deadline.
 time does not add up when many servers hang one after the other.
 
 **A command may end at its deadline.** The watchdog compares the deadline again right before
-each shutdown, and in CPython 3.11 and later no other thread runs Python code in between. So a
+each shutdown. In CPython 3.11 and later no other thread runs Python code in between. So a
 client that sets ``_deadline`` to infinity, *and then* reads ``_expired``, always knows whether
 its sockets may have been shut down. In CPython 3.9 and 3.10 the next command of the client can
 begin in between, and its socket is shut down. This command then raises an error, or is a miss,

@@ -49,7 +49,7 @@ In place of servers there can be one source of :mod:`mcpool_wsgi.discovery`:
     middleware from an ``.ini`` file, **follows the source**: it gets the current servers, and
     each change. The :class:`~mcpool_wsgi.discovery.Discovery` has its defaults, and it ends
     with the first question after the pool was closed. If the source does not answer at start-up,
-    one warning is logged, and until it answers every command fails at once, or is a miss with
+    one warning is logged. Until it answers, every command fails at once, or is a miss with
     ``fail_soft``.
 *   A client from :func:`client_from_environ` or :func:`client_from_url` has **the current
     servers, and keeps them**. If the source does not answer, an :exc:`OSError` is raised.

@@ -48,8 +48,8 @@ The page works without JavaScript. With JavaScript it refreshes itself every two
 without it every ten.
 
 It costs each command some two microseconds, because it counts them. A look at the page takes a few
-milliseconds. In a program with millions of objects it takes up to a tenth of a second, in which no
-other thread runs, because the requests that have the clients are searched for.
+milliseconds. In a program with millions of objects it takes up to a tenth of a second, because it
+searches for the requests that have the clients. No other thread runs meanwhile.
 
 JSON
 ----
