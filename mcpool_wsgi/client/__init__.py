@@ -2,14 +2,17 @@
 One connection to memcached: the commands, the keys, the door that all commands pass, what an
 error means, and the defaults.
 
-The class of clients is made of these modules. Each class inherits from the next:
+A :class:`~mcpool_wsgi.Client` is made of a class for each kind of command:
 
--   ``client``: the options, and clients like this one.
--   ``behavior_commands``: the behaviors, of clones too.
--   ``multi_commands``: the commands of many keys.
--   ``server_commands``: those of no key.
--   ``storing_commands``: those that store the value of one key.
 -   ``key_commands``: those of one key that store nothing.
+-   ``storing_commands``: those that store the value of one key.
+-   ``multi_commands``: those of many keys.
+-   ``server_commands``: those of no key.
+-   ``client``: all of them in one class, and its options.
+
+These classes have one base. It is made of these, and each inherits from the next:
+
+-   ``behavior_commands``: the behaviors, of clones too.
 -   ``connection``, ``turns``: the door, and how commands wait before it.
 -   ``availability``: what follows a failure of memcached.
 

@@ -20,19 +20,21 @@ from pylibmc.consts import BehaviorDict
 from .. import forks
 from .arguments import have_weights
 from .behaviors import FEW_SERVERS, UNWEIGHTED, WEIGHTED, completed, normalized, ring
-from .connection import disconnect_all
+from .connection import Connection, disconnect_all
 from .failures import CommandExpired
 from .keys import KeyRule
-from .multi_commands import MultiCommands
 from .turns import NO_TURN, missed_turn, wait_for_turn
 
 _Self = TypeVar("_Self", bound="BehaviorCommands")
 
 
-class BehaviorCommands(MultiCommands):
+class BehaviorCommands(Connection):
     """The commands of :class:`pylibmc.Client` that show and set behaviors."""
 
-    __slots__ = ()
+    __slots__ = ("_rule",)
+
+    _chosen: Mapping[str, Any]  # the behaviors that the caller has given
+    _rule: KeyRule  # for keys, which depends on them
 
     def _add_servers(self, servers: list[str], binary: bool) -> None:
         """Make the client of the C code, with the behaviors that were chosen."""
@@ -69,7 +71,7 @@ class BehaviorCommands(MultiCommands):
         is_foreign = forks.is_foreign(self._process)
         with contextlib.nullcontext() if is_foreign else self._options_lock:
             clone = super()._clone()
-            clone._chosen = self._chosen
+            clone._chosen, clone._rule = self._chosen, self._rule
         if len(self.addresses) > 1:
             # A command of this client may ignore its limit at this moment: see run_again.
             limit = {"failure_limit": clone._failure_limit}
@@ -92,6 +94,14 @@ class BehaviorCommands(MultiCommands):
         behaviors = self._completed()
         limit: int = behaviors.get("failure_limit") or behaviors["remove_failed"]
         return limit
+
+    def _is_on(self, behavior: str) -> bool:
+        """Whether a *behavior* is on."""
+        return bool(self._chosen.get(behavior))
+
+    def _check_cas(self, command: str) -> None:
+        if not self._is_on("cas"):
+            raise ValueError(f"{command} needs the behavior cas: behaviors={{'cas': True}}")
 
     def _completed(self) -> dict[str, Any]:
         """The behaviors that were chosen, and the defaults for the others."""
@@ -121,48 +131,57 @@ class BehaviorCommands(MultiCommands):
         def work(_: float) -> None:  # in a turn, because another thread may set other behaviors
             if here._chosen.get("namespace") and behaviors.get("namespace", b"") is None:
                 raise ValueError("behavior namespace cannot be None once there is one")
-            chosen = {**here._chosen, **new}
-            if "remove_failed" in new and "failure_limit" not in new:  # which it sets, too
-                chosen.pop("failure_limit", None)
-            before, after = here._completed(), completed(chosen, len(here.addresses))
-            if here._becomes_weighted_too_late(before, after):
-                raise ValueError(
-                    f"a client of {len(here.addresses)} servers must have its weights from the"
-                    " start: give this behavior when you make it"
-                )
-            rule = KeyRule(self.binary, chosen.get("namespace", b""))
-            # The C code sets one after the other, and keeps what it has set when it refuses one.
-            shown = here._unconnected(chosen).get_behaviors()
-            leaves_out = shown["auto_eject"]
-            # The defaults depend on what is chosen.
-            new.update(after.items() - before.items())
-            new.update((name, shown[name]) for name in before.keys() - after.keys())
-            if here._out_of_sync:
-                # The C code may send ``quit`` to the server, and wait with Python's lock held.
-                with contextlib.suppress(CommandExpired):
-                    here._command(disconnect_all, (here,))
-
-            def take() -> None:
-                # Servers that failed do not count as left out meanwhile: if there is no other, the
-                # C code does not place the keys, and the next command crashes.
-                try:
-                    super(BehaviorCommands, here).set_behaviors({"auto_eject": False})
-                    super(BehaviorCommands, here).set_behaviors(new)
-                finally:
-                    super(BehaviorCommands, here).set_behaviors({"auto_eject": leaves_out})
-                for client in (here, self):  # in a child the two are not the same
-                    client._rule, client._chosen = rule, chosen  # once it has been taken
-                here._missed_on = None  # libmemcached may have closed the connection
-
-            with here._options_lock:  # another thread may make a clone
-                try:
-                    take()
-                except BaseException:  # an interrupt: the C code may have taken a part of them
-                    take()
-                    raise
+            here._choose(new, (here, self))  # in a child the two are not the same
 
         if wait_for_turn(here, self._command_timeout, work) is NO_TURN:
             raise missed_turn(here, "set_behaviors", self._command_timeout)
+
+    def _choose(self: _Self, new: Mapping[str, Any], clients: tuple[_Self, _Self]) -> None:
+        """Choose the *new* behaviors. *clients* show them from then on."""
+        chosen = {**self._chosen, **new}
+        if "remove_failed" in new and "failure_limit" not in new:  # which it sets, too
+            chosen.pop("failure_limit", None)
+        before, after = self._completed(), completed(chosen, len(self.addresses))
+        if self._becomes_weighted_too_late(before, after):
+            raise ValueError(
+                f"a client of {len(self.addresses)} servers must have its weights from the"
+                " start: give this behavior when you make it"
+            )
+        # The C code sets one after the other, and keeps what it has set when it refuses one.
+        shown = self._unconnected(chosen).get_behaviors()
+        # The defaults depend on what is chosen.
+        changed = {**new, **dict(after.items() - before.items())}
+        changed.update((name, shown[name]) for name in before.keys() - after.keys())
+        if self._out_of_sync:
+            # The C code may send ``quit`` to the server, and wait with Python's lock held.
+            with contextlib.suppress(CommandExpired):
+                self._command(disconnect_all, (self,))
+        with self._options_lock:  # another thread may make a clone
+            try:
+                self._take(changed, shown["auto_eject"], chosen, clients)
+            except BaseException:  # an interrupt: the C code may have taken a part of them
+                self._take(changed, shown["auto_eject"], chosen, clients)
+                raise
+
+    def _take(
+        self: _Self,
+        changed: Mapping[str, Any],
+        auto_eject: Any,
+        chosen: Mapping[str, Any],
+        clients: tuple[_Self, _Self],
+    ) -> None:
+        """Let the C code have what is *changed*, and *clients* what is *chosen*."""
+        # Servers that failed do not count as left out meanwhile: if there is no other, the C code
+        # does not place the keys, and the next command crashes.
+        try:
+            super().set_behaviors({"auto_eject": False})
+            super().set_behaviors(changed)
+        finally:
+            super().set_behaviors({"auto_eject": auto_eject})
+        rule = KeyRule(self.binary, chosen.get("namespace", b""))
+        for client in clients:
+            client._rule, client._chosen = rule, chosen
+        self._missed_on = None  # libmemcached may have closed the connection
 
     @property
     def behaviors(self) -> dict[str, Any]:

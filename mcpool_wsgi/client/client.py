@@ -57,9 +57,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Callable, TypedDict, TypeVar
 
 from .arguments import check_login, checked_seconds, checked_servers, checked_switch
-from .behavior_commands import BehaviorCommands
 from .behaviors import normalized
+from .key_commands import KeyCommands
 from .keys import KeyRule
+from .multi_commands import MultiCommands
+from .server_commands import ServerCommands
+from .storing_commands import StoringCommands
 from .without_pickle import Serializer, reads_pickle, without_pickle
 
 _Self = TypeVar("_Self", bound="Client")
@@ -79,7 +82,7 @@ class ClientOptions(TypedDict, total=False):
     command_timeout: float
 
 
-class Client(BehaviorCommands):
+class Client(KeyCommands, StoringCommands, MultiCommands, ServerCommands):
     """A :class:`pylibmc.Client` with checks and time limits.
 
     :param servers: ``["host", "host:port", "/path/to/socket", ...]``

@@ -17,42 +17,27 @@ class of CVE-2020-13254).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Callable, TypeVar
+from typing import Any, Callable
 
 import pylibmc
 
 from ..errors import PickleForbidden
 from . import binary_protocol, explanations, native
 from .arguments import LARGEST_DELTA, LARGEST_TIME, checked_number
-from .connection import Connection
+from .behavior_commands import BehaviorCommands
 from .failures import MISS
-from .keys import Key, KeyRule, encoded
+from .keys import Key, encoded
 from .silent_errors import with_cause
 from .values import NativeMethod, deserialize, serialize
 
-_Self = TypeVar("_Self", bound="KeyCommands")
 
-
-class KeyCommands(Connection):
+class KeyCommands(BehaviorCommands):
     """The commands of :class:`pylibmc.Client` that have one key and store no value."""
 
-    __slots__ = ("_rule",)
-
-    _rule: KeyRule
-    _chosen: Mapping[str, Any]  # the behaviors that the caller has given
+    __slots__ = ()
 
     serialize: Any = NativeMethod(native.serialize, serialize)
     deserialize: Any = NativeMethod(native.deserialize, deserialize)
-
-    def _is_on(self, behavior: str) -> bool:
-        """Whether a *behavior* is on."""
-        return bool(self._chosen.get(behavior))
-
-    def _clone(self: _Self) -> _Self:
-        clone = super()._clone()
-        clone._rule = self._rule
-        return clone
 
     def get(self, key: Key, default: Any = None) -> Any:
         """The value stored under *key*, or *default*."""
@@ -84,7 +69,7 @@ class KeyCommands(Connection):
         :raises pylibmc.NotFound: there is no such key.
         :raises pylibmc.ClientError: there is something else under it.
         """
-        return self._count(native.incr, key, delta)
+        return count(self, native.incr, key, delta)
 
     def decr(self, key: Key, delta: int = 1) -> int:
         """Subtract *delta* from the number under *key*, not below 0, and return the rest.
@@ -92,25 +77,7 @@ class KeyCommands(Connection):
         :raises pylibmc.NotFound: there is no such key.
         :raises pylibmc.ClientError: there is something else under it.
         """
-        return self._count(native.decr, key, delta)
-
-    def _count(
-        self, command: Callable[..., int], key: Key, delta: int, limit: float | None = None
-    ) -> int:
-        raw = self._rule.encoded(key)
-        delta = checked_number("delta", delta, LARGEST_DELTA, key=key)
-        command = with_cause(command)
-        if self.binary:
-            command = binary_protocol.counting(command)
-        try:
-            result: int = self._command(command, (self, raw, delta), limit)
-        except pylibmc.BadKeyProvided:
-            raise explanations.empty_key(key) from None
-        except pylibmc.NotFound:
-            raise explanations.missing_number(key) from None
-        except pylibmc.ClientError:
-            raise explanations.no_number(key) from None
-        return result
+        return count(self, native.decr, key, delta)
 
     def touch(self, key: Key, seconds: int) -> bool:
         """Let *key* expire later or earlier than it would. Return whether there is such a key.
@@ -134,9 +101,32 @@ class KeyCommands(Connection):
             raise RuntimeError("this client has no servers, because its __init__() has failed")
         return int(native.hash(self._here(), encoded(key)))  # the parent's may leave one out
 
-    def _check_cas(self, command: str) -> None:
-        if not self._is_on("cas"):
-            raise ValueError(f"{command} needs the behavior cas: behaviors={{'cas': True}}")
+
+def count(
+    client: BehaviorCommands,
+    command: Callable[..., int],
+    key: Key,
+    delta: int,
+    limit: float | None = None,
+) -> int:
+    """The number under *key* after *command*, which is that of ``incr`` or ``decr``.
+
+    :param limit: seconds, in place of ``command_timeout``.
+    """
+    raw = client._rule.encoded(key)
+    delta = checked_number("delta", delta, LARGEST_DELTA, key=key)
+    command = with_cause(command)
+    if client.binary:
+        command = binary_protocol.counting(command)
+    try:
+        result: int = client._command(command, (client, raw, delta), limit)
+    except pylibmc.BadKeyProvided:
+        raise explanations.empty_key(key) from None
+    except pylibmc.NotFound:
+        raise explanations.missing_number(key) from None
+    except pylibmc.ClientError:
+        raise explanations.no_number(key) from None
+    return result
 
 
 def _gets(client: KeyCommands, key: bytes) -> Any:

@@ -19,15 +19,17 @@ import pylibmc
 from ..errors import PickleForbidden
 from . import binary_protocol, explanations, native
 from .arguments import LARGEST_TIME, checked_number
+from .behavior_commands import BehaviorCommands
 from .failures import CommandExpired
+from .key_commands import count
 from .keys import AnyKey, Key, encoded
-from .server_commands import ServerCommands, call_for_each
+from .server_commands import call_for_each
 from .storing_commands import DEFAULT_LEVEL, ZERO, check_compress_numbers, check_value
 from .values import storable, writing_ints
 from .whole_answers import get_multi
 
 
-class MultiCommands(ServerCommands):
+class MultiCommands(BehaviorCommands):
     """The commands of :class:`pylibmc.Client` that have many keys."""
 
     __slots__ = ()
@@ -129,7 +131,7 @@ class MultiCommands(ServerCommands):
             raise explanations.empty_key("")
         left = self._shared_limit("incr_multi")
         with self._forgiven_expiry():
-            call_for_each(raws, lambda raw: self._count(native.incr, raw, delta, left()))
+            call_for_each(raws, lambda raw: count(self, native.incr, raw, delta, left()))
 
     def delete_multi(self, keys: Iterable[Key], key_prefix: Key | None = None) -> bool:
         """Remove all of *keys*. Return whether each was there.

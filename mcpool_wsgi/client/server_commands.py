@@ -17,11 +17,11 @@ import pylibmc
 from ..errors import InvalidKey
 from . import binary_protocol, native
 from .arguments import LARGEST_TIME, checked_number
+from .behavior_commands import BehaviorCommands
 from .connection import disconnect_all
 from .discarding import discard
 from .failures import is_unavailable
 from .keys import encoded
-from .storing_commands import StoringCommands
 from .turns import in_turn
 from .watchdog import SHORTEST_LIMIT
 
@@ -30,7 +30,7 @@ _Thing = TypeVar("_Thing")
 _control_character = re.compile(rb"[\x00-\x1f\x7f]").search
 
 
-class ServerCommands(StoringCommands):
+class ServerCommands(BehaviorCommands):
     """The commands of :class:`pylibmc.Client` that have no key."""
 
     __slots__ = ()

@@ -14,7 +14,7 @@ import pylibmc
 from ..errors import shown
 from . import binary_protocol, explanations, native
 from .arguments import LARGEST_CAS, LARGEST_LENGTH, LARGEST_TIME, checked_number
-from .key_commands import KeyCommands
+from .behavior_commands import BehaviorCommands
 from .keys import Key
 from .values import MAY_BE_TOO_LONG, PLAIN, check_length, storable, writing_ints
 
@@ -22,7 +22,7 @@ ZERO = 0  # for time and min_compress_len: never
 DEFAULT_LEVEL = -1  # of compression
 
 
-class StoringCommands(KeyCommands):
+class StoringCommands(BehaviorCommands):
     """The commands of :class:`pylibmc.Client` that store the value of one key."""
 
     __slots__ = ()
