@@ -122,6 +122,23 @@ def test_second_release_of_a_third_party_client_leaves_the_next_request_alone(mc
     assert len(pool) == 1
 
 
+def test_release_of_a_third_party_client_leaves_a_request_alone_that_found_nothing(
+    mc: Client,
+) -> None:
+    """The app has taken its client and the function out of the environ before."""
+    environ: dict[str, Any] = {}
+    app = responding(Closable())
+    response = request(MemcachedPoolMiddleware(app, BlogPool([mc.clone()])), environ)
+    del environ["mc.client"]
+    release = environ.pop("mc.client.release")
+    later_response = request(MemcachedPoolMiddleware(app, ClientPool(mc, 1)), environ)
+    release()
+    assert isinstance(environ["mc.client"], LentClient)
+    later_response.close()
+    response.close()
+    assert environ == {}
+
+
 def test_second_release_of_a_third_party_client_leaves_what_the_app_put_there(mc: Client) -> None:
     seen = []
 

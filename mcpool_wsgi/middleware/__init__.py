@@ -6,7 +6,8 @@ A request takes this road:
 -   ``middleware``: reserves a client, calls the app, and ends the request.
 -   ``arguments``: what the middleware refuses when it is made.
 -   ``third_party``: reservations of other people's pools.
--   ``environ_keys``: what a request puts into the environ, and how it leaves it.
+-   ``environ_keys``, ``early_release``: what a request puts into the environ, and how it leaves
+    it.
 -   ``response``, ``files``: what the server gets, and closes.
 
 The code of the app is run by these, one around the other:

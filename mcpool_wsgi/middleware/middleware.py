@@ -49,7 +49,8 @@ from werkzeug.exceptions import ServiceUnavailable
 
 from ..pool import LentClient, Pool, Reservation
 from .arguments import check_arguments, reserve_function
-from .environ_keys import Call, EarlyRelease, EnvironKeys
+from .early_release import Call, EarlyRelease
+from .environ_keys import EnvironKeys
 from .exhaustion import answered_when_exhausted
 from .files import call_with_files
 from .request import as_request
