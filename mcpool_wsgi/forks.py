@@ -99,7 +99,7 @@ class ForkAware(Protocol):
     def _reset_in_child(self) -> None: ...
 
 
-class Living:
+class WeakList:
     """Things, each held weakly until it is freed. They may be equal.
 
     No Python code runs when one is freed: there, an interrupt would be swallowed.
@@ -127,7 +127,7 @@ class Living:
                 self._references.pop(id(reference), None)
 
 
-_fork_aware: Living = Living()
+_fork_aware: WeakList = WeakList()
 
 
 def reset_in_child(thing: ForkAware) -> None:

@@ -19,8 +19,8 @@ programs. It is safe in any number of threads, greenlets and processes, and it c
 before a fork.
 
 In a request behind :class:`~mcpool_wsgi.MemcachedPoolMiddleware` with the same pool, it uses
-the client of the request, with the behaviors that the request has set, such as a ``namespace``.
-So a request never needs two clients.
+the client of the request. So a request never needs two clients. This client has the behaviors that
+the request has set, such as a ``namespace``.
 
 If no client comes free in time, a command raises :exc:`~mcpool_wsgi.PoolTimeout`, with
 ``fail_soft`` as well.

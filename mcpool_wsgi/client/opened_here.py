@@ -20,7 +20,7 @@ class OpenedHere:
     """The clients that were made in this process. A child closes their sockets."""
 
     def __init__(self) -> None:
-        self._clients = forks.Living()
+        self._clients = forks.WeakList()
         forks.reset_in_child(self)
 
     def add(self, client: Any) -> None:
@@ -29,7 +29,7 @@ class OpenedHere:
             self._clients.add(client)
 
     def _reset_in_child(self) -> None:
-        inherited, self._clients = self._clients, forks.Living()
+        inherited, self._clients = self._clients, forks.WeakList()
         clients = [reference() for reference in inherited.references()]
         for client in clients:
             if client is not None:

@@ -16,7 +16,7 @@ import _thread
 from time import monotonic
 from typing import Any, Callable
 
-from . import failures
+from . import failures, native
 from .events import tell
 from .watchdog import NEVER, watchdog
 
@@ -25,10 +25,10 @@ GRACE = 0.01
 #: In place of a result: the turn did not come in time.
 NO_TURN = object()
 
-Command = Callable[..., Any]
 
-
-def run_after_another(client: Any, command: Command, args: tuple[Any, ...], limit: float) -> Any:
+def run_after_another(
+    client: Any, command: native.Command, args: tuple[Any, ...], limit: float
+) -> Any:
     """Run ``command(*args)`` on *client*, for which another command runs or waits.
 
     :param limit: seconds for the wait and the command.
@@ -43,7 +43,7 @@ def run_after_another(client: Any, command: Command, args: tuple[Any, ...], limi
 
 def in_turn(
     client: Any,
-    command: Command,
+    command: native.Command,
     args: tuple[Any, ...],
     limit: float,
     work: Callable[[float], Any],
@@ -96,7 +96,7 @@ def missed_turn(client: Any, command: str, limit: float) -> failures.NoTurn:
     )
 
 
-def _run_in_turn(client: Any, command: Command, args: tuple[Any, ...], limit: float) -> Any:
+def _run_in_turn(client: Any, command: native.Command, args: tuple[Any, ...], limit: float) -> Any:
     """Run a command in a thread that has the turn."""
     if client._deadline is NEVER:
         return client._run_now(command, args, limit)

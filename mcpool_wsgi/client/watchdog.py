@@ -108,7 +108,7 @@ class Watchdog:
     def _reset(self) -> None:
         # The parent's clients are dropped, too: one that was in a command when the process was
         # forked has a deadline for ever, and a shutdown would end the parent's connection.
-        self._clients = forks.Living()
+        self._clients = forks.WeakList()
         self._alarm: Any = None  # a lock, which the thread waits for, and wake() releases
         self._thread: int | None = None  # its ident
         self._permits: list[None] = [None]  # to start the thread: pop() gives it to one only

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Runner = Callable[..., Any]
 
 #: What a FileWrapper has made before it is called, and when the app has returned. The app may have
-#: kept the wrapper then, in a copy of its environ.
+#: kept the wrapper then, in a copy of its environ. The two are told apart by identity.
 NOT_YET: tuple[Any, Any] = (None, MISSING)
 NO_MORE: tuple[Any, Any] = (None, MISSING)
 
@@ -115,7 +115,7 @@ class File:
         self._open_file = file
         self._is_closed = False
         self._run: Runner | None = None
-        #: What the middleware has for the response. To close the file ends the request.
+        #: What the middleware has for the response. Its request ends when the file is closed.
         self.response: Response | None = None
 
     def run_by(self, run: Runner) -> None:

@@ -120,9 +120,8 @@ class MemcachedPoolMiddleware:
         on_exhausted: WSGIApplication = NO_CLIENT,
     ) -> None:
         check_arguments(app, pool, environ_key, lazy, server_timing, on_exhausted)
-        self._reserve: Callable[[], Any] = from_any_pool(pool.reserve)
-        # A pool of somebody else may reserve clients of a pool of ours.
-        self._tells_requests: list[bool] = [True]
+        self._reserve: Callable[[], Any]
+        self._tells_requests: list[bool]
         if isinstance(pool, Pool):
             self._reserve = reserve_function(pool, lazy, slow_after)
             self._tells_requests = pool._tells_requests
@@ -133,6 +132,9 @@ class MemcachedPoolMiddleware:
                 "lazy=True, slow_after and server_timing=True need a pool of this package, not"
                 f" {pool!r}"
             )
+        else:
+            self._reserve = from_any_pool(pool.reserve)
+            self._tells_requests = [True]  # it may reserve clients of a pool of ours
         app_in_request = as_request(app, environ_key)
         if lazy:
             app = answered_when_exhausted(app, environ_key, on_exhausted)

@@ -15,7 +15,7 @@ from ..pool import Pool, Reservation
 
 
 def from_any_pool(reserve: Callable[[], Any]) -> Callable[[], Any]:
-    """*reserve*, the method of a pool. What it returns has a ``release()``, whoever made it."""
+    """*reserve*, the method of a pool. What it returns has a ``release()`` in any case."""
     if getattr(reserve, "__func__", None) is Pool.reserve:
         return reserve
 

@@ -103,7 +103,7 @@ class Reservation(HasSlot):
 
     _reserve_now = __enter__  # a lazy client calls it later, and observed() measures it
 
-    # Not *exc: to make a tuple for each release takes time.
+    # Not *exc, because Python would make a tuple for each release.
     def __exit__(self, exc_type: object = None, exc: object = None, tb: object = None) -> None:
         try:
             slot = self._slot
