@@ -11,7 +11,9 @@ another, and it keeps clients of the parent from being freed in a child.
 A look at ``os.getpid()`` each time is enough, but it costs a system call. Linux 4.14 has
 something better: a page of memory that the kernel wipes in every child,
 ``MADV_WIPEONFORK``. Random number generators use the same idea. The process ID is compared
-where there is no such page, on macOS for example.
+where there is no such page, on macOS for example. QEMU 7.2, which emulates another processor for
+some containers, takes any advice about memory and follows none. So nonsense is tried, too, as
+BoringSSL does.
 
 .. code-block:: python
 
@@ -39,6 +41,7 @@ from typing import Any, Callable, Protocol
 logger: logging.Logger = logging.getLogger(__name__)
 
 MADV_WIPEONFORK = 18  # <linux/mman.h>; the mmap module does not name it
+NONSENSE = -1  # no advice that a kernel takes
 
 
 class Mark(Protocol):
@@ -66,17 +69,25 @@ class PidMark:
 
 def make_mark() -> Mark:
     """A mark that this process has set."""
-    mark: Mark
+    page = _wiped_page()
+    # The truth of a ctypes object is the fastest way to look at a byte of memory.
+    mark: Mark = PidMark() if page is None else ctypes.c_bool.from_buffer(page)
+    mark.value = True
+    return mark
+
+
+def _wiped_page() -> mmap.mmap | None:
+    """A page of memory that every child finds wiped, or None if the system cannot do that."""
     try:
         page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         page.madvise(MADV_WIPEONFORK)
     except (AttributeError, OSError, ValueError):
-        mark = PidMark()
-    else:
-        # The truth of a ctypes object is the fastest way to look at a byte of memory.
-        mark = ctypes.c_bool.from_buffer(page)
-    mark.value = True
-    return mark
+        return None
+    try:
+        page.madvise(NONSENSE)
+    except OSError:
+        return page
+    return None
 
 
 class Process:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 import subprocess
 import sys
@@ -461,6 +462,19 @@ def test_pid_stands_in_where_no_page_is_wiped(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(os, "getpid", lambda: -1)
     assert not mark
     monkeypatch.setattr(forks, "MADV_WIPEONFORK", 12345)
+    assert isinstance(forks.make_mark(), forks.PidMark)
+
+
+def test_pid_stands_in_where_advice_is_taken_and_not_followed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As QEMU does if it emulates another processor."""
+
+    class IgnoringAdvice(mmap.mmap):
+        def madvise(self, *advice: int) -> None:
+            pass
+
+    monkeypatch.setattr(mmap, "mmap", IgnoringAdvice)
     assert isinstance(forks.make_mark(), forks.PidMark)
 
 
