@@ -6,6 +6,7 @@ import contextlib
 import logging
 import re
 import threading
+import time
 from typing import Any, Callable
 
 import hostile
@@ -99,11 +100,18 @@ def resting(
     return any(event.outcome == "failure" for event in ended)
 
 
+@pytest.fixture
+def skip(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Puts the clock of the outages forward."""
+    skipped = [0.0]
+    monkeypatch.setattr(outages, "monotonic", lambda: time.monotonic() + sum(skipped))
+    return skipped.append
+
+
 def test_outage_that_begins_again_at_once_is_the_same_one(
-    mortal: Mortal, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    mortal: Mortal, caplog: pytest.LogCaptureFixture, skip: Callable[[float], None]
 ) -> None:
     caplog.set_level(logging.INFO, "mcpool_wsgi")
-    monkeypatch.setattr(outages, "SAME_OUTAGE", 1.0)
     cache = PooledClient(ClientPool(Client([mortal.address]), 1))
     works(cache)
     for number in range(3):
@@ -112,10 +120,40 @@ def test_outage_that_begins_again_at_once_is_the_same_one(
         mortal.start()
         eventually(lambda: works(cache))
         assert len(lines(caplog)) == 2, number
-    eventually(lambda: works(cache) and len(lines(caplog)) == 3)
+    skip(outages.SAME_OUTAGE)
+    assert works(cache)
+    assert len(lines(caplog)) == 3
     # Each line counts what has failed since the line before it.
     counts = [int(line.split()[-3]) for _, line in lines(caplog)[1:]]
     assert sum(counts) == cache.pool.stats().failures
+
+
+def test_outage_that_begins_again_and_goes_on_is_logged(
+    mortal: Mortal, caplog: pytest.LogCaptureFixture, skip: Callable[[float], None]
+) -> None:
+    """Otherwise the last line says that memcached answers, however long it is down."""
+    caplog.set_level(logging.INFO, "mcpool_wsgi")
+    cache = PooledClient(ClientPool(Client([mortal.address]), 1))
+    mortal.kill()
+    assert not works(cache)
+    mortal.start()
+    eventually(lambda: works(cache))
+    mortal.kill()
+    assert not works(cache)
+    assert "answers again" in lines(caplog)[-1][1]
+    skip(outages.SAME_OUTAGE)
+    eventually(lambda: not works(cache) and len(lines(caplog)) > 2)
+    assert sum(works(cache) for _ in range(100)) == 0
+    level, line = lines(caplog)[2]
+    assert level == logging.WARNING
+    assert "fails: ConnectionError" in line
+    mortal.start()
+    eventually(lambda: works(cache))
+    assert len(lines(caplog)) == 3
+    skip(outages.SAME_OUTAGE)
+    assert works(cache)
+    assert "answers again" in lines(caplog)[3][1]
+    assert len(lines(caplog)) == 4
 
 
 def test_outage_of_one_of_several_servers_is_two_lines(

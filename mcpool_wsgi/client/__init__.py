@@ -55,6 +55,7 @@ from .discarding import discard as discard
 from .events import CommandEvent as CommandEvent
 from .events import Listener as Listener
 from .events import observe as observe
+from .failures import ServerResting as ServerResting
 from .failures import is_of_signal_handler as is_of_signal_handler
 from .failures import is_timeout as is_timeout
 from .failures import without_key as without_key

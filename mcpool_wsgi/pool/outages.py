@@ -8,7 +8,9 @@ between, however many commands fail.
 An outage of a single server ends with the first command that succeeds. If a client has several
 servers, the others go on answering. So the outage ends when no command has failed for longer than
 the time after which libmemcached tries a server again. An outage that begins again within ten
-seconds is the same one: it is logged once, and ends when nothing has failed for ten seconds.
+seconds is the same one: it ends when nothing has failed for ten seconds. Its begin is logged again
+only if a command fails after these ten seconds. Otherwise the last line would say that memcached
+answers.
 
 If all of several servers have failed, each client leaves most of them out for ten seconds more. It
 goes on with the server that it finds first, which is another one for each client. So they would
@@ -26,7 +28,7 @@ import weakref
 from time import monotonic
 from typing import Any, Callable
 
-from ..client import Client, CommandEvent, Listener, without_key
+from ..client import Client, CommandEvent, Listener, ServerResting, without_key
 
 logger: logging.Logger = logging.getLogger("mcpool_wsgi.pool")
 
@@ -47,6 +49,7 @@ class Outages:
         # Reentrant, for signal handlers that use the pool.
         self._lock = threading.RLock()
         self._began: float | None = None  # while there is an outage
+        self._is_logged = False  # its begin
         self._servers = ""
         self._failures = 0
         self._silent: set[int] = set()  # the servers that have failed since the last answer
@@ -65,15 +68,18 @@ class Outages:
         """
         with self._lock:
             now = monotonic()
-            is_first = self._began is None and now - self._last_end >= SAME_OUTAGE
             if self._began is None:
-                self._begin(master, now, is_first)
+                self._begin(master, now)
+            # Only an error that tells the cause.
+            is_new = not self._is_logged and not isinstance(error, ServerResting)
+            is_new = is_new and not self._is_same(now)
+            self._is_logged = self._is_logged or is_new
             if len(master.addresses) > 1:
                 self._find_master = weakref.ref(master)
                 self._find_renew = weakref.WeakMethod(renew)
             self._failures += 1
             self._last_failure = now
-        if is_first:  # not while the lock is held: a log handler may wait for another thread
+        if is_new:  # not while the lock is held: a log handler may wait for another thread
             logger.warning(
                 "%s: memcached %s fails: %s: %s",
                 self._name,
@@ -82,12 +88,16 @@ class Outages:
                 without_key(error),
             )
 
-    def _begin(self, master: Any, now: float, is_first: bool) -> None:
+    def _is_same(self, now: float) -> bool:
+        return now - self._last_end < SAME_OUTAGE
+
+    def _begin(self, master: Any, now: float) -> None:
         self._servers = ", ".join(map(str, master.addresses))
         self._quiet = 0.0 if len(master.addresses) == 1 else master.renewal_interval + 1
-        if not is_first:
+        if self._is_same(now):
             self._quiet = max(self._quiet, SAME_OUTAGE)
         self._failures = 0
+        self._is_logged = False
         self._silent = set()
         self._last_answer = now
         if self._note_command not in self._listeners:  # an interrupt may have left it there
