@@ -133,6 +133,7 @@ def test_behaviors_that_set_others_are_shown(changes: list[dict[str, int]], serv
         assert {name: in_c[name] for name in names} == {name: mc.behaviors[name] for name in names}
 
 
+@pytest.mark.slow
 @tracing
 def test_interrupt_while_behaviors_are_set_leaves_none_that_nobody_knows_of() -> None:
     mc = Client(["/nowhere"], {"auto_eject": True})
@@ -147,6 +148,7 @@ def test_interrupt_while_behaviors_are_set_leaves_none_that_nobody_knows_of() ->
     assert interrupted_everywhere(KeyboardInterrupt, change, check) > 200
 
 
+@pytest.mark.slow
 @tracing
 def test_interrupt_while_all_servers_fail_leaves_the_failure_limit_as_it_was() -> None:
     """The last attempt of a command ignores it."""

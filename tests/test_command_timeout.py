@@ -370,6 +370,7 @@ class Same(Client):
         return isinstance(other, Same)
 
 
+@pytest.mark.slow
 def test_each_of_several_equal_clients_has_its_limit() -> None:
     with fake(drips) as server:
         clients = [Same([server.address], command_timeout=LIMIT) for _ in range(3)]

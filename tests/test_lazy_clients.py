@@ -84,7 +84,7 @@ def test_lazy_client_has_the_attributes_of_a_subclass(address: str) -> None:
 
 
 def test_lazy_client_of_a_pool_that_is_not_filled_shows_no_options() -> None:
-    lent = ClientPool().reserve(lazy=True)
+    lent = ClientPool(timeout=0).reserve(lazy=True)
     for show in (lambda: lent.addresses, lambda: lent.behaviors, lambda: lent.hash("key")):
         with pytest.raises(PoolTimeout, match=r"fill\(mc, n_slots\)"):
             show()

@@ -44,6 +44,7 @@ def test_interrupted_renewal_after_a_change_of_servers_swallows_nothing(mc: Clie
     assert interrupted_everywhere(KeyboardInterrupt, pool.disconnect_all, change)
 
 
+@pytest.mark.slow
 @tracing
 def test_interrupted_change_of_servers_after_another_one_swallows_nothing(mc: Client) -> None:
     """It frees the first master, which nobody else has."""
@@ -188,6 +189,7 @@ def test_lost_slot_is_replaced_before_anybody_waits_for_it(mc: Client) -> None:
     in_thread(lambda: use(pool))
 
 
+@pytest.mark.slow
 def test_slot_that_is_lost_during_a_wait_is_replaced_before_the_time_out(mc: Client) -> None:
     pool = ClientPool(mc, 1, timeout=1)
     lost = pool.reserve()
@@ -198,6 +200,7 @@ def test_slot_that_is_lost_during_a_wait_is_replaced_before_the_time_out(mc: Cli
     assert (pool.stats().reservations, pool.stats().timeouts) == (2, 0)
 
 
+@pytest.mark.slow
 def test_slot_that_is_released_after_its_replacement_is_not_counted(mc: Client) -> None:
     """Garbage in a circle is finalised in any order."""
 

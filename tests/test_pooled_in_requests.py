@@ -142,6 +142,7 @@ def test_request_that_makes_the_first_one_uses_its_own_client(mc: Client, pool_c
     assert pool.stats().reservations == 3
 
 
+@pytest.mark.slow
 def test_requests_that_run_when_the_first_one_is_made_use_their_own_clients(mc: Client) -> None:
     pool = ClientPool(mc, 12, timeout=0)
     meeting = threading.Barrier(12)
@@ -490,6 +491,7 @@ def test_after_an_early_release_it_borrows_again(pool: ClientPool, cache: Pooled
     assert pool.stats().reservations == 3
 
 
+@pytest.mark.slow
 @tracing
 @pytest.mark.parametrize("error", INTERRUPTS)
 @pytest.mark.parametrize("options", [{}, {"lazy": True}, {"server_timing": True}])
@@ -522,6 +524,7 @@ def test_interrupted_request_leaves_no_client_in_the_context(
     check()
 
 
+@pytest.mark.slow
 def test_signal_handler_can_use_the_lazy_client_that_is_just_reserved(mc: Client) -> None:
     pool = ClientPool(mc, 2)
     cache = PooledClient(pool)

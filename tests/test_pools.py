@@ -176,6 +176,7 @@ def test_master_is_another_name_of_the_parameter_mc(mc: Client) -> None:
         ThreadMappedPool(mc, master=mc)
 
 
+@pytest.mark.slow
 def test_servers_that_are_set_during_a_disconnect_stay(mc: Client) -> None:
     pool = ClientPool(mc, 1)
     over = threading.Event()

@@ -504,6 +504,7 @@ def test_setting_made_while_the_release_runs_loses_no_slot(address: str, lazy: b
         assert at_release > 5
 
 
+@pytest.mark.slow
 @tracing
 @LAZY
 def test_setting_that_was_interrupted_can_be_made_again(address: str, lazy: bool) -> None:
