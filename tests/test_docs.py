@@ -258,6 +258,17 @@ def test_values_of_pymemcache_can_be_read_and_the_other_way_round(address: str) 
             assert type(theirs.get("ours")) is int
 
 
+@pytest.mark.slow
+def test_type_checkers_accept_the_import_of_errors(tmp_path: Path) -> None:
+    if find_spec("mypy") is None:
+        missing("mypy")
+    (line,) = re.findall(r"^from pylibmc import .+", page("faq.md"), re.MULTILINE)
+    caller = tmp_path / "caller.py"
+    caller.write_text(f"{line}\n\ntry:\n    pass\nexcept (Error, NotFound):\n    pass\n")
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", str(caller)]
+    subprocess.run(command, check=True, cwd=tmp_path)
+
+
 @pytest.fixture
 def two_servers(embedded: bool) -> Iterator[list[str]]:
     with memcached(embedded=embedded) as one, memcached(embedded=embedded) as other:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from harness import Connections, demand, django_settings, eventually, in_thread, in_threads
 from mortal import Mortal
+from werkzeug.test import EnvironBuilder
 
 from mcpool_wsgi import Client, ClientPool
 
@@ -315,6 +316,18 @@ def test_value_without_pickle(address: str) -> None:
     with configured(default={"LOCATION": address, "OPTIONS": options}) as caches:
         caches["default"].set("key", {"a": [1]})
         assert caches["default"].get("key") == {"a": [1]}
+
+
+# -- The client of the request
+
+
+def test_request_has_the_environ_as_its_meta(address: str) -> None:
+    """Type checkers know no ``environ`` of a request of Django."""
+    with configured(default={"LOCATION": address}):
+        from django.core.handlers.wsgi import WSGIRequest
+
+        environ = EnvironBuilder().get_environ()
+        assert WSGIRequest(environ).META is environ
 
 
 # -- Outages
