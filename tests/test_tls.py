@@ -207,6 +207,17 @@ def test_dead_tunnel_is_an_outage_that_ends_with_the_tunnels_return(server: TlsS
             eventually(lambda pool=pool: works(pool))  # type: ignore[misc]
 
 
+def test_socket_that_is_not_there_is_told_from_one_that_nobody_listens_at(
+    server: TlsServer,
+) -> None:
+    with pytest.raises(pylibmc.Error, match=r"error 26 .*No such file or directory"):
+        Client([server.socket]).get("key")
+    with server.tunnel():
+        pass  # the socket of a tunnel that was killed stays
+    with pytest.raises(pylibmc.ConnectionError):
+        Client([server.socket]).get("key")
+
+
 def test_server_that_dies_behind_the_tunnel_is_the_same(server: TlsServer) -> None:
     pools = pools_of(server)
     with server.tunnel():
