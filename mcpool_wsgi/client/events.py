@@ -17,8 +17,9 @@ looks whether somebody does.
 ``incr_multi`` and ``delete_multi`` are one event for each key, an ``incr`` or a ``delete``. With
 several servers, ``flush_all`` and ``get_stats`` are one event for each server.
 
-A command that sends nothing is no event, unless it raises: ``disconnect_all``, and one with no key
-or an empty one.
+A command that sends nothing is no event: ``disconnect_all``, one with no key or an empty one, and
+one whose arguments are refused, with an :exc:`~mcpool_wsgi.InvalidKey` for example. If ``incr``,
+``decr`` and ``cas`` get an empty key, that is an event, because pylibmc refuses it.
 
 A listener is called in the thread of the command, after it. If it raises an exception, that is
 logged, and the command goes on. An exception that a signal handler raises meanwhile reaches the
