@@ -44,6 +44,10 @@ its own helps. It listens on this machine only, and each worker process has an a
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(f"pools of this process: http://127.0.0.1:{server.port}/")
 
+A forked child has none of its parent's threads. So if your server loads the app and then forks, as
+gunicorn does with ``--preload``, start this server after the fork: in gunicorn's hook
+``post_fork``, for example.
+
 The page works without JavaScript. With JavaScript it refreshes itself every two seconds, and
 without it every ten.
 
