@@ -91,8 +91,7 @@ class BehaviorCommands(Connection):
     @property
     def _failure_limit(self) -> int:
         """The failures in a row after which libmemcached leaves out one of several servers."""
-        behaviors = self._completed()
-        limit: int = behaviors.get("failure_limit") or behaviors["remove_failed"]
+        limit: int = self._completed()["failure_limit"]
         return limit
 
     def _is_on(self, behavior: str) -> bool:

@@ -92,12 +92,16 @@ def completed(behaviors: Mapping[str, Any], servers: int) -> dict[str, Any]:
     defaults = {**DEFAULT_BEHAVIORS}
     if servers > 1:
         defaults.update(SEVERAL_SERVERS_BEHAVIORS)
-    elif "remove_failed" not in behaviors:  # which sets the failure_limit, too
+    elif "remove_failed" not in behaviors:
         defaults.update(ONE_SERVER_BEHAVIORS)
     if servers == 1 and any(map(behaviors.get, _LEAVING_OUT)):
         # A single server that is left out would never be tried again. 0 means never, too.
         defaults["dead_timeout"] = {**defaults, **behaviors}["retry_timeout"] or 1
-    return {**defaults, **behaviors}
+    full = {**defaults, **behaviors}
+    # libmemcached 1.0 sets it together with remove_failed. 1.1 does not.
+    if "remove_failed" in full:
+        full.setdefault("failure_limit", full["remove_failed"])
+    return full
 
 
 def ring(behaviors: Mapping[str, Any], weights: bool) -> tuple[str, bool]:
