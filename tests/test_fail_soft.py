@@ -761,3 +761,21 @@ def test_memcached_without_memory_is_a_failure_in_binary(fail_soft: bool) -> Non
             assert cache.get("key") == "value"  # the server does not rest
             assert cache.add("key", "small") is False  # another value is in the way
             assert pool.stats().failures == number + 1
+
+
+@pytest.mark.parametrize("fail_soft", [False, True])
+def test_failure_with_a_key_that_pylibmc_cannot_show(fail_soft: bool) -> None:
+    key = b"\xc8"  # no UTF-8
+    with hostile.fake(storing(hostile.OUT_OF_MEMORY)) as server:
+        pool = ClientPool(Client([server.address], QUICK, fail_soft=fail_soft), 1)
+        cache = PooledClient(pool)
+        calls: list[Callable[[], Any]] = [
+            lambda: cache.cas(key, "value", 5),
+            lambda: cache.touch(key, 5),
+            lambda: cache.delete(key),
+            lambda: cache.delete_multi([key]),
+        ]
+        for number, call in enumerate(calls):
+            with contextlib.nullcontext() if fail_soft else pytest.raises(pylibmc.Error):
+                assert call() is False
+            assert pool.stats().failures == number + 1

@@ -280,3 +280,19 @@ def test_keys_that_lie_about_themselves_are_what_they_are(mc: Client, key: Any) 
     assert list(mc.get_multi([key]).values()) == ["value"]
     assert mc.delete(key) is True
     assert mc.get("key") is None
+
+
+#: pylibmc's errors show 32 bytes of a key. Of these keys, they are no UTF-8.
+@pytest.mark.parametrize("key", [b"key-\xc8", "x" * 31 + "\u044f"], ids=ascii)
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("servers", [1, 2])
+def test_cas_of_a_missing_key_that_pylibmc_cannot_show(
+    real_memcached: Memcached, key: Any, binary: bool, servers: int
+) -> None:
+    client = Client([real_memcached.address] * servers, {"cas": True}, binary)
+    client.delete(key)
+    with pytest.raises(pylibmc.NotFound):
+        client.cas(key, "value", 5)
+    assert client.set(key, "value")
+    assert client.cas(key, "other", client.gets(key)[1]) is True
+    assert client.get(key) == "other"

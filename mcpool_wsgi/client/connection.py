@@ -35,6 +35,7 @@ from .failures import MISS
 from .login import explained, log_in
 from .opened_here import opened_here
 from .run_again import confirmed, run_elsewhere
+from .silent_errors import readable
 from .turns import run_after_another
 from .watchdog import NEVER, watchdog
 
@@ -149,6 +150,7 @@ class Connection(Availability):
             if self._expired:
                 raise self._expiry(command.__name__)
         except Exception as error:
+            error = readable(error)
             self._out_of_sync = not (is_sent and failures.leaves_sync(error, len(self.addresses)))
             self._deadline = NEVER
             if self._expired:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import re
 from typing import Any
 
 import pylibmc
@@ -26,6 +27,8 @@ from .libmemcached import Library, calibrated
 ERRNO = 26  # libmemcached's code for an error of the system
 #: Any other code is a plain pylibmc.Error.
 _classes = {getattr(kind, "retcode", None): kind for kind in vars(pylibmc).values()}
+#: The text of an error about a key. These commands decode no values.
+_about_key = re.compile(rb"error ([0-9]+) from memcached_(cas|touch|delete)\(").match
 
 
 def silent_error(client: object, command: str) -> Exception | None:
@@ -43,6 +46,22 @@ def silent_error(client: object, command: str) -> Exception | None:
         kind = Interrupted
     error: Exception = kind(f"error {code} from {command}: {message}")
     return error
+
+
+def readable(error: Exception) -> Exception:
+    """The error of pylibmc in place of *error*, if pylibmc could not make it.
+
+    Its text has up to 32 bytes of the key. If these are no UTF-8, Python raises a
+    UnicodeDecodeError.
+    """
+    if not isinstance(error, UnicodeDecodeError) or not is_own(error):
+        return error
+    match = _about_key(error.object)
+    if match is None:
+        return error
+    text = error.object.decode("utf-8", "replace")
+    meant: Exception = _classes.get(int(match[1]), pylibmc.Error)(text)
+    return meant
 
 
 @functools.cache
