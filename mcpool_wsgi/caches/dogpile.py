@@ -48,18 +48,18 @@ except ImportError as _error:
         "mcpool_wsgi.caches.dogpile needs dogpile.cache: pip install 'mcpool-wsgi[dogpile]'"
     ) from _error
 
-from ..client import CommandEvent
+from ..client import LARGEST_LENGTH, LARGEST_TIME, CommandEvent, checked_number, checked_switch
 from ..pool import Pool
 from ..pooled import PooledClient
 from .options import pooled_client
 
-_OF_DOGPILE = (
-    "url",
-    "distributed_lock",
-    "lock_timeout",
-    "memcached_expire_time",
-    "min_compress_len",
-)
+#: The arguments of dogpile's own that are numbers, and the largest that memcached knows.
+_NUMBERS = {
+    "lock_timeout": LARGEST_TIME,
+    "memcached_expire_time": LARGEST_TIME,
+    "min_compress_len": LARGEST_LENGTH,
+}
+_OF_DOGPILE = ("url", "distributed_lock", *_NUMBERS)
 
 
 if TYPE_CHECKING:
@@ -83,7 +83,12 @@ class PooledBackend(_Base):
     def __init__(self, arguments: dict[str, Any]) -> None:
         if "serializer" in arguments:
             raise ValueError("serializer is an argument of make_region(), with a deserializer")
-        of_dogpile = {name: arguments[name] for name in _OF_DOGPILE if name in arguments}
+        of_dogpile = {
+            name: arguments[name] for name in _OF_DOGPILE if arguments.get(name) is not None
+        }
+        for name, largest in _NUMBERS.items():
+            checked_number(name, of_dogpile.get(name, 0), largest)
+        checked_switch("distributed_lock", of_dogpile.get("distributed_lock", False))
         options = {name: arguments[name] for name in arguments if name not in _OF_DOGPILE}
         self._client = pooled_client(
             arguments.get("url"), options, servers_name="url", others=_OF_DOGPILE

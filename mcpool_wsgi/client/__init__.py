@@ -42,8 +42,10 @@ For the rooms above:
 """
 
 from .arguments import LARGEST_DELTA as LARGEST_DELTA
+from .arguments import LARGEST_LENGTH as LARGEST_LENGTH
 from .arguments import LARGEST_TIME as LARGEST_TIME
 from .arguments import NOWHERE as NOWHERE
+from .arguments import checked_number as checked_number
 from .arguments import checked_seconds as checked_seconds
 from .arguments import checked_switch as checked_switch
 from .behaviors import DEFAULT_BEHAVIORS as DEFAULT_BEHAVIORS

@@ -79,6 +79,31 @@ def test_serializer_of_the_client_is_refused(address: str) -> None:
         make_region(url=address, serializer=json)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"lock_timeout": 0.5},
+        {"lock_timeout": -1},
+        {"memcached_expire_time": "60"},
+        {"memcached_expire_time": 2**31},
+        {"min_compress_len": -1},
+        {"distributed_lock": "no"},
+    ],
+    ids=str,
+)
+def test_wrong_argument_of_dogpiles_own_is_an_error_at_once(arguments: dict[str, Any]) -> None:
+    [name] = arguments
+    with pytest.raises((TypeError, ValueError), match=name):
+        make_region(url="127.0.0.1:1", **arguments)
+
+
+def test_argument_of_dogpiles_own_that_is_none_is_not_given(address: str) -> None:
+    names = ["distributed_lock", "lock_timeout", "memcached_expire_time", "min_compress_len"]
+    region = make_region(url=address, **dict.fromkeys(names))
+    assert region.get_or_create("key", lambda: 5) == 5
+    assert region.backend.get_mutex("key") is None
+
+
 # -- The distributed lock
 
 
