@@ -162,6 +162,27 @@ def test_servers_that_do_not_parse_are_refused(servers: str) -> None:
         client_from_environ({"MEMCACHED_SERVERS": servers})
 
 
+@pytest.mark.parametrize("environ", ["memcached://me:secret@cache", None, ["cache"]])
+def test_environment_that_is_no_mapping_is_refused_and_not_shown(environ: Any) -> None:
+    error = f"^environ must be a mapping like os.environ, not {type(environ).__name__}$"
+    for function in (client_from_environ, functools.partial(pool_from_environ, 1)):
+        with pytest.raises(TypeError, match=error):
+            function(environ)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"size": 12}, "size must be a str, not int"),
+        ({"size": "12", "lazy": True}, "lazy must be a str, not bool"),
+        ({"size": "12", "servers": ["secret"]}, "servers must be a str, not list"),
+    ],
+)
+def test_option_that_is_no_text_is_refused(options: dict[str, Any], error: str) -> None:
+    with pytest.raises(TypeError, match=f"^{error}$"):
+        filter_factory({}, **{"servers": "127.0.0.1:1", **options})
+
+
 def test_servers_with_a_host_and_sockets_do_not_go_together() -> None:
     with pytest.raises(ValueError, match="must be either all with a host or all paths of sockets"):
         client_from_environ({"MEMCACHED_SERVERS": "10.0.1.1 /run/memcached.sock"})

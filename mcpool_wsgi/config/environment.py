@@ -80,6 +80,8 @@ def pool_from_environ(
 
 def address_in(environ: Mapping[str, str]) -> dict[str, Any]:
     """The servers and credentials of the first service in *environ*."""
+    if not isinstance(environ, Mapping):
+        raise TypeError(f"environ must be a mapping like os.environ, not {type(environ).__name__}")
     for service in SERVICES:
         variables = {name: f"{service}_{name.upper()}" for name in ADDRESS}
         given = {name: environ[key] for name, key in variables.items() if environ.get(key)}

@@ -109,12 +109,16 @@ def parsed(
     """The values of the *given* options.
 
     :param variables: the names of environment variables, for errors to show.
+    :raises TypeError: an option is no text.
+    :raises ValueError: an option is unknown or wrong, or lacks its other half.
     """
     shown = variables or {name: name for name in parsers}
     options = {}
     for name, text in given.items():
         if name not in parsers:
             raise ValueError(f"unknown option {name!r}; the options are {', '.join(parsers)}")
+        if not isinstance(text, str):  # which is not shown: it may be a password
+            raise TypeError(f"{shown[name]} must be a str, not {type(text).__name__}")
         try:
             options[name] = parsers[name](text)
         except ValueError as error:

@@ -29,6 +29,7 @@ def filter_factory(
     """PasteDeploy's ``paste.filter_factory``. All apps behind one filter share its pool.
 
     :raises ImportError: the source needs dnspython, which is not installed.
+    :raises TypeError: an option is no text.
     :raises ValueError: an option is missing, unknown or wrong.
     """
     prefixed = {f"behaviors.{name}": parser for name, parser in BEHAVIORS.items()}
