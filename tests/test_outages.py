@@ -220,6 +220,24 @@ def test_key_is_not_in_the_line(caplog: pytest.LogCaptureFixture) -> None:
     assert re.search("ConnectionError: error 3 from memcached_get: .*CONNECTION FAILURE", line)
 
 
+@pytest.mark.parametrize("key", ["user:ada", "ada):(ada)", "ada" * 40])
+@pytest.mark.parametrize("command", ["touch", "delete"])
+def test_key_is_not_in_the_line_if_pylibmc_names_no_cause(
+    caplog: pytest.LogCaptureFixture, command: str, key: str
+) -> None:
+    def has_no_memory(conversation: hostile.Conversation) -> None:
+        while conversation.request():
+            conversation.send(hostile.OUT_OF_MEMORY)
+
+    with hostile.fake(has_no_memory) as server:
+        client = Client([server.address], fail_soft=True)
+        cache = PooledClient(ClientPool(client, 1))
+        arguments = (key, 5) if command == "touch" else (key,)
+        assert getattr(cache, command)(*arguments) is False
+    ((_, line),) = lines(caplog)
+    assert line.endswith(f" fails: Error: error 48 from memcached_{command}")
+
+
 @tracing
 def test_interrupt_keeps_no_outage_from_its_end(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "mcpool_wsgi")

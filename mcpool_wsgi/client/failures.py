@@ -89,8 +89,11 @@ _CALLERS = (
 _ENDLESS = {"fetch not done", "unknown error occured", "error == MEMCACHED_SUCCESS"}
 #: What pylibmc says of a stored value that it cannot read; the server did its part.
 _UNREADABLE = ("Failed to decompress value", "unknown memcached key flags")
-#: A key may have any character, so this goes to the last place where one can end.
-_key_in_text = re.compile(r"\(.*\): ", re.DOTALL)
+#: pylibmc shows up to 32 bytes of a key. A key may have any character, so this goes to the last
+#: place where one can end: before the cause, before the servers, or at the end of the text.
+_key_in_text = re.compile(
+    r"(?<= from memcached_)(\w+)\(.{0,32}\)(?=: | \(memcached: |\Z)", re.DOTALL
+)
 
 
 def is_unavailable(error: Exception) -> bool:
@@ -176,7 +179,7 @@ def _is_endless(error: Exception) -> bool:
 
 def without_key(error: Exception) -> str:
     """The text of *error* without the key, which may be personal data, or forge a log line."""
-    return _key_in_text.sub(": ", str(error), count=1)
+    return _key_in_text.sub(r"\1", str(error), count=1)
 
 
 def result_of_failure(command: str, args: tuple[Any, ...]) -> Any:
