@@ -149,6 +149,13 @@ def test_lazy_client_that_found_no_slot_may_try_again(mc: Client) -> None:
         assert lent.set("key", "value")
 
 
+def test_released_lazy_client_is_not_entered(mc: Client) -> None:
+    lazy = ClientPool(mc, 1).reserve(lazy=True)
+    lazy.release()
+    with pytest.raises(ClientReleased):
+        lazy.__enter__()
+
+
 def test_timeout_of_a_lazy_client_can_be_pickled(mc: Client) -> None:
     pool = ClientPool(mc, 1, timeout=0)
     with pool.reserve(), pytest.raises(PoolTimeout) as caught:

@@ -174,9 +174,12 @@ class CountingPool(ClientPool):
             yield mc
 
 
-def test_reserve_of_a_subclass_may_return_any_context_manager(mc: Client) -> None:
+@pytest.mark.parametrize("options", [{}, {"lazy": True}, {"lazy": True, "slow_after": 9}], ids=str)
+def test_reserve_of_a_subclass_may_return_any_context_manager(
+    mc: Client, options: dict[str, Any]
+) -> None:
     pool = CountingPool(mc, 1)
-    app = TestApp(MemcachedPoolMiddleware(count_and_greet, pool))
+    app = TestApp(MemcachedPoolMiddleware(count_and_greet, pool, **options))
     for visit in (1, 2):
         assert app.get("/").text == f"visit {visit}"
     assert (pool.reserved, pool.stats().in_use) == (2, 0)

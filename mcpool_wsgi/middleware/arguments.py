@@ -8,6 +8,7 @@ not at the first request.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Callable
 
 from ..client import checked_switch
@@ -48,8 +49,11 @@ def reserve_function(pool: Pool, lazy: bool, slow_after: float | None) -> Callab
     """
     reserve = from_any_pool(pool.reserve)
     if lazy:
-        reserve = pool._reserve_lazily
-        reserve()  # takes nothing, and raises if the pool cannot do it
+        pool._reserve_lazily()  # takes nothing, and raises if the pool cannot do it
+        if reserve == pool.reserve:
+            reserve = pool._reserve_lazily
+        else:  # a subclass has its own
+            reserve = from_any_pool(functools.partial(pool.reserve, lazy=True))
     if slow_after is not None:
         reserve = slow_holders(pool, slow_after).watching(reserve)
     return reserve

@@ -160,6 +160,8 @@ class LazyClient(LentClient):
     _asked_at: float = 0.0  # when the first command came, in monotonic() time
 
     def __enter__(self: _Self) -> _Self:
+        if self._client is RELEASED:
+            self._client.clone()  # raises
         return self
 
     def __exit__(self, *exc: object) -> None:
