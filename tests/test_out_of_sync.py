@@ -18,7 +18,7 @@ import hostile
 import pylibmc
 import pytest
 from forking import in_child, succeeds
-from harness import eventually
+from harness import eventually, has_libmemcached_1_1
 from hostile import Conversation, Proxy
 
 from mcpool_wsgi import Client, ClientPool
@@ -677,6 +677,8 @@ def test_foreign_key_beside_those_that_were_asked_for_is_not_returned() -> None:
 @pytest.mark.parametrize("command", ["get", "get_multi", "set", "incr", "delete", "touch"])
 def test_answer_that_is_an_error_is_nobody_elses(command: str, answer: bytes) -> None:
     """The first connection says *answer* and then what belongs to other keys."""
+    if command == "set" and answer.startswith(b"VALUE") and has_libmemcached_1_1():
+        pytest.skip("Debian's libmemcached 1.1 ends the process")
 
     def script(conversation: Conversation) -> None:
         conversation.request()
