@@ -13,6 +13,7 @@ import pylibmc
 import pytest
 from forking import FORKS, succeeds
 from harness import DEADLINE, eventually, in_threads, waiting
+from interrupts import interrupted_everywhere, tracing
 
 from mcpool_wsgi import Client, ClientPool, ClientReleased, PoolTimeout
 
@@ -147,6 +148,20 @@ def test_lazy_client_that_found_no_slot_may_try_again(mc: Client) -> None:
         with pool.reserve(), pytest.raises(PoolTimeout):
             lent.get("key")
         assert lent.set("key", "value")
+
+
+@tracing
+def test_interrupted_first_command_leaves_no_client_without_its_slot(mc: Client) -> None:
+    pool = ClientPool(mc, 1)
+    lazy = pool.reserve(lazy=True)
+
+    def check() -> None:
+        nonlocal lazy
+        assert ("not reserved yet" in repr(lazy)) == (pool.stats().in_use == 0)
+        lazy.release()
+        lazy = pool.reserve(lazy=True)
+
+    assert interrupted_everywhere(KeyboardInterrupt, lambda: lazy.get("key"), check) > 100
 
 
 def test_released_lazy_client_is_not_entered(mc: Client) -> None:

@@ -180,6 +180,33 @@ def test_lost_slot_is_replaced_once_by_whoever_notices_it(mc: Client) -> None:
             pool.reserve().__enter__()
 
 
+class ReleasesLate:
+    """Garbage in a circle. It is finalised after the slot, which is older."""
+
+    def __init__(self, pool: ClientPool) -> None:
+        self.circle = self
+        self.reservation = pool.reserve()
+        self.reservation.__enter__()
+
+    def __del__(self) -> None:
+        self.reservation.release()
+
+
+def test_slot_that_is_released_after_it_was_replaced_is_not_reserved(mc: Client) -> None:
+    pool = ClientPool(mc, 1, timeout=0.05)
+    with pool.reserve():  # makes the slot
+        pass
+    ReleasesLate(pool)
+    gc.collect()
+    assert pool.stats().in_use == 0
+    with pool.reserve() as lent:
+        assert pool.stats().in_use == 1
+        assert lent.set("key", "value")
+        with pytest.raises(PoolTimeout), pool.reserve():
+            pass
+    assert pool.stats().size == 1
+
+
 def test_lost_slot_is_replaced_before_anybody_waits_for_it(mc: Client) -> None:
     pool = ClientPool(mc, 1, timeout=DEADLINE)
     lost = pool.reserve()
