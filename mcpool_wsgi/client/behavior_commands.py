@@ -61,10 +61,12 @@ class BehaviorCommands(Connection):
         return ring(behaviors, have_weights(self.addresses))[1]
 
     def _becomes_weighted_too_late(
-        self, before: Mapping[str, Any], after: Mapping[str, Any]
+        self, new: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any]
     ) -> bool:
-        is_large = len(self.addresses) > FEW_SERVERS
-        return is_large and self._is_weighted(after) and not self._is_weighted(before)
+        if len(self.addresses) <= FEW_SERVERS or self._is_weighted(before):
+            return False
+        # The C code takes ketama_weighted first, and a distribution without weights after it.
+        return bool(new.get("ketama_weighted")) or self._is_weighted(after)
 
     def _clone(self: _Self) -> _Self:
         # In a child, a thread that only the parent has may hold the lock for ever.
@@ -141,7 +143,7 @@ class BehaviorCommands(Connection):
         if "remove_failed" in new and "failure_limit" not in new:  # which it sets, too
             chosen.pop("failure_limit", None)
         before, after = self._completed(), completed(chosen, len(self.addresses))
-        if self._becomes_weighted_too_late(before, after):
+        if self._becomes_weighted_too_late(new, before, after):
             raise ValueError(
                 f"a client of {len(self.addresses)} servers must have its weights from the"
                 " start: give this behavior when you make it"
