@@ -185,6 +185,17 @@ def test_reserve_of_a_subclass_may_return_any_context_manager(
     assert (pool.reserved, pool.stats().in_use) == (2, 0)
 
 
+def test_lazy_middleware_refuses_a_subclass_whose_reserve_cannot_be_lazy(mc: Client) -> None:
+    class Plain(ClientPool):
+        def reserve(self, block: bool = True, timeout: Any = None) -> Any:  # type: ignore[override]
+            return super().reserve(block, timeout)
+
+    pool = Plain(mc, 1)
+    with pytest.raises(TypeError, match=r"a pool whose reserve\(\) takes it: .*'lazy'"):
+        MemcachedPoolMiddleware(count_and_greet, pool, lazy=True)
+    assert MemcachedPoolMiddleware(count_and_greet, pool)
+
+
 def test_third_party_pools_say_exhaustion_their_own_way() -> None:
     for pool in (BlogPool(), pylibmc.ClientPool()):
         TestApp(MemcachedPoolMiddleware(count_and_greet, pool)).get("/", status=503)

@@ -9,6 +9,7 @@ not at the first request.
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any, Callable
 
 from ..client import checked_switch
@@ -53,6 +54,12 @@ def reserve_function(pool: Pool, lazy: bool, slow_after: float | None) -> Callab
         if reserve == pool.reserve:
             reserve = pool._reserve_lazily
         else:  # a subclass has its own
+            try:
+                inspect.signature(pool.reserve).bind(lazy=True)
+            except TypeError as error:
+                raise TypeError(
+                    f"lazy=True needs a pool whose reserve() takes it: {error}"
+                ) from None
             reserve = from_any_pool(functools.partial(pool.reserve, lazy=True))
     if slow_after is not None:
         reserve = slow_holders(pool, slow_after).watching(reserve)
