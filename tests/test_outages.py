@@ -262,6 +262,35 @@ def test_interrupt_keeps_no_outage_from_its_end(caplog: pytest.LogCaptureFixture
     assert at > 20
 
 
+@tracing
+def test_interrupt_at_the_end_of_an_outage_hides_no_later_one(
+    caplog: pytest.LogCaptureFixture, skip: Callable[[float], None]
+) -> None:
+    caplog.set_level(logging.INFO, "mcpool_wsgi")
+    mc = Client(["127.0.0.1"])
+    event = CommandEvent("get", 0.0, "hit", 1, 1, 0, None, [], ["key"])
+    error = pylibmc.ConnectionError("refused")
+    for at in range(1, 200):
+        listeners: list[Any] = []
+        found = outages.Outages("pool", listeners)
+        found.note_failure(mc, error, pytest.fail)
+        try:
+            with Interrupt(KeyboardInterrupt, at):
+                listeners[0](event)
+        except KeyboardInterrupt:
+            for listener in list(listeners):
+                listener(event)
+            assert listeners == [], at
+            skip(outages.SAME_OUTAGE)
+            caplog.clear()
+            found.note_failure(mc, error, pytest.fail)
+            listeners[0](event)
+            assert [level for level, _ in lines(caplog)] == [logging.WARNING, logging.INFO], at
+        else:
+            break
+    assert at > 20
+
+
 def test_other_servers_do_not_end_the_outage_of_those_before(
     mortal: Mortal, address: str, caplog: pytest.LogCaptureFixture
 ) -> None:

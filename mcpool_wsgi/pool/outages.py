@@ -68,6 +68,9 @@ class Outages:
         """
         with self._lock:
             now = monotonic()
+            if self._note_command not in self._listeners:
+                self._began = None  # an interrupt may have come when the one before ended
+                self._listeners.append(self._note_command)
             if self._began is None:
                 self._begin(master, now)
             # Only an error that tells the cause.
@@ -100,8 +103,6 @@ class Outages:
         self._is_logged = False
         self._silent = set()
         self._last_answer = now
-        if self._note_command not in self._listeners:  # an interrupt may have left it there
-            self._listeners.append(self._note_command)
         self._began = now  # last: after an interrupt, the next failure begins it
 
     def forget(self) -> None:
@@ -121,6 +122,7 @@ class Outages:
             now = monotonic()
             began = self._began
             if began is None:
+                self.forget()  # what an interrupt has left
                 return
             renew = self._find_renew() if self._all_have_failed(now) else None
             self._silent = set()
