@@ -31,6 +31,12 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
     ]
 
 
+@pytest.fixture
+def cache(mortal: Mortal) -> PooledClient:
+    """One client, of a server that can be killed."""
+    return PooledClient(ClientPool(Client([mortal.address]), 1))
+
+
 def works(cache: PooledClient, key: str = "key") -> bool:
     return bool(in_spite_of_errors(cache.set, key, 1))
 
@@ -109,10 +115,12 @@ def skip(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 
 def test_outage_that_begins_again_at_once_is_the_same_one(
-    mortal: Mortal, caplog: pytest.LogCaptureFixture, skip: Callable[[float], None]
+    mortal: Mortal,
+    cache: PooledClient,
+    caplog: pytest.LogCaptureFixture,
+    skip: Callable[[float], None],
 ) -> None:
     caplog.set_level(logging.INFO, "mcpool_wsgi")
-    cache = PooledClient(ClientPool(Client([mortal.address]), 1))
     works(cache)
     for number in range(3):
         mortal.kill()
@@ -129,11 +137,13 @@ def test_outage_that_begins_again_at_once_is_the_same_one(
 
 
 def test_outage_that_begins_again_and_goes_on_is_logged(
-    mortal: Mortal, caplog: pytest.LogCaptureFixture, skip: Callable[[float], None]
+    mortal: Mortal,
+    cache: PooledClient,
+    caplog: pytest.LogCaptureFixture,
+    skip: Callable[[float], None],
 ) -> None:
     """Otherwise the last line says that memcached answers, however long it is down."""
     caplog.set_level(logging.INFO, "mcpool_wsgi")
-    cache = PooledClient(ClientPool(Client([mortal.address]), 1))
     mortal.kill()
     assert not works(cache)
     mortal.start()
@@ -177,8 +187,7 @@ def test_outage_of_one_of_several_servers_is_two_lines(
 
 
 @pytest.mark.parametrize("fork", FORKS)
-def test_child_has_outages_of_its_own(mortal: Mortal, fork: object) -> None:
-    cache = PooledClient(ClientPool(Client([mortal.address]), 1))
+def test_child_has_outages_of_its_own(mortal: Mortal, cache: PooledClient, fork: object) -> None:
     works(cache)
     mortal.kill()
     assert not works(cache)
@@ -194,10 +203,9 @@ def test_child_has_outages_of_its_own(mortal: Mortal, fork: object) -> None:
 
 @pytest.mark.parametrize("fork", FORKS)
 def test_child_does_not_end_the_outage_of_its_parent(
-    mortal: Mortal, caplog: pytest.LogCaptureFixture, fork: Any
+    mortal: Mortal, cache: PooledClient, caplog: pytest.LogCaptureFixture, fork: Any
 ) -> None:
     caplog.set_level(logging.INFO, "mcpool_wsgi")
-    cache = PooledClient(ClientPool(Client([mortal.address]), 1))
     mortal.kill()
     assert not works(cache)
     mortal.start()
@@ -292,10 +300,9 @@ def test_interrupt_at_the_end_of_an_outage_hides_no_later_one(
 
 
 def test_other_servers_do_not_end_the_outage_of_those_before(
-    mortal: Mortal, address: str, caplog: pytest.LogCaptureFixture
+    mortal: Mortal, cache: PooledClient, address: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "mcpool_wsgi")
-    cache = PooledClient(ClientPool(Client([mortal.address]), 1))
     mortal.kill()
     assert not works(cache)
     cache.pool.set_servers([address])

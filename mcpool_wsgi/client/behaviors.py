@@ -94,10 +94,10 @@ def completed(behaviors: Mapping[str, Any], servers: int) -> dict[str, Any]:
         defaults.update(SEVERAL_SERVERS_BEHAVIORS)
     elif "remove_failed" not in behaviors:
         defaults.update(ONE_SERVER_BEHAVIORS)
+    full = {**defaults, **behaviors}
     if servers == 1 and any(map(behaviors.get, _LEAVING_OUT)):
         # A single server that is left out would never be tried again. 0 means never, too.
-        defaults["dead_timeout"] = {**defaults, **behaviors}["retry_timeout"] or 1
-    full = {**defaults, **behaviors}
+        full.setdefault("dead_timeout", full["retry_timeout"] or 1)
     # libmemcached 1.0 sets it together with remove_failed. 1.1 does not.
     if "remove_failed" in full:
         full.setdefault("failure_limit", full["remove_failed"])

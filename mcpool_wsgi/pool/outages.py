@@ -73,10 +73,10 @@ class Outages:
                 self._listeners.append(self._note_command)
             if self._began is None:
                 self._begin(master, now)
-            # Only an error that tells the cause.
-            is_new = not self._is_logged and not isinstance(error, ServerResting)
-            is_new = is_new and not self._is_same(now)
-            self._is_logged = self._is_logged or is_new
+            tells_cause = not isinstance(error, ServerResting)
+            is_new = tells_cause and not (self._is_logged or self._is_same(now))
+            if is_new:
+                self._is_logged = True
             if len(master.addresses) > 1:
                 self._find_master = weakref.ref(master)
                 self._find_renew = weakref.WeakMethod(renew)
@@ -92,6 +92,7 @@ class Outages:
             )
 
     def _is_same(self, now: float) -> bool:
+        """Whether an outage of this time is the one before."""
         return now - self._last_end < SAME_OUTAGE
 
     def _begin(self, master: Any, now: float) -> None:
