@@ -68,24 +68,33 @@ class _Listener:
         #: How many connections there have been.
         self.accepted = 0
         self._sockets: set[socket.socket] = set()
-        self._threads: list[threading.Thread] = []
-        self._run(self._accept)
+        self._threads: set[threading.Thread] = set()
+        self._accepting = self._run(self._accept)
 
-    def _run(self, work: Callable[..., None], *args: object) -> None:
+    def _run(self, work: Callable[..., None], *args: object) -> threading.Thread:
         def run() -> None:
             with contextlib.suppress(OSError):  # as when the other side has gone
                 work(*args)
+            self._threads.discard(thread)  # or Python's garbage collection takes ever longer
 
         thread = threading.Thread(target=run, daemon=True)
-        self._threads.append(thread)
+        self._threads.add(thread)
         thread.start()
+        return thread
 
     def _accept(self) -> None:
         while True:
             connection, _ = self._listener.accept()
             self.accepted += 1
             self._sockets.add(connection)
-            self._run(self._serve, connection)
+            self._run(self._serve_and_close, connection)
+
+    def _serve_and_close(self, connection: socket.socket) -> None:
+        try:
+            self._serve(connection)
+        finally:
+            self._sockets.discard(connection)
+            connection.close()
 
     def _serve(self, connection: socket.socket) -> None:
         raise NotImplementedError
@@ -100,9 +109,9 @@ class _Listener:
         self._over.set()
         _shut(self._listener)
         self._listener.close()
-        self._join(self._threads[0])  # it may be accepting a connection at this moment
+        self._join(self._accepting)  # it may be accepting a connection at this moment
         self.cut()
-        for thread in self._threads:
+        for thread in self._threads.copy():
             self._join(thread)
 
     def _join(self, thread: threading.Thread) -> None:
@@ -123,11 +132,7 @@ class FakeMemcached(_Listener):
         super().__init__()
 
     def _serve(self, connection: socket.socket) -> None:
-        try:
-            self._script(Conversation(connection, self._over))
-        finally:
-            self._sockets.discard(connection)
-            connection.close()
+        self._script(Conversation(connection, self._over))
 
 
 class Proxy(_Listener):
@@ -161,16 +166,15 @@ class Proxy(_Listener):
 
     def _serve(self, client: socket.socket) -> None:
         host, _, port = self._target.rpartition(":")
-        server = socket.create_connection((host, int(port)))
-        self._sockets.add(server)
-        self._run(self._pass_requests, client, server)
-        try:
-            self._pass_answers(server, client)
-        finally:
-            for connection in (client, server):
-                _shut(connection)
-                self._sockets.discard(connection)
-                connection.close()
+        with socket.create_connection((host, int(port))) as server:
+            self._sockets.add(server)
+            self._run(self._pass_requests, client, server)
+            try:
+                self._pass_answers(server, client)
+            finally:
+                for connection in (client, server):
+                    _shut(connection)
+                self._sockets.discard(server)
 
     def _pass_requests(self, client: socket.socket, server: socket.socket) -> None:
         try:

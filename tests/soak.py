@@ -105,7 +105,7 @@ def soak(seconds: float, seed: int) -> list[Round]:
                 one.finish()
                 done.append(one)
                 print("  ".join(one.row()), flush=True)
-                for line in [*one.problems, *one.slow_recovery()]:
+                for line in [*one.problems, *one.late_failures()]:
                     print(f"    {line}", flush=True)
     return done
 

@@ -11,11 +11,12 @@ from collections import Counter
 from time import monotonic
 from typing import Any
 
-from mcpool_wsgi import Client, ClientPool
+from mcpool_wsgi import Client, ClientPool, CommandEvent
 
 from .values import Ledger
 
 CALM = 5.5  # seconds of each round that come after the last restart
+RECOVERY_AIM = 1.5  # seconds
 THREADS = 4  # besides the main thread
 
 
@@ -38,12 +39,15 @@ class Soaked:
         )
         self.slots = 3 if self.kind == "pooled" else THREADS + 2  # a handler needs one, too
         self.pool = ClientPool(self.client, self.slots, timeout=5)
+        if self.fail_soft:  # which hides the cause of a failure from the caller
+            self.client.observe(self.note_event)
+            self.pool.observe(self.note_event)
         self.ledger = Ledger(strict=len(servers) == 1)
         self.counts: Counter[str] = Counter()
         self.counts_lock = threading.Lock()
         self.unexpected: list[str] = []
         self.last_failure = 0.0
-        self.failures_after: list[str] = []  # those after the last restart
+        self.late_failures: list[str] = []  # the first ones, the cause of all
         self.last_end = 0.0  # of a command of the shared client
         self.timings: list[tuple[str, float, float]] = []  # the long ones
         self.stalls: list[tuple[float, float]] = []
@@ -55,6 +59,16 @@ class Soaked:
         if self.kind == "shared":
             return contextlib.nullcontext(self.client)
         return self.pool.reserve(timeout=timeout, lazy=self.kind == "lazy")
+
+    def note_event(self, event: CommandEvent) -> None:
+        if event.outcome == "failure":
+            self.note_cause(event.error)
+
+    def note_cause(self, error: Exception | None) -> None:
+        """Keep the *error* of a command that failed later than the aim."""
+        after = monotonic() - self.back
+        if after > RECOVERY_AIM and len(self.late_failures) < 10:
+            self.late_failures.append(f"{after:.2f} s: {error!r}")
 
     def heartbeat(self) -> None:
         """Note when the whole process stands still."""

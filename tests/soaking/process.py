@@ -84,7 +84,7 @@ def be_client(options: dict[str, Any]) -> None:
                 "longest": longest,
                 "longest command": command,
                 "stalled": sum(end - begin for begin, end in soaked.stalls),
-                "failures after": soaked.failures_after[-5:],
+                "late failures": soaked.late_failures,
                 "recovery": max(0.0, soaked.last_failure - soaked.back),
             }
         ),

@@ -60,17 +60,16 @@ class Worker:
         except PoolTimeout:
             self.counts["pool timeouts"] += 1
         except pylibmc.Error as error:
-            self.failed(repr(error))
+            self.failed()
+            self.soaked.note_cause(error)
         except (Interrupt, InterruptingError):
             raise
         except BaseException:
             self.soaked.unexpected.append(traceback.format_exc())
 
-    def failed(self, error: str = "not stored") -> None:
+    def failed(self) -> None:
         self.counts["failures"] += 1
-        self.soaked.last_failure = now = monotonic()
-        if now > self.soaked.back:
-            self.soaked.failures_after.append(f"{now - self.soaked.back:.2f} s: {error}")
+        self.soaked.last_failure = monotonic()
 
     def step(self) -> None:
         """One reservation, and a few commands."""
