@@ -137,6 +137,26 @@ def test_holder_of_a_client_of_another_package_has_its_request(
     assert pool.holders() == []
 
 
+@pytest.mark.parametrize(
+    "kinds", [[Client] * 3, [pylibmc.Client] * 3, [Client, Client, pylibmc.Client]]
+)
+def test_holder_has_its_request_while_others_have_its_environ(
+    address: str, kinds: list[Any]
+) -> None:
+    """An app calls another one with its own environ, and this one calls a third."""
+    pools = [ClientPool(kind([address]), 1) for kind in kinds]
+
+    def last(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        return [str([holder.request for holder in pool.holders()]).encode() for pool in pools]
+
+    app: Any = last
+    for pool in pools:
+        app = MemcachedPoolMiddleware(app, pool)
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/slow"}
+    assert serve(app, environ) == [b"['GET /slow']"] * 3
+    assert [pool.holders() for pool in pools] == [[], [], []]
+
+
 @pytest.mark.parametrize("pool_class", [ClientPool, ThreadMappedPool])
 def test_holder_without_a_request_has_its_thread(address: str, pool_class: Any) -> None:
     pool = pool_class.from_servers([address], 2)

@@ -142,6 +142,23 @@ def test_request_that_makes_the_first_one_uses_its_own_client(mc: Client, pool_c
     assert pool.stats().reservations == 3
 
 
+def test_request_uses_its_own_client_if_one_inside_it_makes_the_first_one(mc: Client) -> None:
+    pool = ClientPool(mc, 2)
+    made: list[PooledClient] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        if "inner" in environ:
+            made.append(PooledClient(pool))
+        else:
+            environ["inner"] = True
+            serve(wrapped, environ)
+        made[0].set("key", "value")
+        return [str(pool.stats().reservations).encode()]
+
+    wrapped = MemcachedPoolMiddleware(app, pool)
+    assert serve(wrapped) == [b"2"]
+
+
 @pytest.mark.slow
 def test_requests_that_run_when_the_first_one_is_made_use_their_own_clients(mc: Client) -> None:
     pool = ClientPool(mc, 12, timeout=0)

@@ -25,7 +25,7 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
-from ..pool import HasReservation
+from ..pool import HasReservations
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -57,7 +57,7 @@ class Call:
         self.environ: WSGIEnvironment = environ
 
 
-class EarlyRelease(HasReservation):
+class EarlyRelease(HasReservations):
     """Releases the client of a request, and knows what was in the environ before the request.
 
     A client of somebody else leaves the environ, because it cannot refuse commands after its
@@ -87,6 +87,15 @@ class EarlyRelease(HasReservation):
     def follow(self, request: HasEnviron) -> None:
         """Find the environ by *request* from now on, by a weak reference: *request* has this."""
         self._find_request: Callable[[], HasEnviron | None] = weakref.ref(request)
+
+    def reservations(self) -> list[Any]:
+        """That of the request, and those of the requests before it with this environ."""
+        found: list[Any] = []
+        release: Any = self
+        while type(release) is EarlyRelease:
+            found += [release._reservation, release.client_before]
+            release = release.release_before
+        return found
 
     def __call__(self) -> None:
         if self.client is not self._reservation:

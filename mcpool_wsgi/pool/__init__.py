@@ -40,6 +40,6 @@ from .pool import Pool as Pool
 from .request_client import in_request as in_request
 from .request_client import request_client as request_client
 from .reservation import Reservation as Reservation
-from .slots import HasReservation as HasReservation
+from .slots import HasReservations as HasReservations
 from .statistics import PoolStats as PoolStats
 from .thread_mapped_pool import ThreadMappedPool as ThreadMappedPool

@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any
 
 from . import greenlets
-from .slots import HasReservation, HasSlot, Slot
+from .slots import HasReservations, HasSlot, Slot
 
 FRAMES = 3  # that a holder shows
 _paths = sysconfig.get_paths()
@@ -109,24 +109,27 @@ def requests_of(things: list[Any]) -> list[tuple[Any, dict[str, Any]]]:
     reservations = {
         id(one): one for one in gc.get_referrers(*things) if issubclass(type(one), HasSlot)
     }
-    referrers = gc.get_referrers(*reservations.values()) if reservations else []
-    # A client of another package is no reservation. Another object in the environ has that one.
-    others = [
-        one
-        for one in referrers
-        if issubclass(type(one), HasReservation) and id(one._reservation) in reservations
-    ]
-    if others:
-        reservations.update((id(one), one._reservation) for one in others)
-        referrers += gc.get_referrers(*others)
+    referrers: list[Any] = []
+    found = list(reservations.values())
+    while found:
+        found = gc.get_referrers(*found)
+        referrers += found
+        # A client of another package is no reservation. And the client of a request is not in its
+        # environ while a later request has the same. An object in the environ knows of both.
+        found = [one for one in found if issubclass(type(one), HasReservations)]
     return [
-        (reservations[id(value)], one)
+        (reservations[id(reservation)], one)
         for one in referrers
         if type(one) is dict
         for key, value in list(one.items())
-        if id(value) in reservations and type(key) is str
+        for reservation in _stood_for(value)
+        if id(reservation) in reservations and type(key) is str
         if "REQUEST_METHOD" in one or f"{key}.release" in one
     ]
+
+
+def _stood_for(value: Any) -> list[Any]:
+    return value.reservations() if issubclass(type(value), HasReservations) else [value]
 
 
 def _path(environ: dict[str, Any]) -> str:

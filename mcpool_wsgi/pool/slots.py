@@ -42,10 +42,14 @@ class HasSlot:
     __slots__ = ()
 
 
-class HasReservation:
-    """Base of what stands for a reservation in an environ: its ``_reservation`` is one."""
+class HasReservations:
+    """Base of what stands for reservations in an environ."""
 
     __slots__ = ()
+
+    def reservations(self) -> list[Any]:
+        """They, and perhaps other objects."""
+        raise NotImplementedError
 
 
 class QueueOfSlot(Protocol):
