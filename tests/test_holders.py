@@ -15,7 +15,7 @@ from typing import Any, Callable
 
 import pylibmc
 import pytest
-from apps import serve
+from apps import request, serve
 from harness import demand, eventually, no_collection, run_python
 
 from mcpool_wsgi import (
@@ -215,6 +215,20 @@ def test_holders_leave_no_circle(mc: Client) -> None:
         environ = {"REQUEST_METHOD": "GET", "mc.client": reservation}
         assert pool.holders()[0].request == "GET "
         del reservation, environ
+        assert pool.stats().in_use == 0
+
+
+@pytest.mark.parametrize("kind", [Client, pylibmc.Client])
+def test_holders_of_requests_with_one_environ_leave_no_circle(address: str, kind: Any) -> None:
+    pool = ClientPool(kind([address]), 2)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        assert len(pool.holders()) == 2
+        yield b""
+
+    with no_collection():
+        wrapped = MemcachedPoolMiddleware(MemcachedPoolMiddleware(app, pool), pool)
+        next(iter(request(wrapped)))  # and its response is dropped
         assert pool.stats().in_use == 0
 
 

@@ -109,18 +109,17 @@ def requests_of(things: list[Any]) -> list[tuple[Any, dict[str, Any]]]:
     reservations = {
         id(one): one for one in gc.get_referrers(*things) if issubclass(type(one), HasSlot)
     }
-    referrers: list[Any] = []
+    dicts: list[dict[Any, Any]] = []
     found = list(reservations.values())
     while found:
         found = gc.get_referrers(*found)
-        referrers += found
+        dicts += [one for one in found if type(one) is dict]  # no list, which may be this one
         # A client of another package is no reservation. And the client of a request is not in its
         # environ while a later request has the same. An object in the environ knows of both.
         found = [one for one in found if issubclass(type(one), HasReservations)]
     return [
         (reservations[id(reservation)], one)
-        for one in referrers
-        if type(one) is dict
+        for one in dicts
         for key, value in list(one.items())
         for reservation in _stood_for(value)
         if id(reservation) in reservations and type(key) is str
