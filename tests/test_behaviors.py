@@ -200,6 +200,17 @@ def test_old_name_of_the_retry_timeout_is_the_same(mc: Client) -> None:
     assert old.renewal_interval == old.with_servers(mc.addresses).renewal_interval == 7
 
 
+@pytest.mark.parametrize("command", ["get", "incr", "decr", "cas", "incr_multi"])
+def test_key_that_verify_keys_refuses_has_the_error_of_pylibmc(mc: Client, command: str) -> None:
+    for kind in (pylibmc.Client, Client):
+        strict = kind(mc.addresses, {"verify_keys": True, "cas": True})
+        arguments = {"cas": ("é", "value", 1), "incr_multi": (["é"],)}.get(command, ("é",))
+        with pytest.raises(pylibmc.BadKeyProvided):
+            getattr(strict, command)(*arguments)
+        assert strict.set("key", "value")
+        assert strict.get("key") == "value"
+
+
 def test_servers_that_fail_are_left_out_after_other_behaviors_are_set(address: str) -> None:
     """The C code is asked, because Client knows only what was chosen."""
     mc = Client([address, "127.0.0.1:1"], {"auto_eject": True})

@@ -121,6 +121,8 @@ def count(
     try:
         result: int = client._command(command, (client, raw, delta), limit)
     except pylibmc.BadKeyProvided:
+        if raw:  # the behavior verify_keys refuses it
+            raise
         raise explanations.empty_key(key) from None
     except pylibmc.NotFound:
         raise explanations.missing_number(key) from None

@@ -120,6 +120,8 @@ class StoringCommands(BehaviorCommands):
         try:
             stored: bool = self._command(command, (self, raw, val, cas, time))
         except pylibmc.BadKeyProvided:
+            if raw:  # the behavior verify_keys refuses it
+                raise
             raise explanations.empty_key(key) from None
         except explanations.VALUE_ERRORS as error:
             raise explanations.of_value(error, self, key, val) from error.__cause__
