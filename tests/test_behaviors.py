@@ -200,6 +200,12 @@ def test_old_name_of_the_retry_timeout_is_the_same(mc: Client) -> None:
     assert old.renewal_interval == old.with_servers(mc.addresses).renewal_interval == 7
 
 
+def test_new_name_of_the_retry_timeout_comes_before_the_old_one(mc: Client) -> None:
+    both = {"_retry_timeout": 5, "retry_timeout": 7}
+    assert pylibmc.Client(mc.addresses, dict(both)).behaviors["retry_timeout"] == 7
+    assert Client(mc.addresses, both).behaviors["retry_timeout"] == 7
+
+
 @pytest.mark.parametrize("command", ["get", "incr", "decr", "cas", "incr_multi"])
 def test_key_that_verify_keys_refuses_has_the_error_of_pylibmc(mc: Client, command: str) -> None:
     for kind in (pylibmc.Client, Client):

@@ -132,7 +132,7 @@ def normalized(behaviors: Mapping[str, Any], binary: bool) -> dict[str, Any]:
         raise TypeError(f"behaviors must be a dict, not {behaviors!r}")
     normal = dict(behaviors)
     if "_retry_timeout" in normal:
-        normal["retry_timeout"] = normal.pop("_retry_timeout")
+        normal.setdefault("retry_timeout", normal.pop("_retry_timeout"))
     namespace = normal.pop("namespace", None)
     for name, value in normal.items():
         if name not in _KNOWN:
