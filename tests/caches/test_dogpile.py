@@ -12,7 +12,7 @@ from apps import serve
 from harness import demand, eventually, in_thread, in_threads
 from mortal import Mortal
 
-from mcpool_wsgi import Client, ClientPool, MemcachedPoolMiddleware
+from mcpool_wsgi import Client, ClientPool, InvalidKey, MemcachedPoolMiddleware
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +52,19 @@ def test_many_keys(address: str) -> None:
     region.delete_multi(["a", "b"])
     assert not any(region.get_multi(["a", "b"]))
     assert region.get_or_create_multi(["a", "b"], lambda *keys: list(keys)) == ["a", "b"]
+
+
+def test_function_of_two_arguments_needs_a_key_mangler(address: str) -> None:
+    from dogpile.cache import make_region
+    from dogpile.cache.util import sha1_mangle_key
+
+    def cached(region: Any) -> Any:
+        region.configure("mcpool", arguments={"url": address})
+        return region.cache_on_arguments()(lambda a, b: [a, b])
+
+    with pytest.raises(InvalidKey, match="hash"):  # dogpile puts a space between them
+        cached(make_region())(1, 2)
+    assert cached(make_region(key_mangler=sha1_mangle_key))(1, 2) == [1, 2]
 
 
 @pytest.mark.slow
