@@ -22,7 +22,7 @@ from servers.catalogue import DIFFERENCES, PREFORK, SERVERS
 from werkzeug.wrappers import Response
 
 import mcpool_wsgi
-from mcpool_wsgi import Client, ClientPool, ClientReleased, forks
+from mcpool_wsgi import Client, ClientPool, ClientReleased, LentClient, PooledClient, forks
 from mcpool_wsgi.client import failures
 from mcpool_wsgi.devserver import memcached
 
@@ -267,6 +267,26 @@ def test_type_checkers_accept_the_import_of_errors(tmp_path: Path) -> None:
     caller.write_text(f"{line}\n\ntry:\n    pass\nexcept (Error, NotFound):\n    pass\n")
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", str(caller)]
     subprocess.run(command, check=True, cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_type_checkers_refuse_what_only_a_client_has(tmp_path: Path) -> None:
+    if find_spec("mypy") is None:
+        missing("mypy")
+    uses = ["observe(print)", "with_servers(['a'])", "renewal_interval + 1"]
+    caller = tmp_path / "caller.py"
+    lines = ["from mcpool_wsgi import Client, LentClient, PooledClient", ""]
+    for kind in (Client, LentClient, PooledClient):
+        lines += [f"def use_{kind.__name__}(mc: {kind.__name__}) -> None:"]
+        lines += [f"    mc.{use}" for use in uses]
+    caller.write_text("\n".join(lines))
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", str(caller)]
+    result = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    refused = [
+        int(number) for number in re.findall(r"^caller.py:(\d+): error", result.stdout, re.M)
+    ]
+    assert [lines[number - 1] for number in refused] == [f"    mc.{use}" for use in uses] * 2
+    assert not any(hasattr(LentClient, re.split(r"\W", use)[0]) for use in uses)
 
 
 @pytest.fixture

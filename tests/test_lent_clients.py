@@ -100,7 +100,7 @@ def test_lent_client_of_a_subclass_observes_no_other_reservation(mc: Client, laz
 
     pool = ClientPool(Mine(mc.addresses), 1)
     with pool.reserve(lazy=lazy) as lent, pytest.raises(AttributeError, match="'observe'"):
-        lent.observe(print)
+        lent.observe(print)  # type: ignore[misc]
 
 
 def test_releasing_twice_releases_once(either_pool: Any) -> None:

@@ -63,6 +63,10 @@ class BorrowedCommands(_Interface):
         return BehaviorDict(self, self._shown_client().get_behaviors())  # type: ignore[no-any-return]
 
     if TYPE_CHECKING:
+        # Of a Client alone: without these lines, type checkers would accept calls of them.
+        observe: None  # type: ignore[assignment]
+        renewal_interval: None  # type: ignore[assignment]
+        with_servers: None  # type: ignore[assignment]
 
         def clone(self) -> Client: ...  # type: ignore[override]
 
