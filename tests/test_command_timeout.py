@@ -310,6 +310,21 @@ def test_search_for_the_key_that_is_pickled_ends_with_the_limit_of_its_command()
             mc.get_multi(["key", "other"])
 
 
+class SlowToRead:
+    def __reduce__(self) -> Any:
+        return (time.sleep, (LIMIT * 2,))
+
+
+@pytest.mark.slow
+def test_value_that_is_unpickled_for_longer_than_the_limit_counts_as_late(mc: Client) -> None:
+    """The connection was shut down meanwhile, so it must not be used again."""
+    limited = Client(mc.addresses, command_timeout=LIMIT)
+    assert limited.set_multi({"slow": SlowToRead(), "key": "value"}) == []
+    with pytest.raises(pylibmc.Error, match="command_timeout"):
+        limited.get("slow")
+    eventually(lambda: in_spite_of_errors(limited.get, "key") == "value")
+
+
 @pytest.mark.servers
 def test_client_works_again_when_a_stopped_server_goes_on(mortal: Mortal) -> None:
     pool = ClientPool(Client([mortal.address], command_timeout=LIMIT), 2)

@@ -113,7 +113,7 @@ def requests_of(things: list[Any]) -> list[tuple[Any, dict[str, Any]]]:
     found = list(reservations.values())
     while found:
         found = gc.get_referrers(*found)
-        dicts += [one for one in found if type(one) is dict]  # no list, which may be this one
+        dicts += [one for one in found if type(one) is dict]  # not the list that this adds to
         # A client of another package is no reservation. And the client of a request is not in its
         # environ while a later request has the same. An object in the environ knows of both.
         found = [one for one in found if issubclass(type(one), HasReservations)]
