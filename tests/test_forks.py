@@ -119,12 +119,13 @@ def test_client_itself_works_in_parent_child_and_grandchild(fork: Any, mc: Clien
 
 
 def test_behaviors_set_in_a_child_are_those_of_its_clones(mc: Client) -> None:
-    mc.get("connect")
+    mc.set("key", "value")
 
     def work() -> None:
-        mc.set_behaviors({"retry_timeout": 7})
+        mc.set_behaviors({"retry_timeout": 7, "cas": True})
         for client in (mc, mc.clone()):
             assert client.behaviors["retry_timeout"] == client.renewal_interval == 7
+            assert client.gets("key")[1], "the C code has the behavior, too"
 
     succeeds(in_child(work))
 
