@@ -141,10 +141,9 @@ class Servers:
 def clients_of(master: Any) -> Iterable[tuple[str, Callable[[], Any]]]:
     """The servers of *master*, and for each what makes a client of its own for it."""
     if isinstance(master, Client):
-        clone = master.clone()
-        for address in clone.addresses:
+        for address in master.addresses:
             # Not of a subclass, which may have an __init__ of its own.
-            yield shown(address), partial(clone._like_this, Client, [address], COMMAND_LIMIT)
+            yield shown(address), partial(master._like_this, Client, [address], COMMAND_LIMIT)
     elif callable(getattr(master, "get_stats", None)):
         # Somebody else's client. It asks all its servers, and has time limits of its own.
         addresses = getattr(master, "addresses", None) or [type(master).__name__]
