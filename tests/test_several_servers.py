@@ -219,6 +219,8 @@ def test_servers_that_have_all_failed_are_used_when_they_are_back(
         node.start()
     errors_of(mc, command, keys)
     assert errors_of(mc, command, keys) == []
+    in_c = pylibmc.client.Client.get_behaviors(mc)
+    assert in_c["failure_limit"] == mc.behaviors["failure_limit"], "servers are left out again"
 
 
 @pytest.mark.parametrize("binary", [False, True])
