@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from time import monotonic
 from typing import Any, Callable
 
+import hostile
 import pylibmc
 import pytest
 from forking import in_child, succeeds
@@ -370,6 +371,29 @@ def test_error_of_another_client_does_not_run_a_command_again(nodes: list[Mortal
     with pytest.raises(pylibmc.ServerDead):
         Client(addresses(nodes)).set("key", Value())
     assert len(written) == 1
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_command_that_may_have_been_done_is_not_run_again(
+    address: str, embedded: bool, binary: bool
+) -> None:
+    """Its server did it, and the connection was cut before the answer came."""
+    skip_if_not_spoken(binary, embedded)
+    direct = Client([address])
+    with hostile.proxy(address) as one, hostile.proxy(address) as other:
+        mc = Client([one.address, other.address], binary=binary)
+        assert direct.set_multi({"counter": 0, "list": ""}) == []
+        assert mc.incr("counter") == 1
+        one.cut_after = other.cut_after = 0
+        for times in range(1, 6):  # from the second on, a server counts as one that may be down
+            for proxy in (one, other):
+                proxy.cut()
+            with pytest.raises(pylibmc.Error):
+                mc.incr("counter")
+            with pytest.raises(pylibmc.Error):
+                mc.append("list", "x")
+            assert direct.get("counter") <= 1 + times
+            assert len(direct.get("list")) <= times
 
 
 @pytest.mark.parametrize("command", ["flush_all", "get_stats"])
