@@ -90,12 +90,11 @@ class EarlyRelease(HasReservations):
 
     def reservations(self) -> list[Any]:
         """That of the request, and those of the requests before it with this environ."""
-        found: list[Any] = []
-        release: Any = self
-        while type(release) is EarlyRelease:
-            found += [release._reservation, release.client_before]
-            release = release.release_before
-        return found
+        return [
+            reservation
+            for release in stack(self)
+            for reservation in (release._reservation, release.client_before)
+        ]
 
     def __call__(self) -> None:
         if self.client is not self._reservation:
@@ -113,10 +112,9 @@ class EarlyRelease(HasReservations):
         is_taken_out = type(latest) is not EarlyRelease  # by the app
         if latest is self or (is_taken_out and environ.get(self._keys.client_key) is self.client):
             environ.pop(self._keys.client_key, None)
-        while type(latest) is EarlyRelease:
-            if latest.release_before is self:
-                latest.client_before = MISSING
-            latest = latest.release_before
+        for release in stack(latest):
+            if release.release_before is self:
+                release.client_before = MISSING
         self.client = MISSING  # last: a second call does what an interrupt has left
 
     def leave(self, environ: WSGIEnvironment, latest: Any) -> None:
@@ -135,16 +133,24 @@ class EarlyRelease(HasReservations):
         return latest is None if client is MISSING else client is self.client
 
 
+def stack(latest: Any) -> list[EarlyRelease]:
+    """*latest*, and those of the requests before it with this environ."""
+    found = []
+    while type(latest) is EarlyRelease:
+        found.append(latest)
+        latest = latest.release_before
+    return found
+
+
 def forget(first: Any, latest: Any) -> None:
     """Let no later request put back what the *first* one had in the environ.
 
     :param first: the release of a request that has ended, before which there was nothing.
     :param latest: the release of the latest request with this environ.
     """
-    while type(latest) is EarlyRelease:
-        if latest.release_before is first:
-            latest.client_before = latest.release_before = MISSING
-        latest = latest.release_before
+    for release in stack(latest):
+        if release.release_before is first:
+            release.client_before = release.release_before = MISSING
 
 
 def still_running(client: Any, release: Any) -> tuple[Any, Any]:
