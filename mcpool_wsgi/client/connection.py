@@ -148,7 +148,10 @@ class Connection(Availability):
             self._out_of_sync = command is disconnect_all
             self._deadline = NEVER  # before the look at _expired: see the watchdog
             if self._expired:
-                raise self._expiry(command.__name__)
+                self._out_of_sync = True
+                # Python may have taken long to read an answer that came in time. That is returned.
+                if result is MISS or result is False:
+                    raise self._expiry(command.__name__)
         except Exception as error:
             error = readable(error)
             self._out_of_sync = not (is_sent and failures.leaves_sync(error, len(self.addresses)))
