@@ -109,8 +109,7 @@ class Connection(Availability):
         # commands there is no deadline. A thread that has the turn for several commands counts as
         # one that waits, and a listener may use the client in the turn of a command.
         turn = self._turn
-        is_busy = self._deadline is not NEVER or self._waiters
-        if is_busy or (self._listeners and turn._is_owned()):
+        if self._deadline is not NEVER or self._waiters or (self._listeners and turn._is_owned()):
             return run_after_another(self, command, args, limit)
         has_turn = False
         try:  # and not "with", which takes twice as long
