@@ -170,14 +170,17 @@ class Watched(Client):
     pids: list[int]
 
 
-def connected(servers: list[Proxy], nodes: list[Memcached], binary: bool) -> Watched:
+def connected(
+    servers: list[Proxy], nodes: list[Memcached], binary: bool, fail_soft: bool = False
+) -> Watched:
     """A client with a connection to each server, where all is as RIGHT needs it."""
     # Every key stays with its server, whatever happens to that.
     behaviors = {"cas": True, "retry_timeout": 1, "remove_failed": 1000}
     complete: list[Watched] = []
 
     def is_complete() -> bool:
-        mc = Watched([server.address for server in servers], behaviors, binary)
+        addresses = [server.address for server in servers]
+        mc = Watched(addresses, behaviors, binary, fail_soft=fail_soft)
         with contextlib.suppress(pylibmc.Error):  # a busy machine: the next client tries again
             mc.flush_all()
             assert mc.set_multi({key: value(key) for key in KEYS}) == []
@@ -308,6 +311,25 @@ def test_no_answer_is_wrong_after_a_get_multi_whose_answers_come_too_late(
                 proxy.go_on()
             answers_rightly(mc, KEYS, first, misses=True)
             recovers(mc, KEYS[:1])
+
+    succeeds(in_child(work))
+
+
+def test_server_that_was_late_is_used_again_after_a_part_of_a_get_multi_was_kept(
+    nodes: list[Memcached],
+) -> None:
+    """With fail_soft, the part that came in time is the answer."""
+
+    def work() -> None:
+        with proxies(nodes) as between:
+            mc = connected(between, nodes, binary=False, fail_soft=True)
+            mc.set_behaviors({"_poll_timeout": 200})
+            between[0].delay = 0.4
+            found = mc.get_multi(KEYS)
+            assert 0 < len(found) < len(KEYS)
+            between[0].go_on()
+            late = next(key for key in KEYS if key not in found)
+            assert mc.get(late) == value(late)
 
     succeeds(in_child(work))
 
