@@ -34,6 +34,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 FD_OFFSET = 20  # bytes from the start of libmemcached's struct of a server
 POINTER_SIZE = ctypes.sizeof(ctypes.c_void_p)
+SOCKET_SEND_SIZE = 4  # the number of the behavior that libmemcached connects for, to look it up
 CALIBRATION_TIMEOUT = 100  # milliseconds that each step of the calibration may take
 
 
@@ -91,7 +92,7 @@ class Library:
         """Check that descriptors() finds the descriptor of a connection.
 
         :raises LookupError: it does not.
-        :raises OSError: the system refuses a socket on loopback.
+        :raises OSError: the system refuses a socket on loopback to this module or libmemcached.
         """
         # Not the socket module, where gevent and eventlet replace the classes.
         listener = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
@@ -106,7 +107,11 @@ class Library:
             (descriptor,) = self.descriptors(client)
             if descriptor.value != -1:
                 raise LookupError("no field was found that is -1 without a connection")
-            client.get_behaviors()  # connects, to ask for the size of the socket's buffers
+            memcached_st = self.memcached_st(client)
+            self.behavior(memcached_st, SOCKET_SEND_SIZE)
+            number = self.last_errno(memcached_st or 0)
+            if number and descriptor.value == -1:
+                raise OSError(number, os.strerror(number))
             if not is_socket(descriptor.value) or peer(descriptor.value) != (host, port):
                 raise LookupError("no field was found that is the socket of a connection")
         finally:

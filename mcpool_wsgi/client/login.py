@@ -25,14 +25,12 @@ from typing import Any
 import pylibmc
 
 from .failures import LoginFailed
-from .libmemcached import calibrated
+from .libmemcached import SOCKET_SEND_SIZE, calibrated
 from .silent_errors import silent_error
 
 #: libmemcached's codes for errors of a login.
 NO_MECHANISM = 40
 REFUSED = 41
-#: libmemcached's number of the behavior that is asked for: it connects to look it up.
-SOCKET_SEND_SIZE = 4
 #: What other errors mean if they come from a login.
 _ONLY_AT_LOGIN = {
     pylibmc.UnknownReadFailure: "knows no login: start it with -S, or give no username",
