@@ -53,6 +53,19 @@ def test_appended_text_is_not_compressed(mc: Client, extend: str, extended: str)
         getattr(mc, extend)("text", "b", min_compress_len=-1)
 
 
+def test_compression_of_no_values_stores_nothing(mc: Client) -> None:
+    assert mc.set_multi({}, min_compress_len=10) == []
+    assert mc.add_multi({}, compress_level=9) == []
+
+
+def test_cas_of_a_missing_key_is_an_error_in_the_binary_protocol(
+    real_memcached: Memcached,
+) -> None:
+    mc = Client([real_memcached.address], {"cas": True}, binary=True)
+    with pytest.raises(pylibmc.NotFound):
+        mc.cas("missing", "value", 1)
+
+
 def test_replace_of_a_missing_key_is_false_in_the_binary_protocol(
     real_memcached: Memcached,
 ) -> None:

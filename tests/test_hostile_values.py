@@ -10,7 +10,7 @@ import pytest
 from forking import in_child, succeeds
 from hostile_values import BytesWithoutEnd, Colour, NoNumber, NoText, Seven, TextWithoutEnd
 
-from mcpool_wsgi import Client
+from mcpool_wsgi import Client, PickleForbidden
 
 
 @pytest.mark.servers
@@ -41,6 +41,12 @@ def test_integers_come_back_equal(address: str, value: Any) -> None:
                 assert type(found) is int
         data, flags = mc.serialize(value)
         assert mc.deserialize(data, flags) == equal
+        safe = Client([address], allow_pickle=False)
+        if abs(equal) == 10**5000:
+            with pytest.raises(PickleForbidden):
+                safe.serialize(value)
+        else:
+            assert safe.deserialize(*safe.serialize(value)) == equal
 
     succeeds(in_child(work))
 
