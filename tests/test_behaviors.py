@@ -45,6 +45,14 @@ def test_behaviors_that_are_refused_are_not_kept(mc: Client) -> None:
     assert mc.with_servers(mc.addresses).set("x" * 250, 1)
 
 
+@pytest.mark.parametrize("value", [1, "text"])
+def test_unknown_behavior_is_named_whatever_its_value_is(mc: Client, value: Any) -> None:
+    with pytest.raises(ValueError, match="bogus"):
+        mc.set_behaviors({"bogus": value})
+    with pytest.raises(ValueError, match="bogus"):
+        Client(mc.addresses, {"bogus": value})
+
+
 def test_watermark_of_no_answer_is_refused(mc: Client) -> None:
     """libmemcached would run in C for ever, and command_timeout would not end it."""
     with pytest.raises(ValueError, match="_io_msg_watermark must be 1 to 2147483647, not 0"):
@@ -110,6 +118,16 @@ def test_child_uses_a_client_whose_behaviors_another_thread_was_setting(
     succeeds(fork(work))
     may_end.set()
     thread.join()
+
+
+def test_failure_limit_ends_with_a_new_remove_failed_only() -> None:
+    mc = Client(["127.0.0.1:1"], {"failure_limit": 4})
+    mc.set_behaviors({"cas": True})
+    assert mc.behaviors["failure_limit"] == 4
+    mc.set_behaviors({"remove_failed": 1})
+    assert mc.behaviors["failure_limit"] == 1
+    mc.set_behaviors({"remove_failed": 2, "failure_limit": 3})
+    assert mc.behaviors["failure_limit"] == 3
 
 
 @pytest.mark.parametrize("servers", [1, 2])
