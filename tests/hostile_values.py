@@ -171,6 +171,8 @@ BAD_SERVERS: dict[str, Any] = {
     "port 99999": "127.0.0.1:99999",
     "no port": "127.0.0.1:",
     "port that is no number": "127.0.0.1:memcached",
+    "port with a space": "127.0.0.1: 11211",
+    "port with an underscore": "127.0.0.1:11_211",
     "no host": ":11211",
     "weight -1": "127.0.0.1:11211:-1",
     "weight 65536": "127.0.0.1:11211:65536",

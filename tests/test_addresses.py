@@ -36,3 +36,4 @@ def test_servers_that_pylibmc_takes_are_taken(address: str) -> None:
             Client([server])  # an address of IPv6 would be in there
         else:
             assert Client([server]).set("key", "value")  # type: ignore[list-item]
+    Client([(1, host, int(port))], None, True, "user", "password")  # type: ignore[list-item]

@@ -368,6 +368,7 @@ def no_app(*args: Any) -> Any:
             TypeError,
             ["fail_soft", "True or", "'no'"],
         ),
+        (lambda mc: any_client(["a"], fail_soft=2), TypeError, ["fail_soft", "True or", "2"]),
         (lambda mc: any_client(["a"], allow_pickle="no"), TypeError, ["allow_pickle", "True or"]),
         (
             lambda mc: any_client(["a"], binary=True, username=3, password="p"),

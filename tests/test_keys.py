@@ -178,8 +178,9 @@ def test_key_that_is_neither_str_nor_bytes_is_refused(mc: Client, no_key: Any) -
 def test_single_string_is_not_taken_for_keys(mc: Client) -> None:
     keys: Any
     for keys in ("abc", b"abc"):
-        with pytest.raises(TypeError, match="sequence of keys"):
-            mc.get_multi(keys)
+        for command in (mc.get_multi, mc.delete_multi, mc.incr_multi):
+            with pytest.raises(TypeError, match="sequence of keys"):
+                command(keys)
     with pytest.raises(TypeError, match="mapping"):
         mc.delete_multi({"a": 1})
     with pytest.raises(TypeError, match="list of addresses"):
