@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import hostile
 import pytest
 from harness import run_python
 
@@ -76,8 +77,38 @@ def test_threads_end_before_their_sub_interpreter(mc: Client, tmp_path: object, 
     assert (process.returncode, process.stdout) == (0, "ended\n"), process.stderr
 
 
+LAST = """
+import atexit, sys
+
+def command():
+    try:
+        print(mc.get("key"))
+    except pylibmc.Error as error:
+        print(error)
+
+atexit.register(command)  # first, so it is called last
+
+import pylibmc
+from mcpool_wsgi import Client
+
+mc = Client([sys.argv[1]], {"_poll_timeout": 2000, "receive_timeout": 2_000_000}, command_timeout=1)
+command()
+"""
+
+
 def test_nothing_ends_early_in_the_main_interpreter() -> None:
     assert interpreters.is_main()
+
+    def script(conversation: hostile.Conversation) -> None:
+        conversation.request()
+        conversation.send(hostile.value("key") + b"END\r\n")
+        conversation.wait()
+
+    with hostile.fake(script) as server:
+        process = run_python(LAST, server.address)
+    first, last = process.stdout.splitlines()
+    assert first == "value"
+    assert "command_timeout" in last
 
 
 def test_program_that_hides_the_functions_of_python_has_no_other(
