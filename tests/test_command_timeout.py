@@ -215,6 +215,39 @@ def test_signal_handler_uses_the_client_past_the_deadline(sleep: float) -> None:
 
 
 @pytest.mark.slow
+def test_command_whose_deadline_passes_in_a_signal_handler_ends_soon_after_it() -> None:
+    """The watchdog has looked meanwhile, and waits for the end of the handler's command."""
+    limit = 4 * LIMIT
+    asked = []
+    ends = []
+
+    def script(conversation: Conversation) -> None:
+        while key := conversation.request().split()[-1]:
+            asked.append(key)
+            if key == b"handler":
+                conversation.pause(0.2)
+                conversation.send(b"VALUE handler 16 1\r\nx\r\n")
+            elif asked.count(key) == 1:  # it is asked again after the first miss
+                conversation.pause(limit - 0.1)
+            else:
+                conversation.send(b"VALUE key 16 100\r\n" + b"x" * 1000, interval=0.1)
+            conversation.send(b"END\r\n")
+
+    def handle(number: int, frame: object) -> None:
+        assert mc.get("handler") == "x"
+        ends.append(time.monotonic())
+
+    with fake(script) as server:
+        waits = {"_poll_timeout": 5000, "receive_timeout": 5_000_000}
+        mc = Client([server.address], waits, command_timeout=limit)
+        with signal_handler(signal.SIGALRM, handle):
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(pylibmc.Error, match="command_timeout"):
+                mc.get("key")
+        assert time.monotonic() - ends[0] < 2 * SLACK
+
+
+@pytest.mark.slow
 def test_many_servers_that_hang_do_not_add_up() -> None:
     with ExitStack() as servers:
         addresses = [servers.enter_context(fake(silent)).address for _ in range(20)]
