@@ -103,6 +103,14 @@ def test_every_server_is_logged_in_at(users: Users, server: str, tmp_path: Path)
         assert users.logins() == 1
 
 
+def test_server_that_is_down_fails_no_command_for_another(server: str) -> None:
+    """A client of several servers logs in at the one that has the key."""
+    mc = client("127.0.0.1:1", server)
+    key = next(f"key{number}" for number in range(100) if mc.hash(f"key{number}") == 1)
+    assert mc.set(key, "value")
+    assert mc.get(key) == "value"
+
+
 @pytest.mark.parametrize("in_child", FORKS)
 def test_child_logs_in_on_a_connection_of_its_own(
     users: Users, server: str, in_child: Callable[[Callable[[], object]], int]
