@@ -734,6 +734,22 @@ def test_half_an_answer_to_incr_in_binary_is_a_failure(fail_soft: bool, ends: st
 
 
 @pytest.mark.parametrize("fail_soft", [False, True])
+def test_incr_at_the_connection_limit_is_one_failure_in_binary(
+    fail_soft: bool, tmp_path: Path
+) -> None:
+    """Another client asks for another key, and fails as well."""
+    with too_many_connections_in_binary(tmp_path) as outage:
+        mc = Client(outage.servers, outage.behaviors, True, fail_soft=fail_soft)
+        notices: list[None] = []
+        mc.on_connection_failure = lambda: notices.append(None)
+        pool = ClientPool(mc, 1)
+        with contextlib.nullcontext() if fail_soft else pytest.raises(pylibmc.Error):
+            assert PooledClient(pool).incr("key") is False
+        assert (pool.stats().failures, len(notices)) == (1, 1)
+        pool.close()
+
+
+@pytest.mark.parametrize("fail_soft", [False, True])
 def test_memcached_without_memory_is_a_failure_in_binary(fail_soft: bool) -> None:
     """The C code says of it what it says if another value is in the way."""
     with hostile.real("-M", "-m", "2") as address:
