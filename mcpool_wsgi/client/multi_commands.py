@@ -14,8 +14,6 @@ from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Any, Callable
 
-import pylibmc
-
 from ..errors import PickleForbidden
 from . import binary_protocol, explanations, native
 from .arguments import LARGEST_TIME, checked_number
@@ -44,17 +42,13 @@ class MultiCommands(BehaviorCommands):
         if key_prefix is None and self._rule.are_plain(wanted):
             try:
                 answer: dict[AnyKey, Any] = self._command(get_multi, (self, wanted))
+                return answer
             except PickleForbidden:
                 raise
-            except pylibmc.BadKeyProvided:
-                pass  # one is empty, and is left out below
             except ValueError:
                 self._prefixed(wanted, key_prefix)  # says so if a key is too long
                 raise
-            else:
-                return answer
         named = dict(self._prefixed(wanted, key_prefix))
-        named.pop(b"", None)  # nothing is stored there
         found = self._command(get_multi, (self, list(named)))
         return {named[raw]: value for raw, value in found.items()}
 
