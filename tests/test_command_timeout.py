@@ -219,7 +219,7 @@ def test_command_whose_deadline_passes_in_a_signal_handler_ends_soon_after_it() 
     """The watchdog has looked meanwhile, and waits for the end of the handler's command."""
     limit = 4 * LIMIT
     asked = []
-    ends = []
+    ends: list[float] = []
 
     def script(conversation: Conversation) -> None:
         while key := conversation.request().split()[-1]:

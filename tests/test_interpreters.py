@@ -91,7 +91,8 @@ atexit.register(command)  # first, so it is called last
 import pylibmc
 from mcpool_wsgi import Client
 
-mc = Client([sys.argv[1]], {"_poll_timeout": 2000, "receive_timeout": 2_000_000}, command_timeout=1)
+waits = {"_poll_timeout": 2000, "receive_timeout": 2_000_000}
+mc = Client([sys.argv[1]], waits, command_timeout=1)
 command()
 """
 
