@@ -632,8 +632,8 @@ def test_value_of_another_program_that_cannot_be_read_is_no_failure_of_memcached
 def test_incr_multi_counts_all_that_are_there(address: str, fail_soft: bool) -> None:
     mc = Client([address], fail_soft=fail_soft)
     mc.set_multi({"one": 1, "two": 2})
-    with pytest.raises(pylibmc.NotFound, match="missing"):
-        mc.incr_multi(["one", "missing", "two"], delta=10)
+    with pytest.raises(pylibmc.NotFound, match="'missing'"):
+        mc.incr_multi(["one", "missing", "two", "missing2"], delta=10)
     assert mc.get_multi(["one", "two", "missing"]) == {"one": 11, "two": 12}
     mc.incr_multi(["one", "two"])
     assert mc.get_multi(["one", "two"]) == {"one": 12, "two": 13}
