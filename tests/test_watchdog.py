@@ -731,6 +731,36 @@ def test_commands_expire_where_threads_are_patched(library: str, order: str) -> 
     program(*parts, EXPIRES)
 
 
+TOO_MANY_FILES = """
+import os, resource, sys
+
+import pylibmc
+from mcpool_wsgi import Client
+
+def command():
+    try:
+        Client([sys.argv[1]], {"_poll_timeout": 2000}, command_timeout=0.2).get("key")
+    except (OSError, pylibmc.Error) as error:
+        print(error)
+
+limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+os.close(lowest := os.open("/dev/null", os.O_RDONLY))
+resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+command()
+resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+command()
+"""
+
+
+def test_commands_expire_once_there_are_no_longer_too_many_open_files() -> None:
+    """The sockets of clients cannot be found before."""
+    with hostile.fake(hostile.silent) as server:
+        done = run_python(TOO_MANY_FILES, server.address)
+    first, second = done.stdout.splitlines()
+    assert "command_timeout" not in first
+    assert "command_timeout" in second
+
+
 def test_program_ends_well_while_a_command_runs() -> None:
     with limited_time(most=10):
         program(
