@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, Callable
@@ -131,6 +132,33 @@ def test_read_of_several_servers_that_a_signal_ended_is_sent_again(
             assert found
             assert found.items() <= values.items()
             assert len(seen) == number
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("binary", [False, True])
+def test_get_multi_of_several_servers_that_are_late_at_once_is_sent_again(
+    address: str, embedded: bool, binary: bool
+) -> None:
+    """libmemcached says nothing if it has waited for two servers in vain."""
+    skip_if_not_spoken(binary, embedded)
+    values = {f"key{number}": "value" for number in range(20)}
+    behaviors = {**BEHAVIORS, "_poll_timeout": 300}
+    with hostile.proxy(address) as one, hostile.proxy(address) as other:
+        mc = Client([one.address, other.address], behaviors, binary, command_timeout=3)
+        assert mc.set_multi(values) == []
+        failures: list[bool] = []
+        mc.on_connection_failure = lambda: failures.append(True)
+
+        def go_on() -> None:
+            one.delay = other.delay = 0
+
+        for _ in range(3):
+            one.delay = other.delay = 0.4
+            timer = threading.Timer(0.1, go_on)
+            timer.start()
+            with contextlib.suppress(pylibmc.Error):
+                assert mc.get_multi(values) == values or failures
+            timer.join()
 
 
 def test_partial_answer_of_several_servers_is_kept_with_fail_soft(address: str) -> None:

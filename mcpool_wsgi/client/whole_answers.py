@@ -13,7 +13,7 @@ from typing import Any
 import pylibmc
 
 from . import native
-from .failures import Interrupted, is_own
+from .failures import MISS, Interrupted, is_own
 from .keys import Key, encoded
 from .run_again import is_answered
 from .silent_errors import silent_error
@@ -48,12 +48,15 @@ def get_multi(client: Any, keys: list[Key]) -> dict[Key, Any]:
             return found
         if is_whole:
             if len(client.addresses) > 1:
-                _read_rest(client, [key for key in keys if key and key not in found])
-            return found
+                is_whole = _read_rest(client, [key for key in keys if key and key not in found])
+            if is_whole or times > 2:
+                return found
 
 
-def _read_rest(client: Any, missing: list[Key]) -> None:
+def _read_rest(client: Any, missing: list[Key]) -> bool:
     """Read what several servers are still to send, with a ``get`` of one of the *missing* keys.
+
+    :return: False if this key is there after all, so that the answer was not whole.
 
     If a server is late, or a signal comes, the C code returns without its answer and says
     nothing. On a binary connection, a later command would read that answer as its own. A
@@ -61,7 +64,8 @@ def _read_rest(client: Any, missing: list[Key]) -> None:
     """
     try:
         for key in missing[:1]:
-            native.get(client, encoded(key))
+            if native.get(client, encoded(key), MISS) is not MISS:
+                return False
             error = silent_error(client, "get")
             if error is not None:
                 raise error
@@ -71,6 +75,7 @@ def _read_rest(client: Any, missing: list[Key]) -> None:
         client._disconnect()
         if not isinstance(error, Interrupted):
             client._note_failure(error)
+    return True
 
 
 def _check_depth() -> None:
