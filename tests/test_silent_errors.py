@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import signal
 import threading
@@ -13,8 +14,10 @@ from typing import Any, Callable
 import hostile
 import pylibmc
 import pytest
+from forking import in_child, succeeds
 from harness import has_libmemcached_1_1, signal_handler, skip_if_not_spoken
 from mortal import Mortal
+from refusing import refuse_sockets, skip_if_sockets_cannot_be_refused
 
 from mcpool_wsgi import Client
 from mcpool_wsgi.client import is_timeout, silent_errors
@@ -29,6 +32,15 @@ COUNTS: dict[str, Callable[[Any], Any]] = {
     "incr": lambda mc: mc.incr("key"),
     "decr": lambda mc: mc.decr("key"),
     "incr_multi": lambda mc: mc.incr_multi(["key", "other"]),
+}
+STORES: dict[str, Callable[[Any], Any]] = {
+    "set": lambda mc: mc.set("key", "value"),
+    "add": lambda mc: mc.add("other", "value"),
+    "replace": lambda mc: mc.replace("key", "value"),
+    "append": lambda mc: mc.append("key", "value"),
+    "prepend": lambda mc: mc.prepend("key", "value"),
+    "set_multi": lambda mc: mc.set_multi({"key": "value"}),
+    "add_multi": lambda mc: mc.add_multi({"other": "value"}),
 }
 SILENCES = {
     "time-out": (hostile.silent, "TIMEOUT"),
@@ -61,6 +73,33 @@ def test_error_of_a_count_says_why_it_failed(silence: str, count: str, binary: b
             COUNTS[count](mc)
     assert "keys failed" not in str(caught.value)
     assert is_timeout(caught.value) or silence != "time-out"
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("binary", [False, True])
+def test_without_memory_for_a_connection_storing_is_an_error(
+    address: str, embedded: bool, binary: bool
+) -> None:
+    """pylibmc returns what it returns if another value is in the way."""
+    skip_if_not_spoken(binary, embedded)
+    skip_if_sockets_cannot_be_refused()
+    warm = Client([address])
+    warm.set("key", "value")
+    clients = {name: Client([address], BEHAVIORS, binary) for name in STORES}
+    soft = {name: Client([address], BEHAVIORS, binary, fail_soft=True) for name in STORES}
+
+    def work() -> None:
+        warm.get("key")  # so that the child's watchdog runs
+        refuse_sockets(errno.ENOMEM)
+        failures: list[str] = []
+        for name, store in STORES.items():
+            with pytest.raises(pylibmc.Error, match=address):
+                store(clients[name])
+            soft[name].on_connection_failure = functools.partial(failures.append, name)
+            assert store(soft[name]) in (False, ["key"], ["other"])
+        assert failures == [*STORES]
+
+    succeeds(in_child(work))
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ from .failures import MISS
 from .login import explained, log_in
 from .opened_here import opened_here
 from .run_again import confirmed, run_elsewhere
-from .silent_errors import readable
+from .silent_errors import check_memory, readable
 from .turns import run_after_another
 from .watchdog import NEVER, watchdog
 
@@ -142,6 +142,8 @@ class Connection(Availability):
                 result = run_elsewhere(self, error, command, args)
             if result is MISS:
                 result = confirmed(self, command, args)
+            elif result is False:
+                check_memory(self, command.__name__)
             # Before the deadline: the command of a signal handler that comes later may fail.
             # After disconnect_all, the next command looks whether the server rests.
             self._out_of_sync = command is disconnect_all

@@ -22,6 +22,7 @@ from .failures import CommandExpired
 from .key_commands import count
 from .keys import AnyKey, Key, encoded
 from .server_commands import call_for_each
+from .silent_errors import storing_many
 from .storing_commands import DEFAULT_LEVEL, ZERO, check_compress_numbers, check_value
 from .values import storable, writing_ints
 from .whole_answers import get_multi
@@ -100,6 +101,7 @@ class MultiCommands(BehaviorCommands):
             time = checked_number("time", time, LARGEST_TIME)
         if named and (min_compress_len is not ZERO or compress_level is not DEFAULT_LEVEL):
             check_compress_numbers(next(iter(named.values())), min_compress_len, compress_level)
+        command = storing_many(command)
         if self.binary:
             command = binary_protocol.storing(command)
         try:

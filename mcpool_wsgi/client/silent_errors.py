@@ -4,8 +4,9 @@ Silent errors
 
 The errors that pylibmc does not raise. If the server of a ``get`` times out, closes the
 connection or answers ``SERVER_ERROR``, pylibmc returns what it returns for a key that is not
-there. For ``incr`` and ``decr``, it says only that keys failed. libmemcached remembers the cause,
-and exports a function that tells it.
+there. For ``incr`` and ``decr``, it says only that keys failed. If the system has no memory for a
+connection, a storing command returns what it returns if another value is in the way. libmemcached
+remembers the cause, and exports a function that tells it.
 
 A command that succeeds does not ask for it, so a hit costs nothing. If the function cannot
 be used (see :mod:`mcpool_wsgi.client.libmemcached`), such a read stays a miss.
@@ -80,6 +81,33 @@ def with_cause(command: native.Command) -> native.Command:
 
     count.__name__ = command.__name__
     return count
+
+
+def check_memory(client: object, command: str) -> None:
+    """Check why the storing *command* of *client*, which was the last one, has stored nothing.
+
+    :raises pylibmc.AllocationError: the system had no memory for it.
+    """
+    found = _library_of(client)
+    if found is None:
+        return
+    library, memcached_st = found
+    if library.last_error(memcached_st) == pylibmc.AllocationError.retcode:
+        raise pylibmc.AllocationError(f"{command} failed: the system has no memory for it")
+
+
+@functools.cache
+def storing_many(command: native.Command) -> native.Command:
+    """*command*, which returns the keys that it did not store, after :func:`check_memory`."""
+
+    def store(client: Any, *args: Any) -> Any:
+        not_stored = command(client, *args)
+        if not_stored:
+            check_memory(client, command.__name__)
+        return not_stored
+
+    store.__name__ = command.__name__
+    return store
 
 
 def is_refused(client: object) -> bool:
