@@ -11,6 +11,7 @@ import socketserver
 import threading
 import time
 import weakref
+from _thread import start_new_thread
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, Callable
@@ -126,6 +127,13 @@ def never_ends(endpoint: Endpoint) -> Callable[[socket.socket], object]:
 
 def refuse(*args: object) -> None:
     raise RuntimeError("can't start new thread")
+
+
+def refuse_to_ask_again(function: Any, args: tuple[Any, ...]) -> int:
+    """The thread of a look-up starts, and that of a discovery does not."""
+    if isinstance(getattr(function, "__self__", None), Discovery):
+        refuse()
+    return start_new_thread(function, args)
 
 
 def drips(connection: socket.socket) -> None:
@@ -433,31 +441,53 @@ def test_servers_that_were_set_before_the_next_start_are_replaced(
         assert name(pool) == two_nodes[0]
 
 
+@pytest.mark.parametrize("starts", [refuse, refuse_to_ask_again])
 def test_start_that_gets_no_thread_can_be_repeated(
-    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, starts: Any
 ) -> None:
     discovery = Discovery(ClientPool(Client(QUIET), 1), endpoint.address, interval=INTERVAL)
     with monkeypatch.context() as patch:
-        patch.setattr("_thread.start_new_thread", refuse)
+        patch.setattr("_thread.start_new_thread", starts)
         with pytest.raises(RuntimeError):
             discovery.start()
-    discovery.stop()
+    if starts is refuse:
+        discovery.stop()
     with discovery:
         endpoint.asked()
 
 
+@pytest.mark.parametrize("starts", [refuse, refuse_to_ask_again])
 def test_discovery_that_gets_no_thread_is_not_kept(
-    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, starts: Any
 ) -> None:
     discovery = Discovery(ClientPool(Client(QUIET), 1), endpoint.address, interval=INTERVAL)
     with monkeypatch.context() as patch:
-        patch.setattr("_thread.start_new_thread", refuse)
+        patch.setattr("_thread.start_new_thread", starts)
         with pytest.raises(RuntimeError):
             discovery.start()
     kept = weakref.ref(discovery)
     del discovery
     gc.collect()
     assert kept() is None
+
+
+def is_freed(reference: Any) -> bool:
+    gc.collect()
+    return reference() is None
+
+
+@pytest.mark.parametrize("ends", ["stop", "the pool is closed"])
+def test_discovery_that_has_ended_is_not_kept(endpoint: Endpoint, ends: str) -> None:
+    pool = ClientPool(Client(QUIET), 1)
+    discovery = Discovery(pool, endpoint.address, interval=INTERVAL, min_interval=INTERVAL)
+    discovery.start()
+    if ends == "stop":
+        discovery.stop()
+    else:
+        pool.close()
+    kept = weakref.ref(discovery)
+    del discovery, pool
+    eventually(lambda: is_freed(kept))
 
 
 @pytest.mark.parametrize("fork", FORKS)
