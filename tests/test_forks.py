@@ -455,6 +455,20 @@ def test_each_of_five_generations_reads_its_own_values(address: str) -> None:
     descend(0)
 
 
+def test_what_is_freed_is_forgotten() -> None:
+    """Or a program that makes a client for each request would need more and more memory."""
+
+    class Thing:
+        pass
+
+    things = forks.WeakList()
+    kept = Thing()
+    for thing in (Thing(), kept, Thing()):
+        things.add(thing)
+    del thing
+    assert [reference() for reference in things.references()] == [kept]
+
+
 def test_pid_stands_in_where_no_page_is_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
     mark = forks.PidMark()
     assert not mark
