@@ -84,7 +84,7 @@ def with_cause(command: native.Command) -> native.Command:
 
 
 def check_memory(client: object, command: str) -> None:
-    """Check why the storing *command* of *client*, which was the last one, has stored nothing.
+    """Check why *command*, the last one of *client*, was not done.
 
     :raises pylibmc.AllocationError: the system had no memory for it.
     """
