@@ -175,12 +175,7 @@ class MemcachedPoolMiddleware:
                 response = app(environ, start_response)
             to_close = response if file is None else None  # the server closes a file
             kind = ListResponse if type(response) is list else response_class(to_close)
-            closing = kind()
-            closing.keys = keys
-            closing.environ = environ
-            closing.reservation = reservation
-            closing.release = release
-            closing.response = to_close
+            closing = kind(keys, environ, reservation, release, to_close)
             if call is not None:
                 release.follow(closing)
             if file is not None:

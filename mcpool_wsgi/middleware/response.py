@@ -26,14 +26,21 @@ class Response:
     than without the middleware. And it is no list: bjoern would not close it.
     """
 
-    # There is no __init__, because Python takes long to call one. The middleware sets these.
     __slots__ = ("__weakref__", "environ", "keys", "release", "reservation", "response")
 
-    environ: WSGIEnvironment
-    keys: EnvironKeys
-    release: Callable[[], None]
-    reservation: Any
-    response: Any  # absent while a thread closes it, CLOSED from then on
+    def __init__(
+        self,
+        keys: EnvironKeys,
+        environ: WSGIEnvironment,
+        reservation: Any,
+        release: Callable[[], None],
+        response: Any,
+    ) -> None:
+        self.keys = keys
+        self.environ = environ
+        self.reservation = reservation
+        self.release = release
+        self.response = response  # absent while a thread closes it, CLOSED from then on
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(getattr(self, "response", CLOSED))
