@@ -14,7 +14,7 @@ These classes have one base. It is made of these, and each inherits from the nex
 
 -   ``behavior_commands``: the behaviors, of clones too.
 -   ``connection``, ``turns``: the door, and how commands wait before it.
--   ``availability``: what follows a failure of memcached.
+-   ``availability``, ``circuit_breaker``: what follows a failure of memcached.
 
 Arguments and values:
 
@@ -51,6 +51,7 @@ from .arguments import checked_switch as checked_switch
 from .behaviors import DEFAULT_BEHAVIORS as DEFAULT_BEHAVIORS
 from .behaviors import SEVERAL_SERVERS_BEHAVIORS as SEVERAL_SERVERS_BEHAVIORS
 from .borrowed import BorrowedCommands as BorrowedCommands
+from .circuit_breaker import CircuitBreaker as CircuitBreaker
 from .client import Client as Client
 from .client import ClientOptions as ClientOptions
 from .discarding import discard as discard

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import pylibmc.client
 
 from . import failures
+from .circuit_breaker import CircuitBreaker
 from .keys import Key
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Availability(_Base):
     on_connection_failure: Callable[[], None] | None = None
 
     _on_failure: Callable[[Exception], None] | None = None  # the pool's
+    _breaker: CircuitBreaker | None = None  # the pool's
     _fail_soft: bool = False
     _rests_until: float = 0.0
     _rests_because: str = ""
@@ -74,6 +76,8 @@ class Availability(_Base):
         """:raises ServerResting: a server failed a short time ago."""
         if monotonic() < self._rests_until:
             raise failures.ServerResting(self._rests_because)
+        if self._breaker is not None:
+            self._breaker.check()
 
     def _let_rest(self, error: Exception) -> None:
         """Let the servers rest if none of them works after *error*."""

@@ -81,6 +81,7 @@ class Generations:
         if isinstance(client, Client):
             client._on_failure = functools.partial(self._client_failed, generation)
             client._listeners = self._listeners
+            self._outages.breaker.guard(client)
         else:
             opened_here.add(client)
         is_renewed = slot.generation is not NO_GENERATION

@@ -124,6 +124,7 @@ class LentClient(BorrowedCommands, Reservation):
         own = client.clone()
         own._on_failure = client._on_failure
         own._listeners = client._listeners
+        client._breaker.guard(own)
         try:
             slot = self._slot
             del self._slot  # as a release takes it, so that nobody else has it meanwhile

@@ -28,7 +28,15 @@ import weakref
 from time import monotonic
 from typing import Any, Callable
 
-from ..client import Client, CommandEvent, Listener, ServerResting, without_key
+from ..client import (
+    CircuitBreaker,
+    Client,
+    CommandEvent,
+    Listener,
+    ServerResting,
+    is_timeout,
+    without_key,
+)
 
 logger: logging.Logger = logging.getLogger("mcpool_wsgi.pool")
 
@@ -44,6 +52,7 @@ class Outages:
     """
 
     def __init__(self, name: str, listeners: list[Listener]) -> None:
+        self.breaker: CircuitBreaker = CircuitBreaker()
         self._name = name
         self._listeners = listeners
         # Reentrant, for signal handlers that use the pool.
@@ -80,6 +89,8 @@ class Outages:
             if len(master.addresses) > 1:
                 self._find_master = weakref.ref(master)
                 self._find_renew = weakref.WeakMethod(renew)
+            elif is_timeout(error):
+                self.breaker.note_timeout(self._servers, master.renewal_interval)
             self._failures += 1
             self._last_failure = now
         if is_new:  # not while the lock is held: a log handler may wait for another thread
@@ -108,6 +119,7 @@ class Outages:
 
     def forget(self) -> None:
         """End without a line."""
+        self.breaker.note_answer()
         with contextlib.suppress(ValueError):
             self._listeners.remove(self._note_command)
         self._began = None
@@ -125,6 +137,7 @@ class Outages:
             if began is None:
                 self.forget()  # what an interrupt has left
                 return
+            self.breaker.note_answer()
             renew = self._find_renew() if self._all_have_failed(now) else None
             self._silent = set()
             self._last_answer = now
