@@ -568,7 +568,8 @@ def test_many_settings_made_while_requests_end_reach_nobody(address: str, lazy: 
                 errors.append(error)
                 return
 
-    with ClientPool(Client([address]), 1) as pool:
+    # Its threads may wait for long on a busy machine.
+    with ClientPool(Client([address], command_timeout=30), 1) as pool:
         with pool.reserve() as mc:
             mc.set("key", "value")
         threads = [threading.Thread(target=set_always, daemon=True) for _ in range(2)]
