@@ -23,7 +23,7 @@ pytestmark = pytest.mark.servers
 
 WORKS, TIMEOUT, AT_ONCE = "works", "waits in vain", "fails at once"
 #: A wait in vain is short, and a server that failed is not tried again during the test.
-BEHAVIORS = {"_poll_timeout": 100, "connect_timeout": 100, "retry_timeout": 60}
+BEHAVIORS = {"_poll_timeout": 200, "connect_timeout": 200, "retry_timeout": 60}
 
 
 def outcome(mc: Any) -> str:
