@@ -34,6 +34,14 @@ def test_client_for_other_servers_has_the_options_of_this_one() -> None:
     assert other.get("key") is None
 
 
+def test_client_for_other_servers_tells_of_its_failures_as_this_one() -> None:
+    failures: list[str] = []
+    mc = Client(["127.0.0.1:1"], fail_soft=True)
+    mc.on_connection_failure = lambda: failures.append("failed")
+    assert mc.with_servers(["127.0.0.1:2"]).get("key") is None
+    assert failures == ["failed"]
+
+
 def test_client_for_other_servers_may_have_a_time_of_its_own() -> None:
     with fake(silent) as server:
         mc = Client(["127.0.0.1:1"], command_timeout=60)

@@ -154,6 +154,10 @@ def test_on_connection_failure_belongs_to_the_client_of_the_pool() -> None:
         cache.on_connection_failure = failures.clear
     assert cache.get("key") is None
     assert failures == ["failed"]
+    cache.pool.set_servers(["127.0.0.1:2"])  # as a discovery does
+    assert cache.on_connection_failure is mc.on_connection_failure
+    assert cache.get("key") is None
+    assert failures == ["failed", "failed"]
 
 
 def test_options_are_shown_while_all_slots_are_in_use(

@@ -155,7 +155,9 @@ class Client(KeyCommands, StoringCommands, MultiCommands, ServerCommands):
 
         :param command_timeout: seconds, in place of this client's.
         """
-        return self._like_this(type(self), servers, command_timeout)
+        client = self._like_this(type(self), servers, command_timeout)
+        client.on_connection_failure = self.on_connection_failure
+        return client
 
     def _like_this(
         self,
