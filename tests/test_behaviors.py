@@ -53,6 +53,23 @@ def test_unknown_behavior_is_named_whatever_its_value_is(mc: Client, value: Any)
         Client(mc.addresses, {"bogus": value})
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "binary"),
+    [("failure_limit", 0, False), ("hash", "hsieh", False), ("verify_keys", True, True)],
+)
+def test_behavior_that_libmemcached_refuses_is_named(
+    name: str, value: Any, binary: bool, real_memcached: Memcached
+) -> None:
+    behaviors = {"connect_timeout": 300, name: value}
+    with pytest.raises(ValueError, match=f"refuses an option: .*{name}"):
+        Client([real_memcached.address], behaviors, binary)
+    mc = Client([real_memcached.address], binary=binary)
+    with pytest.raises(ValueError, match=f"refuses an option: .*{name}"):
+        mc.set_behaviors(behaviors)
+    assert mc.behaviors["connect_timeout"] == 500
+    assert mc.set("key", "value")
+
+
 def test_watermark_of_no_answer_is_refused(mc: Client) -> None:
     """libmemcached would run in C for ever, and command_timeout would not end it."""
     with pytest.raises(ValueError, match="_io_msg_watermark must be 1 to 2147483647, not 0"):

@@ -43,8 +43,6 @@ import sys
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import pylibmc
-
 try:
     from django.core.cache import CacheHandler
     from django.core.cache.backends.base import DEFAULT_TIMEOUT
@@ -135,7 +133,7 @@ def _client(alias: str | None, location: Any, options: dict[str, Any]) -> Pooled
     if client is None:
         try:
             new = pooled_client(location, options, servers_name="LOCATION", pool_name=alias)
-        except (TypeError, ValueError, pylibmc.Error) as error:
+        except (TypeError, ValueError) as error:
             raise ImproperlyConfigured(f"CACHES[{alias!r}]: {error}") from error
         client = _clients.setdefault(key, new)  # another thread may have been faster
     return client

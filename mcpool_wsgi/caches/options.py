@@ -60,7 +60,6 @@ def pooled_client(
     :param others: options that the caller has taken out of *options*, for errors.
     :raises TypeError: an option has a wrong type.
     :raises ValueError: an option is unknown or wrong.
-    :raises pylibmc.Error: libmemcached refuses an option.
     """
     given = {name: value for name, value in options.items() if value is not None}
     for name in options:

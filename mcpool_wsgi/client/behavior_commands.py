@@ -19,7 +19,7 @@ from pylibmc.consts import BehaviorDict
 
 from .. import forks
 from .arguments import have_weights
-from .behaviors import FEW_SERVERS, UNWEIGHTED, WEIGHTED, completed, normalized, ring
+from .behaviors import FEW_SERVERS, UNWEIGHTED, WEIGHTED, completed, normalized, refusal, ring
 from .connection import Connection, disconnect_all
 from .failures import CommandExpired
 from .keys import KeyRule
@@ -44,9 +44,12 @@ class BehaviorCommands(Connection):
             # Before there are servers: libmemcached takes no more memory for a ring that becomes a
             # weighted one later, and writes beyond its end.
             behaviors["distribution"] = WEIGHTED
-        super().__init__(servers, behaviors, binary, *self._credentials)
-        if is_weighted and distribution not in (WEIGHTED, *UNWEIGHTED):
-            super().set_behaviors({"distribution": distribution})
+        try:
+            super().__init__(servers, behaviors, binary, *self._credentials)
+            if is_weighted and distribution not in (WEIGHTED, *UNWEIGHTED):
+                super().set_behaviors({"distribution": distribution})
+        except pylibmc.Error as error:
+            raise refusal(error) from None
 
     def _copy(self: _Self) -> _Self:
         if not self._is_weighted(self._completed()):
@@ -120,9 +123,13 @@ class BehaviorCommands(Connection):
         To be asked for its behaviors: libmemcached would open a connection, with Python's lock
         held, to ask the system for the sizes of its buffers.
 
-        :raises pylibmc.Error: the C code refuses one of them.
+        :raises ValueError: the C code refuses one of them.
         """
-        return pylibmc.client.Client(["/"], completed(chosen, len(self.addresses)), self.binary)
+        try:
+            behaviors = completed(chosen, len(self.addresses))
+            return pylibmc.client.Client(["/"], behaviors, self.binary)
+        except pylibmc.Error as error:
+            raise refusal(error) from None
 
     def set_behaviors(self, behaviors: Mapping[str, Any]) -> None:
         """See :attr:`behaviors`."""

@@ -144,6 +144,11 @@ def normalized(behaviors: Mapping[str, Any], binary: bool) -> dict[str, Any]:
     return normal
 
 
+def refusal(error: Exception) -> ValueError:
+    """For an *error* of the C code, which names the behavior that it refuses."""
+    return ValueError(f"libmemcached refuses an option: {error}")
+
+
 def _checked_namespace(namespace: Any, binary: bool) -> bytes:
     if not isinstance(namespace, (str, bytes)):
         raise TypeError(f"behavior namespace must be str or bytes, not {type(namespace).__name__}")

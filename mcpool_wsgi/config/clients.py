@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Callable, TypeVar
 
-import pylibmc
-
 from ..client import NOWHERE, Client
 from ..discovery import Discovery, is_source, look_up
 from ..pool import Pool
@@ -45,12 +43,9 @@ def client_for_now(options: Mapping[str, Any], behaviors: Mapping[str, Any]) -> 
 def client_for(options: Mapping[str, Any], behaviors: Mapping[str, Any]) -> Client:
     """A client with these options.
 
-    :raises ValueError: libmemcached refuses one, or two do not go together.
+    :raises ValueError: one is refused, or two do not go together.
     """
     given = part(options, [*ADDRESS, *CLIENT, "serializer"])
     if "username" in given and not given.setdefault("binary", True):
         raise ValueError("binary is false, but a username needs the binary protocol")
-    try:
-        return Client(**given, behaviors=behaviors)
-    except pylibmc.Error as error:
-        raise ValueError(f"libmemcached refuses an option: {error}") from None
+    return Client(**given, behaviors=behaviors)
