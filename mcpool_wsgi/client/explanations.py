@@ -24,7 +24,7 @@ VALUE_ERRORS = (PickleForbidden, pylibmc.TooBig, *_FROM_PICKLE)
 
 
 def empty_key(key: Key) -> InvalidKey:
-    """For ``incr``, ``decr`` and ``cas``. All other commands take an empty key for a miss."""
+    """For ``incr``, ``decr``, ``incr_multi`` and ``cas``. For all others it is a miss."""
     return InvalidKey(key, "is empty")
 
 

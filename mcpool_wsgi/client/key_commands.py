@@ -8,7 +8,7 @@ arguments, because the C code does not, and then passes the door
 (:mod:`mcpool_wsgi.client.connection`).
 
 Nothing is ever stored under an empty key, as with pylibmc: a read is a miss, a write returns
-False, and ``incr``, ``decr`` and ``cas`` raise. Nothing is sent.
+False, and ``incr``, ``decr``, ``incr_multi`` and ``cas`` raise. Nothing is sent.
 
 In the text protocol a key with a space or a line break is a command of its own. pylibmc
 sends it, and from then on every answer on the connection belongs to the key before (the
