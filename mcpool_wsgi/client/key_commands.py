@@ -66,6 +66,8 @@ class KeyCommands(BehaviorCommands):
     def incr(self, key: Key, delta: int = 1) -> int:
         """Add *delta* to the number under *key* and return the sum.
 
+        memcached counts up to 2**64 - 1, and then goes on at 0.
+
         :raises pylibmc.NotFound: there is no such key.
         :raises pylibmc.ClientError: there is something else under it.
         """
