@@ -17,9 +17,10 @@ looks whether somebody does.
 ``incr_multi`` and ``delete_multi`` are one event for each key, an ``incr`` or a ``delete``. With
 several servers, ``flush_all`` and ``get_stats`` are one event for each server.
 
-A command that sends nothing is no event: ``disconnect_all``, one with no key or an empty one, and
-one whose arguments are refused, with an :exc:`~mcpool_wsgi.InvalidKey` for example. If ``incr``,
-``decr`` and ``cas`` get an empty key, that is an event, because pylibmc refuses it.
+A command that asks for nothing is no event: ``disconnect_all``, one with no key or an empty one,
+and one whose arguments are refused, with an :exc:`~mcpool_wsgi.InvalidKey` for example. If
+``incr``, ``decr`` and ``cas`` get an empty key, that is an event, because pylibmc refuses it. A
+failure is an event although nothing was sent: the server rests, or the turn did not come.
 
 A listener is called in the thread of the command, after it. If it raises an exception, that is
 logged, and the command goes on. An exception that a signal handler raises meanwhile reaches the
@@ -48,7 +49,8 @@ class CommandEvent(NamedTuple):
 
     #: Its name in pylibmc: ``get``, ``set_multi``.
     command: str
-    #: How long it took. The wait for a client or for a turn is not in it.
+    #: How long it took. The wait for a client or for a turn is not in it, but if the turn did not
+    #: come in time, it is that wait.
     seconds: float
     #: ``hit`` or ``miss`` (of reads, ``incr``, ``decr``, ``touch`` and ``delete``),
     #: ``stored`` or ``not stored``, ``done`` (of others), ``failure`` (memcached could not do
