@@ -49,7 +49,7 @@ class ServerCommands(BehaviorCommands):
         """``[(server, {name: value}), ...]``
 
         :raises pylibmc.Error: the first error, after all servers were asked.
-        :raises InvalidKey: an argument has a byte that the text protocol gives a meaning.
+        :raises InvalidKey: an argument has a control character.
         """
         for arg in args:
             if _control_character(encoded(arg)):
