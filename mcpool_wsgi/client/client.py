@@ -100,9 +100,10 @@ class Client(KeyCommands, StoringCommands, MultiCommands, ServerCommands):
     :raises TypeError: *servers* is a single string, *username* and *password* are not both given,
         they are given without *binary*, *serializer* lacks a method, or another argument has a
         wrong type.
-    :raises ValueError: a behavior is unknown, out of range or refused, a server is no address,
-        *command_timeout* is not positive, *username* or *password* has a character that cannot be
-        sent, or there is a *username* for a server that is not reached over TCP.
+    :raises ValueError: a behavior is unknown, out of range or refused, *servers* is empty, one of
+        them is no address, *command_timeout* is not positive, *username* or *password* has a
+        character that cannot be sent, or there is a *username* for a server that is not reached
+        over TCP.
     :raises InvalidKey: from every command, for a key that must not reach the wire.
     :raises PickleForbidden: from every command, for a value that needs pickle.
     :raises pylibmc.Error: from every command, if memcached cannot do it.

@@ -44,8 +44,8 @@ def client_from_environ(
     :raises ImportError: the source needs dnspython, which is not installed.
     :raises OSError: the source does not tell the servers within a second.
     :raises TypeError: an argument has a wrong type.
-    :raises ValueError: no variable names servers, the servers do not parse, or only one of
-        username and password is set.
+    :raises ValueError: no variable names servers, the servers do not parse, only one of username
+        and password is set, the answer of the source is wrong, or an argument is.
     """
     options = address_in(environ)
     options.update(fail_soft=fail_soft, command_timeout=command_timeout)

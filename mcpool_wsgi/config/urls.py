@@ -32,8 +32,9 @@ def client_from_url(url: str, *, serializer: Serializer | None = None) -> Client
 
     :raises ImportError: the source needs dnspython, which is not installed.
     :raises OSError: the source does not tell the servers within a second.
-    :raises TypeError: *url* is no str.
-    :raises ValueError: *url* has another form, or an option in it is unknown or wrong.
+    :raises TypeError: *url* is no str, or *serializer* lacks a method.
+    :raises ValueError: *url* has another form, an option in it is unknown or wrong, or the answer
+        of the source is wrong.
     """
     return client_for_now(*_options_in(url, serializer))
 

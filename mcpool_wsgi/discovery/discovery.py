@@ -121,6 +121,7 @@ class Discovery:
 
         :raises OSError: there is no answer in time, or it has no servers.
         :raises RuntimeError: no thread can be started.
+        :raises TypeError: ``pool.set_servers()`` raises it.
         :raises ValueError: the answer is wrong.
         """
         self._use(self._source.ask(self._timeout))

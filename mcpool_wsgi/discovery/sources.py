@@ -60,6 +60,8 @@ def look_up(source: str, timeout: float = 1.0) -> list[str]:
     :return: the servers, sorted.
     :raises ImportError: this source needs dnspython, which is not installed.
     :raises OSError: there is no answer in time, or it has no servers.
+    :raises RuntimeError: no thread can be started.
+    :raises TypeError: *source* is no str.
     :raises ValueError: *source* means no source, or the answer is wrong.
     """
     found = source_of(source)

@@ -46,7 +46,8 @@ class ClientPool(Pool):
     :param timeout: seconds that a reservation waits for a client.
     :param name: what log lines and metrics call the pool. By default ``pool-1``, ``pool-2`` and
         so on.
-    :raises TypeError: *mc* is no client, or is missing beside *n_slots*, or a number is none.
+    :raises TypeError: *mc* is no client, or is missing beside *n_slots*, a number is none, or
+        *name* is no str.
     :raises ValueError: *n_slots* is not positive, or *timeout* negative or not finite.
 
     Without *mc* the pool is empty until :meth:`fill`.

@@ -166,7 +166,7 @@ class Pool:
 
         :raises TypeError: the pool's clients are not :class:`mcpool_wsgi.Client`, or *servers* is
             no list.
-        :raises ValueError: one of *servers* is no address.
+        :raises ValueError: *servers* is empty, or one of them is no address.
         """
         forks.check_process()
         master = self.master

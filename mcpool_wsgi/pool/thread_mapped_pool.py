@@ -42,7 +42,7 @@ class ThreadMappedPool(Pool):
     :param master: pylibmc's name for *mc*.
     :param name: what log lines and metrics call the pool. By default ``pool-1``, ``pool-2`` and
         so on.
-    :raises TypeError: *mc* is no client, or there are both.
+    :raises TypeError: *mc* is no client, there are both, or *name* is no str.
     """
 
     timeout: float = 0.0
