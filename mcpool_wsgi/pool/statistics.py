@@ -55,7 +55,8 @@ class PoolStats:
     #: Commands that a memcached could not do, with ``fail_soft`` as well. Another server may have
     #: done them then.
     failures: int
-    #: Clients that were made, as replacements or as the first of their slot.
+    #: Clients that were made, as replacements or as the first of their slot. One that a
+    #: reservation got for behaviors of its own is not counted.
     clients_made: int
     #: How many of them replaced another, by reason: ``failure`` of its generation, other
     #: ``servers``, another master from ``fill``, or ``disconnect`` by ``disconnect_all()``.
