@@ -44,7 +44,7 @@ class Holder:
     seconds: float
     #: Since when, in seconds of ``time.monotonic()``.
     reserved_at: float
-    #: The name of the thread that reserved it.
+    #: The name of the thread that reserved it, or ``thread`` and its number if it has ended.
     thread: str
     #: The method and the path of the request, if the middleware reserved it.
     request: str | None
