@@ -453,3 +453,16 @@ def test_password_that_cannot_be_sent_is_not_shown(secret: str) -> None:
         Client(["127.0.0.1"], binary=True, username="user", password=secret)
     assert repr(secret) not in str(caught.value)
     says(ValueError, ["username"], lambda: Client(["127.0.0.1"], None, True, secret, "password"))
+
+
+@pytest.mark.parametrize(
+    "servers",
+    [
+        *(["me:secret@host"], ["me:secret@host:11211"], ["me:secret:more@host"]),
+        *("me:secret@host", "memcached://me:secret@host"),
+    ],
+)
+def test_possible_password_in_an_address_is_not_shown(servers: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match="may contain a password") as refused:
+        Client(servers)
+    assert "secret" not in str(refused.value)

@@ -95,7 +95,7 @@ def checked_servers(servers: Iterable[str]) -> list[str]:
     :raises ValueError: there is none, or one is no address.
     """
     if isinstance(servers, (str, bytes)):
-        raise TypeError(f"servers is a list of addresses, not the single {servers!r}")
+        raise TypeError(f"servers is a list of addresses, not the single {_shown(servers)}")
     if not isinstance(servers, Iterable):
         raise TypeError(f"servers is a list of addresses, not {servers!r}")
     checked = list(servers)
@@ -159,9 +159,8 @@ def _checked_server(server: Any) -> str:
         # int() has taken " 1" and "1_1" for numbers, too.
         is_address = is_address and all(map(_is_number, _numbers(server)))
     if not is_address or not 1 <= weight <= 65535:
-        given, reason = repr(server), _reason(server) if isinstance(server, str) else ""
-        if "@" in given:
-            given = "a text that may contain a password"
+        reason = _reason(server) if isinstance(server, str) else ""
+        given = _shown(server)
         raise ValueError(f"{given} is not the address of a memcached{reason}: write {_SERVER}")
     return server  # type: ignore[no-any-return]
 
@@ -179,7 +178,14 @@ def _reason(server: str) -> str:
         return f", because its path is not UTF-8 without NUL, of at most {LONGEST_PATH} bytes"
     port, *_ = [*_numbers(server), ""]
     is_port = _is_number(port) and 1 <= int(port) <= 65535
-    return f", because its port is {port!r}" if port and not is_port else ""
+    if not port or is_port or "@" in server:  # behind a username it is a password
+        return ""
+    return f", because its port is {port!r}"
+
+
+def _shown(server: object) -> str:
+    given = repr(server)
+    return "a text that may contain a password" if "@" in given else given
 
 
 def _numbers(server: Any) -> list[str]:
