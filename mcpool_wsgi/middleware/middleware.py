@@ -97,8 +97,9 @@ class MemcachedPoolMiddleware:
         behind it has the function that releases the client early.
     :param lazy: reserve the client at its first command. It needs a pool of this package
         with clients of this package.
-    :param slow_after: seconds after which a client that is still held is logged, once, with the
-        request and the place where its thread is.
+    :param slow_after: seconds after which a client of *pool* that is still held is logged, once,
+        with the request and the place where its thread is. One that is not of a request is logged,
+        too.
     :param server_timing: add a ``Server-Timing`` header that says what memcached did for the
         request. *slow_after* and *server_timing* need a pool of this package, too.
     :param on_exhausted: the WSGI app that answers when no client came free. Entering the
