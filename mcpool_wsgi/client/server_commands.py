@@ -38,7 +38,8 @@ class ServerCommands(BehaviorCommands):
     def flush_all(self, time: int = 0) -> bool:
         """Forget everything on all servers. Return whether all of them did it.
 
-        :param time: in so many seconds; more than 30 days is a Unix time.
+        :param time: in so many seconds; more than 30 days is a Unix time. memcached does it one to
+            two seconds early.
         :raises pylibmc.Error: the first error, after all servers were asked.
         """
         time = checked_number("time", time, LARGEST_TIME)
