@@ -87,8 +87,8 @@ class BehaviorCommands(Connection):
     def renewal_interval(self) -> float:
         """Seconds until libmemcached tries a server that failed again.
 
-        A pool does not renew its clients more often: each new client would wait for a
-        server that is down again.
+        Unless all of several servers have failed, a pool does not renew its clients more often:
+        each new client would wait for a server that is down again.
         """
         behaviors = self._completed()
         return float(max(behaviors["retry_timeout"], behaviors.get("dead_timeout", 0)))

@@ -35,7 +35,7 @@ DEFAULT_BEHAVIORS: Mapping[str, Any] = {
     "tcp_nodelay": True,
     # Seconds for which a server that failed is not tried again [2]: commands fail in microseconds
     # meanwhile. A pool renews its clients at most this often, or once per dead_timeout if that is
-    # longer.
+    # longer, and once more at the first answer after all of several servers have failed.
     "retry_timeout": 1,
 }
 

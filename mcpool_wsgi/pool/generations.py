@@ -8,7 +8,8 @@ The clients of one :class:`~mcpool_wsgi.pool.slots.Generation` are clones of one
 the connection of one fails, memcached has probably been restarted, and the other
 connections are dead as well. So a new generation begins: each slot gets a fresh clone when
 it is next reserved. That happens at most once per ``renewal_interval``, because a fresh clone
-does not know that a server is down. Its first command waits for the whole time limit again.
+does not know that a server is down. Its first command waits for the whole time limit again. If
+all of several servers have failed, it happens once more (:mod:`mcpool_wsgi.pool.outages`).
 """
 
 from __future__ import annotations
