@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from inspect import Parameter
 from typing import Any
@@ -10,7 +11,7 @@ import pylibmc
 import pytest
 from hostile import fake, silent
 
-from mcpool_wsgi import Client
+from mcpool_wsgi import Client, ClientPool, PickleForbidden
 from mcpool_wsgi.devserver import Memcached
 
 KEYWORD_ONLY = Parameter.KEYWORD_ONLY
@@ -40,6 +41,27 @@ def test_client_for_other_servers_tells_of_its_failures_as_this_one() -> None:
     mc.on_connection_failure = lambda: failures.append("failed")
     assert mc.with_servers(["127.0.0.1:2"]).get("key") is None
     assert failures == ["failed"]
+
+
+@pytest.mark.parametrize("allow_pickle", [True, False])
+def test_subclass_with_parameters_of_its_own_gets_other_servers(
+    allow_pickle: bool, address: str
+) -> None:
+    class Named(Client):
+        def __init__(self, name: str) -> None:
+            super().__init__(["127.0.0.1:1"], {"namespace": name}, allow_pickle=allow_pickle)
+
+        def name(self) -> Any:
+            return self._chosen["namespace"]
+
+    with ClientPool(Named("app:"), 1) as pool:
+        pool.set_servers([address])  # as a discovery does
+        with pool.reserve() as mc:
+            assert mc.set("key", "value")
+            assert getattr(mc, "name")() == b"app:"  # noqa: B009
+    with pytest.raises(PickleForbidden) if not allow_pickle else contextlib.nullcontext():
+        pool.master.serialize([])
+    assert Client([address]).get("app:key") == "value"
 
 
 def test_client_for_other_servers_may_have_a_time_of_its_own() -> None:

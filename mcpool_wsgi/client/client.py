@@ -56,6 +56,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Callable, TypedDict, TypeVar
 
+import pylibmc.client
+
 from .arguments import check_login, checked_seconds, checked_servers, checked_switch
 from .behaviors import normalized
 from .key_commands import KeyCommands
@@ -154,9 +156,17 @@ class Client(KeyCommands, StoringCommands, MultiCommands, ServerCommands):
     ) -> _Self:
         """A client for other *servers*, with the options of this one.
 
+        As :meth:`clone`, it does not call the ``__init__()`` of a subclass.
+
         :param command_timeout: seconds, in place of this client's.
         """
-        client = self._like_this(type(self), servers, command_timeout)
+
+        def make(*args: Any, **options: Any) -> _Self:
+            client: _Self = pylibmc.client.Client.__new__(type(self))
+            Client.__init__(client, *args, **options)
+            return client
+
+        client = self._like_this(make, servers, command_timeout)
         client.on_connection_failure = self.on_connection_failure
         return client
 
