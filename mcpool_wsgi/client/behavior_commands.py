@@ -193,7 +193,12 @@ class BehaviorCommands(Connection):
 
     @property
     def behaviors(self) -> dict[str, Any]:
-        """The options of libmemcached, as pylibmc names them."""
+        """The options of libmemcached, as pylibmc names them. They can be set.
+
+        :raises TypeError: when they are set: a value has a wrong type.
+        :raises ValueError: when they are set: one is unknown, out of range or refused.
+        :raises pylibmc.Error: when they are set: other threads use the client for too long.
+        """
         return self.get_behaviors()
 
     @behaviors.setter
