@@ -46,7 +46,9 @@ a value that pickle refuses            raises
 A miss is ``None`` or the default for ``get``, ``(None, None)`` for ``gets``, and all keys for
 ``set_multi`` and ``add_multi``. ``get_multi`` and ``get_stats`` return what has been read, which
 may be ``{}`` or ``[]``. ``incr_multi`` returns ``None``, as always. All others return ``False``.
-The pool counts and logs these failures. :doc:`/reference/errors` names each error.
+The pool counts and logs these failures. It does not if memcached was not asked: if
+``incr_multi`` or ``delete_multi`` has no time left for its last keys, or if other threads use the
+client for too long. :doc:`/reference/errors` names each error.
 
 :doc:`/explanation/promises` lists what it does not promise.
 """

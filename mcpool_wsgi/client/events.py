@@ -54,7 +54,8 @@ class CommandEvent(NamedTuple):
     seconds: float
     #: ``hit`` or ``miss`` (of reads, ``incr``, ``decr``, ``touch`` and ``delete``),
     #: ``stored`` or ``not stored``, ``done`` (of others), ``failure`` (memcached could not do
-    #: it, with ``fail_soft`` as well) or ``error`` (the caller asked for something wrong).
+    #: it, or the turn did not come, with ``fail_soft`` as well) or ``error`` (the caller asked for
+    #: something wrong).
     outcome: str
     #: How many keys it had.
     keys: int
