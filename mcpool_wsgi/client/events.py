@@ -63,7 +63,7 @@ class CommandEvent(NamedTuple):
     hits: int
     #: How many of them a read has not found.
     misses: int
-    #: What memcached or pylibmc said of a failure or an error.
+    #: What memcached or pylibmc said of a failure or an error, or if ``incr`` or ``decr`` missed.
     error: Exception | None
     #: The servers of the client. If there is one, the command went to it.
     servers: list[Any]
