@@ -4,9 +4,9 @@ Development server
 
 A small memcached for development and tests. With it, the examples and the tests
 run where no memcached is installed. It speaks memcached's classic text protocol and
-gives the same answers as memcached 1.6.18, byte for byte. It keeps its items in
-memory, up to a limit, and evicts the least recently used ones first. It uses
-only the standard library.
+gives the same answers as memcached 1.6.18, byte for byte, but for its version and its
+statistics. It keeps its items in memory, up to a limit, and evicts the least recently used
+ones first. It uses only the standard library.
 
 Start it from the command line, like ``memcached`` itself:
 
