@@ -2,11 +2,11 @@
 Silent errors
 =============
 
-The errors that pylibmc does not raise. If the server of a ``get`` times out, closes the
-connection or answers ``SERVER_ERROR``, pylibmc returns what it returns for a key that is not
-there. For ``incr`` and ``decr``, it says only that keys failed. If the system has no memory for a
-connection, a storing command returns what it returns if another value is in the way. libmemcached
-remembers the cause, and exports a function that tells it.
+The errors that pylibmc does not raise. If the server of a ``get`` times out, answers
+``SERVER_ERROR`` or, with libmemcached 1.0.16, closes the connection, pylibmc returns what it
+returns for a key that is not there. For ``incr`` and ``decr``, it says only that keys failed. If
+the system has no memory for a connection, a storing command returns what it returns if another
+value is in the way. libmemcached remembers the cause, and exports a function that tells it.
 
 A command that succeeds does not ask for it, so a hit costs nothing. If the function cannot
 be used (see :mod:`mcpool_wsgi.client.libmemcached`), such a read stays a miss.
