@@ -8,8 +8,10 @@ The clients of one :class:`~mcpool_wsgi.pool.slots.Generation` are clones of one
 the connection of one fails, memcached has probably been restarted, and the other
 connections are dead as well. So a new generation begins: each slot gets a fresh clone when
 it is next reserved. That happens at most once per ``renewal_interval``, because a fresh clone
-does not know that a server is down. Its first command waits for the whole time limit again. If
-all of several servers have failed, it happens once more (:mod:`mcpool_wsgi.pool.outages`).
+does not know that one of several servers is down. Its first command waits for the time limit
+again. If all of several servers have failed, it happens once more
+(:mod:`mcpool_wsgi.pool.outages`). A single server that hangs is known to fresh clones, too
+(:mod:`mcpool_wsgi.client.circuit_breaker`).
 """
 
 from __future__ import annotations
