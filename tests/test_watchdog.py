@@ -423,6 +423,11 @@ def test_commands_have_no_limit_when_no_thread_can_be_started(
     (record,) = caplog.records
     assert (record.levelno, record.name) == (logging.WARNING, module.logger.name)
     assert "can't start new thread" in record.getMessage()
+    monkeypatch.undo()
+    LimitedClient([address], dog=counting)  # from now on, the others try again, too
+    client.run("get", "key")
+    assert counting._alarm is not None
+    eventually(lambda: counting.looks > 0)
 
 
 def test_its_thread_ends_when_no_sockets_can_be_found(

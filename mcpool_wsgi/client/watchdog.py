@@ -52,8 +52,9 @@ holds: CPython can hang in the child if another thread waited for the interprete
 it holds the interpreter lock. That is the end of ``gets``, which waits for ``END`` after the
 value. The limit of libmemcached for each wait still holds there (``_poll_timeout``).
 
-If no thread can be started, commands have no such limit, and one warning is logged. They have none
-either while a sub-interpreter ends (:mod:`mcpool_wsgi.interpreters`).
+If no thread can be started, commands have no such limit, and a warning is logged. It is tried
+again when the next client is made. Commands have no limit either while a sub-interpreter ends
+(:mod:`mcpool_wsgi.interpreters`).
 """
 
 from __future__ import annotations
@@ -128,6 +129,8 @@ class Watchdog:
         """
         self._reset_in_child()
         self._clients.add(client)
+        if self._permits and self.wakes_at == -math.inf:  # no thread could be started
+            self.wakes_at = math.inf
 
     def wake(self) -> None:
         """Make the watchdog look at all deadlines now. Starts its thread if there is none."""
@@ -164,7 +167,9 @@ class Watchdog:
             except RuntimeError as error:
                 if type(error) is not RuntimeError and not is_own(error):  # a signal handler's
                     raise
-                self.wakes_at = -math.inf  # so that no command tries again
+                self._alarm = None
+                self.wakes_at = -math.inf  # so that no command tries again before watch()
+                self._permits[:] = [None]
                 logger.warning("commands have no time limit, because no thread starts: %s", error)
                 return
             # If the program ended before the thread has begun, CPython 3.10 could crash.
