@@ -207,6 +207,22 @@ def test_sessions_are_in_the_cache(address: str, mc: Client) -> None:
         assert "user" not in SessionStore(session.session_key)
 
 
+def test_session_is_missing_for_django_if_no_client_comes_free(address: str) -> None:
+    """Django catches every error of a read: docs/how-to/caches.md tells what follows."""
+    options = {"size": 1, "timeout": 0}
+    with configured(default={"LOCATION": address, "OPTIONS": options}) as caches:
+        from django.contrib.sessions.backends.cache import SessionStore
+
+        session = SessionStore()
+        session["user"] = 5
+        session.save()
+        with caches["default"].pool.reserve():
+            read = SessionStore(session.session_key)
+            assert "user" not in read
+            assert read.session_key is None
+        assert SessionStore(session.session_key)["user"] == 5
+
+
 async def async_use(cache: Any) -> Any:
     await cache.aset("key", "value")
     return await cache.aget("key")
