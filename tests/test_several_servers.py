@@ -396,6 +396,29 @@ def test_command_that_may_have_been_done_is_not_run_again(
             assert len(direct.get("list")) <= times
 
 
+@pytest.mark.slow
+def test_connection_that_one_server_has_closed_costs_each_client_of_a_pool_one_command(
+    nodes: list[Mortal],
+) -> None:
+    """libmemcached 1.0.16 leaves that server out for some time. The pool renews its clients."""
+    with hostile.proxy(nodes[0].address) as proxy:
+        servers = [proxy.address, *addresses(nodes[1:])]
+        pool = ClientPool(Client(servers, {"dead_timeout": 2}, fail_soft=True), 2)
+        made = monotonic()
+        with pool, pool.reserve() as first, pool.reserve() as second:
+            for mc in (first, second):
+                assert mc.set_multi({key: key for key in KEYS}) == []
+            eventually(lambda: monotonic() - made > 2.1, "the clients may be renewed")
+            proxy.cut()
+            for mc in (first, second):
+                for key in KEYS:
+                    mc.get(key)
+                mc.release()
+            assert pool.stats().failures == 2
+            assert read(pool) == {key: key for key in KEYS}
+            assert pool.stats().failures == 2
+
+
 @pytest.mark.parametrize("command", ["flush_all", "get_stats"])
 def test_failure_of_a_command_for_all_servers_is_reported(
     nodes: list[Mortal], command: str
