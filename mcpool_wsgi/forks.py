@@ -28,6 +28,7 @@ connection remembers the value that was current when it was made.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import ctypes
 import logging
@@ -100,6 +101,9 @@ class Process:
 current: Process = Process()
 #: True until this turns out to be a child of the process that :data:`current` stands for.
 _is_current: Mark = make_mark()
+#: Whether this process was forked in C while its parent had threads. For Python they still exist:
+#: since 3.11, ``sys._current_frames()`` reads their stacks, where other data may be now.
+has_dead_threads: bool = False
 #: True until this turns out to be a child in which :func:`enter_child` has not yet finished.
 same_process: Mark = make_mark()
 
@@ -155,11 +159,12 @@ _entering: dict[int, threading.RLock] = {}
 
 def enter_child() -> None:
     """Note that this is another process than before."""
-    global current
+    global current, has_dead_threads
     with _entering.setdefault(os.getpid(), threading.RLock()):
         if same_process:  # another thread was faster
             return
         current = Process()
+        has_dead_threads = _thread._count() > 0
         _is_current.value = True
         for reference in _fork_aware.references():
             thing = reference()
@@ -206,7 +211,9 @@ def keep_if_foreign(
 
 def _after_in_child() -> None:
     """Where hooks run, the child notes the fork while it has one thread only."""
+    global has_dead_threads
     enter_child()
+    has_dead_threads = False  # Python has forgotten them before it runs the hooks
     # Not in enter_child(): logging may not have renewed its own locks yet.
     logger.info("process %d is a fork: its pools start without connections", os.getpid())
 

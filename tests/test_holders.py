@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import logging
 import os
@@ -16,6 +17,7 @@ from typing import Any, Callable
 import pylibmc
 import pytest
 from apps import request, serve
+from forking import FORKS, succeeds
 from harness import demand, eventually, no_collection, run_python
 
 from mcpool_wsgi import (
@@ -205,6 +207,39 @@ def test_place_of_a_holder_is_not_that_of_the_greenlet_that_asks(patched: str) -
     demand("gevent")
     done = run_python(GREENLET_THAT_ASKS, patched)
     assert done.stdout == "[()]\n", done.stderr
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("fork", FORKS)
+def test_holders_in_a_child_are_found(mc: Client, fork: Callable[..., int]) -> None:
+    """The child has threads that C has started, as uWSGI's are. The parent has a thread, too."""
+    pool = ClientPool(mc, 5, timeout=0)
+    barrier = threading.Barrier(6)
+
+    def hold(_: int) -> None:
+        with pool.reserve() as client:
+            client.get("key")
+            barrier.wait(10)
+            barrier.wait(10)
+
+    in_c = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(hold)
+
+    def work() -> None:
+        threads = [ctypes.c_void_p() for _ in range(5)]
+        libc = ctypes.CDLL(None)
+        for thread in threads:
+            assert libc.pthread_create(ctypes.byref(thread), None, in_c, None) == 0
+        barrier.wait(10)
+        with pytest.raises(PoolTimeout, match="5 of 5 are in use"):
+            pool.reserve().__enter__()
+        assert len(pool.holders()) == 5
+        barrier.wait(10)
+        for thread in threads:
+            libc.pthread_join(thread, None)
+
+    with pool.reserve() as client:
+        client.get("key")
+    succeeds(fork(work))
 
 
 def test_holders_leave_no_circle(mc: Client) -> None:

@@ -21,6 +21,7 @@ from time import monotonic
 from types import FrameType
 from typing import Any
 
+from .. import forks
 from . import greenlets
 from .slots import HasReservations, HasSlot, Slot
 
@@ -49,7 +50,8 @@ class Holder:
     #: The method and the path of the request, if the middleware reserved it.
     request: str | None
     #: Where the thread is now: its innermost frames in code of the app, the innermost first, as
-    #: ``file:line in function``. Empty if the thread has ended, and with gevent or eventlet.
+    #: ``file:line in function``. Empty if the thread has ended, with gevent or eventlet, and in a
+    #: process that was forked in C (uWSGI) while its parent had threads.
     frames: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -84,7 +86,7 @@ def find_holders(slots: Iterable[Slot], longer_than: float = 0.0) -> list[Holder
     }
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     # The frames of a thread are those of the greenlet that runs now, which asks for the holders.
-    frames = {} if greenlets.are_used() else sys._current_frames()
+    frames = {} if greenlets.are_used() or forks.has_dead_threads else sys._current_frames()
     try:
         return [
             Holder(
