@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 from typing import Any
 
 import pylibmc
 import pytest
-from harness import DEADLINE, in_thread, in_threads, open_sockets, use, waiting
+from harness import (
+    DEADLINE,
+    FakeClient,
+    eventually,
+    in_thread,
+    in_threads,
+    open_sockets,
+    use,
+    waiting,
+)
 from interrupts import interrupted_everywhere, tracing
 
 from mcpool_wsgi import Client, ClientPool, PoolTimeout
@@ -160,6 +170,54 @@ def test_interrupt_of_a_release_leaves_no_waiter_asleep_beside_an_idle_slot(mc: 
     pool._queue.idle = plain
 
 
+@pytest.mark.parametrize("is_served", [False, True])
+def test_interrupted_wait_loses_no_slot_whoever_holds_the_traceback(
+    mc: Client, monkeypatch: pytest.MonkeyPatch, is_served: bool
+) -> None:
+    pool = ClientPool(mc, 1, timeout=60)
+    lent = pool.reserve()
+    lent.__enter__()
+
+    def interrupt(*_: object) -> None:
+        if is_served:
+            lent.release()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patches:
+        patches.setattr("mcpool_wsgi.pool.slot_queue.Waiter.wait", interrupt)
+        with pytest.raises(KeyboardInterrupt) as held:
+            pool.reserve().__enter__()
+    assert held.tb is not None
+    assert pool.stats().waiting == 0
+    lent.release()
+    with pool.reserve(block=False):
+        assert pool.stats().clients_made == 1
+
+
+def test_clone_that_fails_wakes_who_waits() -> None:
+    class Failing(FakeClient):
+        def clone(self) -> FakeClient:
+            if next(clones) == 1:  # that of the pool itself is the one before
+                has_begun.set()
+                eventually(lambda: pool.stats().waiting == 1)
+                raise MemoryError
+            return Failing()
+
+    def fail() -> None:
+        with pytest.raises(MemoryError), pool.reserve():
+            pass
+
+    def wait() -> None:
+        assert has_begun.wait(DEADLINE)
+        with pool.reserve():
+            pass
+
+    clones = itertools.count()
+    has_begun = threading.Event()
+    pool = ClientPool(Failing(), 1, timeout=600)
+    in_threads([fail, wait])
+
+
 def lose_quietly(lost: Any) -> None:
     """As if an interrupt had ended the finaliser of its slot: only the table knows of it."""
     lost._slot._find_queue = lambda: None
@@ -208,7 +266,7 @@ def test_slot_that_is_released_after_it_was_replaced_is_not_reserved(mc: Client)
 
 
 def test_lost_slot_is_replaced_before_anybody_waits_for_it(mc: Client) -> None:
-    pool = ClientPool(mc, 1, timeout=DEADLINE)
+    pool = ClientPool(mc, 1, timeout=600)
     lost = pool.reserve()
     lost.__enter__()
     lose_quietly(lost)

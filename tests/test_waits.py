@@ -15,7 +15,7 @@ from mcpool_wsgi.pool import statistics
 
 
 def test_filling_wakes_who_waits(mc: Client) -> None:
-    pool = ClientPool(mc, 1)
+    pool = ClientPool(mc, 1, timeout=60)
     with pool.reserve(), waiting(pool, lambda: use(pool)):
         pool.fill(mc, 1)
 
