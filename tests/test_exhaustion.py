@@ -12,7 +12,7 @@ from typing import Any, Callable
 import pylibmc
 import pytest
 from apps import Closable, count_and_greet, generating, request, responding, serve
-from harness import DEADLINE, eventually, in_thread, waiting
+from harness import DEADLINE, eventually, in_thread, use, waiting
 from webtest import TestApp
 
 from mcpool_wsgi import (
@@ -127,6 +127,30 @@ def test_only_thread_of_a_server_waits_for_threads_of_the_program(mc: Client, la
     background.start()
     assert reserved.wait(DEADLINE)
     assert serve(app, {"wsgi.multithread": False, "REQUEST_METHOD": "GET"}) == [b"visit 1"]
+    background.join(DEADLINE)
+    assert pool.stats().timeouts == 0
+
+
+def test_only_thread_of_a_server_waits_for_a_client_that_is_being_made(mc: Client) -> None:
+    """The server's thread was the last one that had the slot."""
+
+    class Renewed(Client):
+        def clone(self) -> Renewed:
+            if threading.current_thread() is background:
+                is_made.set()
+                eventually(lambda: pool.stats().waiting == 1)
+            return super().clone()
+
+    is_made = threading.Event()
+    background = threading.Thread(target=lambda: use(pool), daemon=True)
+    pool = ClientPool(Renewed(mc.addresses), 1, timeout=60)
+    app = MemcachedPoolMiddleware(count_and_greet, pool)
+    environ = {"wsgi.multithread": False, "REQUEST_METHOD": "GET"}
+    assert serve(app, dict(environ)) == [b"visit 1"]
+    pool.disconnect_all()
+    background.start()
+    assert is_made.wait(DEADLINE)
+    assert serve(app, dict(environ)) == [b"visit 2"]
     background.join(DEADLINE)
     assert pool.stats().timeouts == 0
 

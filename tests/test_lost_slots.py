@@ -218,6 +218,26 @@ def test_clone_that_fails_wakes_who_waits() -> None:
     in_threads([fail, wait])
 
 
+@pytest.mark.slow
+def test_waiter_that_an_interrupt_left_asleep_takes_the_idle_slot_at_its_time_out(
+    mc: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = ClientPool(mc, 1, timeout=1)
+
+    def interrupt(queue: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        serve_waiters(queue)
+
+    serve_waiters = type(pool._queue).serve_waiters
+    lent = pool.reserve()
+    lent.__enter__()
+    monkeypatch.setattr(type(pool._queue), "serve_waiters", interrupt)
+    with waiting(pool, lambda: use(pool)), pytest.raises(KeyboardInterrupt):
+        lent.release()
+    assert (pool.stats().reservations, pool.stats().timeouts) == (2, 0)
+
+
 def lose_quietly(lost: Any) -> None:
     """As if an interrupt had ended the finaliser of its slot: only the table knows of it."""
     lost._slot._find_queue = lambda: None

@@ -308,6 +308,16 @@ def test_client_goes_with_its_thread(address: str, connections: Connections) -> 
     assert pool.stats().size == 0
     assert pool.stats().reservations == 20
 
+    kept = []
+
+    def keep() -> None:
+        kept.append(pool.reserve())
+        with kept[-1] as mc:
+            mc.get("key")
+
+    in_threads([keep] * 20)
+    eventually(lambda: connections.count() == 0)
+
 
 @pytest.mark.slow
 @tracing
