@@ -342,6 +342,7 @@ def no_app(*args: Any) -> Any:
     [
         (lambda mc: ClientPool(mc), ValueError, ["n_slots", "positive", "not 0", "threads"]),
         (lambda mc: ClientPool(mc, True), TypeError, ["n_slots", "int", "True"]),
+        (lambda mc: any_pool(mc, 1, name=7), TypeError, ["name must be a str, not 7"]),
         (lambda mc: ClientPool(None, 3), TypeError, ["mc is missing", "3 slots"]),
         (lambda mc: any_pool(mc, None), TypeError, ["n_slots", "int", "None"]),
         (lambda mc: any_pool(None, "3"), TypeError, ["n_slots", "int", "'3'"]),

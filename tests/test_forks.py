@@ -326,8 +326,9 @@ def test_waiters_at_the_moment_of_the_fork_do_not_hang_the_child(fork: Any, mc: 
 
 
 @pytest.mark.parametrize("fork", FORKS)
+@pytest.mark.parametrize("first", ["reserve", "set_servers", "disconnect_all"])
 def test_lock_held_at_the_moment_of_the_fork_does_not_hang_the_child(
-    fork: Any, mc: Client
+    fork: Any, first: str, mc: Client
 ) -> None:
     pool = ClientPool(mc, 1)
     held, done = threading.Event(), threading.Event()
@@ -338,6 +339,10 @@ def test_lock_held_at_the_moment_of_the_fork_does_not_hang_the_child(
             done.wait(30)
 
     def work() -> None:
+        if first == "set_servers":
+            pool.set_servers(mc.addresses)
+        elif first == "disconnect_all":
+            pool.disconnect_all()
         read(pool, "child", 100)
         with pool.reserve() as lent:
             lent._client._on_failure(pylibmc.ConnectionError("as if a command had failed"))
