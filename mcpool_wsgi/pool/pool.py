@@ -199,7 +199,6 @@ class Pool:
     @property
     def closed(self) -> bool:
         """Whether :meth:`close` was called."""
-        forks.check_process()
         return bool(self._queue.closed)
 
     def stats(self) -> PoolStats:
