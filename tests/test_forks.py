@@ -472,6 +472,9 @@ def test_what_is_freed_is_forgotten() -> None:
         things.add(thing)
     del thing
     assert [reference() for reference in things.references()] == [kept]
+    for _ in range(100):  # a process that never forks asks for no references
+        things.add(Thing())
+    assert len(things._references) == 2
 
 
 def test_pid_stands_in_where_no_page_is_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
