@@ -12,7 +12,7 @@ from typing import Any
 import pylibmc
 import pytest
 from apps import request
-from forking import in_child, succeeds
+from forking import in_child, in_child_by_c, succeeds
 from harness import demand, eventually, run_python
 from interrupts import interrupted_everywhere, tracing
 
@@ -110,12 +110,19 @@ def test_quick_request_is_not_logged(mc: Client, caplog: pytest.LogCaptureFixtur
     assert lines(caplog) == []
 
 
-def test_child_has_a_thread_of_its_own(mc: Client, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("fork", "is_used"), [(in_child, False), (in_child, True), (in_child_by_c, False)]
+)
+def test_child_has_a_thread_of_its_own(
+    mc: Client, caplog: pytest.LogCaptureFixture, fork: Any, is_used: bool
+) -> None:
+    """It starts with the first request of the child."""
     pool = ClientPool(mc, 1)
     over = threading.Event()
     app = MemcachedPoolMiddleware(slow_app(over), pool, slow_after=0.05)
-    over.set()
-    request(app, {}).close()
+    if is_used:
+        over.set()
+        request(app, {}).close()
 
     def work() -> None:
         over.clear()
@@ -128,7 +135,7 @@ def test_child_has_a_thread_of_its_own(mc: Client, caplog: pytest.LogCaptureFixt
         request(app, {}).close()
         assert len(lines(caplog)) == 1
 
-    succeeds(in_child(work))
+    succeeds(fork(work))
 
 
 def threads() -> int:

@@ -16,13 +16,14 @@ from apps import (
     raising,
     request,
     responding,
+    serve,
     third_party_pools,
 )
 from harness import in_threads
 from interrupts import interrupted_everywhere, tracing
 from webtest import TestApp
 
-from mcpool_wsgi import Client, ClientPool, LentClient, MemcachedPoolMiddleware
+from mcpool_wsgi import Client, ClientPool, ClientReleased, LentClient, MemcachedPoolMiddleware
 
 
 def test_early_release_of_a_third_party_client_is_final_or_nothing(address: str) -> None:
@@ -194,6 +195,25 @@ def test_lazy_middleware_refuses_a_subclass_whose_reserve_cannot_be_lazy(mc: Cli
     with pytest.raises(TypeError, match=r"a pool whose reserve\(\) takes it: .*'lazy'"):
         MemcachedPoolMiddleware(count_and_greet, pool, lazy=True)
     assert MemcachedPoolMiddleware(count_and_greet, pool)
+
+
+def test_pool_around_a_pool_of_this_package_reserves_as_that_does(mc: Client) -> None:
+    class Around:
+        def reserve(self) -> Any:
+            return pool.reserve()
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        environ["mc.client.release"]()
+        with pytest.raises(ClientReleased):
+            environ["mc.client"].get("key")
+        return count_and_greet({"mc.client": mc}, start_response)
+
+    pool = ClientPool(mc, 1, timeout=600)
+    wrapped = MemcachedPoolMiddleware(app, Around())
+    environ = {"wsgi.multithread": False, "REQUEST_METHOD": "GET"}
+    assert serve(wrapped, dict(environ)) == [b"visit 1"]
+    with pool.reserve():  # nobody can release it while the only thread of the server waits
+        assert serve(wrapped, dict(environ)) != [b"visit 2"]
 
 
 def test_third_party_pools_say_exhaustion_their_own_way() -> None:
