@@ -62,7 +62,7 @@ class SlowHolders:
             # Not a threading.Thread: with gevent it is a greenlet, in which a signal handler may
             # run. Its exception must reach the program, and a Thread would end with it.
             with contextlib.suppress(RuntimeError):  # no thread can be started
-                _thread.start_new_thread(self._run, (forks.current, stop))
+                _thread.start_new_thread(self._run, (stop,))
             # Last: after an interrupt, the next request starts another thread.
             self._process = forks.current
 
@@ -73,10 +73,10 @@ class SlowHolders:
             stop.set()
             interpreters.wait_for_thread(self._thread)
 
-    def _run(self, process: forks.Process, stop: threading.Event) -> None:
+    def _run(self, stop: threading.Event) -> None:
         self._thread = threading.get_ident()
         logged: set[float] = set()
-        while process is forks.current and stop is self._stop:
+        while stop is self._stop:
             if stop.wait(self._seconds / LOOKS):
                 return
             pool = self._find_pool()
