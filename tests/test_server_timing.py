@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -222,3 +223,28 @@ def test_chunks_are_not_compared(mc: Client, lazy: bool) -> None:
         yield from (_Chunk(b"a"), _Chunk(b"b"))
 
     assert answer(app, ClientPool(mc, 1), lazy=lazy).body == b"ab"
+
+
+def test_start_response_raises_the_error_of_an_app_whose_headers_were_sent(mc: Client) -> None:
+    went_on = []
+
+    def start_response(status: str, headers: Any, exc_info: Any = None) -> Any:
+        if exc_info is not None:
+            raise exc_info[1]
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        get_client(environ).get("key")
+        start_response("200 OK", [])
+        yield b"chunk"
+        try:
+            raise LookupError("late")
+        except LookupError:
+            start_response("500 Internal Server Error", [], sys.exc_info())
+        went_on.append(True)
+
+    middleware = MemcachedPoolMiddleware(app, ClientPool(mc, 1), server_timing=True)
+    response: Any = middleware({}, start_response)
+    with pytest.raises(LookupError, match="late"):
+        list(response)
+    response.close()
+    assert went_on == []
