@@ -270,7 +270,8 @@ def test_notice_of_failures_holds_for_the_request(make: Any, lazy: bool) -> None
     notices: list[str] = []
     with hostile.refusing() as address, make(Client([address])) as pool:
         with pool.reserve(lazy=lazy) as mc:
-            mc.on_connection_failure = lambda: notices.append("mine")
+            mc.on_connection_failure = notice = lambda: notices.append("mine")
+            assert mc.on_connection_failure is notice
             with pytest.raises(pylibmc.Error):
                 mc.set("key", "value")
             assert notices == ["mine"]
