@@ -29,6 +29,7 @@ from mortal import Mortal
 from mcpool_wsgi import Client, ClientPool, PoolTimeout, ThreadMappedPool
 from mcpool_wsgi.client.failures import ServerResting
 from mcpool_wsgi.devserver import memcached
+from mcpool_wsgi.pool import generations
 
 pytestmark = pytest.mark.servers
 
@@ -358,3 +359,22 @@ def test_client_of_one_server_works_at_once_when_its_rest_ends(
         mc._rests_until = 0
     mortal.start()
     assert mc.set("key", "value")
+
+
+def test_late_failure_of_a_client_that_was_renewed_meanwhile_renews_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with hostile.refusing() as address, ClientPool(Client([address]), 2) as pool:
+        with pool.reserve() as late:
+            # The clients are older than the interval between two renewals.
+            monkeypatch.setattr(generations, "monotonic", lambda: time.monotonic() + 3600)
+            with pool.reserve() as mc, pytest.raises(pylibmc.Error):
+                mc.set("key", "value")
+            with pool.reserve():
+                pass
+            assert pool.stats().clients_renewed == {"failure": 1}
+            with pytest.raises(pylibmc.Error):
+                late.set("key", "value")
+            with pool.reserve():
+                pass
+        assert pool.stats().clients_renewed == {"failure": 1}
