@@ -37,6 +37,14 @@ def eventually(
         time.sleep(0.002)
 
 
+@contextmanager
+def limited_time(least: float = 0.0, most: float = DEADLINE) -> Iterator[None]:
+    """The block takes so many seconds."""
+    start = time.monotonic()
+    yield
+    assert least <= time.monotonic() - start < most
+
+
 def missing(what: str, problem: str = "is not installed") -> NoReturn:
     """Skip the test, for want of *what*; or fail it, where all must be installed."""
     if os.environ.get("MCPOOL_REQUIRE_ALL", "0") != "0":
