@@ -36,11 +36,11 @@ class Response:
         release: Callable[[], None],
         response: Any,
     ) -> None:
-        self.keys = keys
-        self.environ = environ
-        self.reservation = reservation
-        self.release = release
-        self.response = response  # absent while a thread closes it, CLOSED from then on
+        self.keys: EnvironKeys = keys
+        self.environ: WSGIEnvironment = environ
+        self.reservation: Any = reservation
+        self.release: Callable[[], None] = release
+        self.response: Any = response  # absent while a thread closes it, CLOSED from then on
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(getattr(self, "response", CLOSED))
