@@ -81,7 +81,11 @@ SERVERS: dict[str, Row] = {
     ),
     "empty address": ([""], ValueError, ["'' is not", "it is empty", ADDRESS_FORMS]),
     "no address": ([], ValueError, ["servers is empty", ADDRESS_FORMS]),
-    "one address": ("localhost", TypeError, ["list of addresses", "the single 'localhost'"]),
+    "one address": (
+        "localhost",
+        TypeError,
+        ["list of addresses", "not a single one: 'localhost'"],
+    ),
     "None": (None, TypeError, ["list of addresses", "not None"]),
     "URL": (
         ["memcached://localhost"],

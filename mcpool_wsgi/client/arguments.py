@@ -95,7 +95,7 @@ def checked_servers(servers: Iterable[str]) -> list[str]:
     :raises ValueError: there is none, or one is no address.
     """
     if isinstance(servers, (str, bytes)):
-        raise TypeError(f"servers is a list of addresses, not the single {_shown(servers)}")
+        raise TypeError(f"servers is a list of addresses, not a single one: {_shown(servers)}")
     if not isinstance(servers, Iterable):
         raise TypeError(f"servers is a list of addresses, not {servers!r}")
     checked = list(servers)
