@@ -56,9 +56,7 @@ client for too long. :doc:`/reference/errors` names each error.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Callable, TypedDict, TypeVar
-
-import pylibmc.client
+from typing import Any, TypedDict, TypeVar
 
 from .arguments import check_login, checked_seconds, checked_servers, checked_switch
 from .behaviors import normalized
@@ -70,7 +68,7 @@ from .storing_commands import StoringCommands
 from .without_pickle import Serializer, reads_pickle, without_pickle
 
 _Self = TypeVar("_Self", bound="Client")
-_Kind = TypeVar("_Kind")
+_Kind = TypeVar("_Kind", bound="Client")
 
 
 class ClientOptions(TypedDict, total=False):
@@ -162,26 +160,22 @@ class Client(KeyCommands, StoringCommands, MultiCommands, ServerCommands):
 
         :param command_timeout: seconds, in place of this client's.
         """
-
-        def make(*args: Any, **options: Any) -> _Self:
-            client: _Self = pylibmc.client.Client.__new__(type(self))
-            Client.__init__(client, *args, **options)
-            return client
-
-        client = self._like_this(make, servers, command_timeout)
+        client = self._like_this(type(self), servers, command_timeout)
         client.on_connection_failure = self.on_connection_failure
         return client
 
     def _like_this(
         self,
-        kind: Callable[..., _Kind],
+        kind: type[_Kind],
         servers: Iterable[str],
         command_timeout: float | None,
         **behaviors: Any,
     ) -> _Kind:
         if command_timeout is None:
             command_timeout = self._command_timeout
-        return kind(
+        client = Client.__new__(kind)
+        Client.__init__(  # not that of a subclass, which may have other parameters
+            client,
             servers,
             {**self._chosen, **behaviors},
             self.binary,
@@ -191,10 +185,11 @@ class Client(KeyCommands, StoringCommands, MultiCommands, ServerCommands):
             serializer=self._serializer,
             command_timeout=command_timeout,
         )
+        return client
 
     def _for_one_server(self, address: str, command_timeout: float) -> Client:
         here = self._here()
-        # Not of a subclass, which may have an __init__ of its own, and commands of its own.
+        # Not of a subclass, which may have commands of its own.
         client = here._like_this(Client, [address], command_timeout, no_block=False)
         client._on_failure = here._on_failure
         client._listeners = here._listeners
