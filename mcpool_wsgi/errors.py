@@ -72,3 +72,9 @@ def shown(key: object) -> str:
     """*key* for a message, escaped and cut: keys come from users, and messages go to logs."""
     text = ascii(key)
     return text if len(text) <= 80 else f"{text[:70]}...{text[-1]}"
+
+
+def without_password(value: object) -> str:
+    """*value* for a message, but not if it has an ``@``, because it may have a password then."""
+    text = repr(value)
+    return "a text that may contain a password" if "@" in text else text

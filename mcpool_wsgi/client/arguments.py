@@ -17,7 +17,7 @@ from typing import Any
 import pylibmc
 from pylibmc.client import translate_server_spec
 
-from ..errors import shown
+from ..errors import shown, without_password
 
 #: The largest number of seconds, and the latest Unix time, that memcached knows.
 LARGEST_TIME = 2**31 - 1
@@ -95,7 +95,8 @@ def checked_servers(servers: Iterable[str]) -> list[str]:
     :raises ValueError: there is none, or one is no address.
     """
     if isinstance(servers, (str, bytes)):
-        raise TypeError(f"servers is a list of addresses, not a single one: {_shown(servers)}")
+        given = without_password(servers)
+        raise TypeError(f"servers is a list of addresses, not a single one: {given}")
     if not isinstance(servers, Iterable):
         raise TypeError(f"servers is a list of addresses, not {servers!r}")
     checked = list(servers)
@@ -160,7 +161,7 @@ def _checked_server(server: Any) -> str:
         is_address = is_address and all(map(_is_number, _numbers(server)))
     if not is_address or not 1 <= weight <= 65535:
         reason = _reason(server) if isinstance(server, str) else ""
-        given = _shown(server)
+        given = without_password(server)
         raise ValueError(f"{given} is not the address of a memcached{reason}: write {_SERVER}")
     return server  # type: ignore[no-any-return]
 
@@ -181,11 +182,6 @@ def _reason(server: str) -> str:
     if not port or is_port or "@" in server:  # behind a username it is a password
         return ""
     return f", because its port is {port!r}"
-
-
-def _shown(server: object) -> str:
-    given = repr(server)
-    return "a text that may contain a password" if "@" in given else given
 
 
 def _numbers(server: Any) -> list[str]:

@@ -16,6 +16,7 @@ import pylibmc
 
 from ..client import Client
 from ..discovery import is_source, source_of
+from ..errors import without_password
 
 #: By option: what gets its text, and returns its value or raises a ValueError that says what the
 #: text must be.
@@ -122,7 +123,7 @@ def parsed(
         try:
             options[name] = parsers[name](text)
         except ValueError as error:
-            seen = "a text that may contain a password" if "@" in text else repr(text)
+            seen = without_password(text)
             raise ValueError(f"{shown[name]} must be {error}, not {seen}") from None
     for one, other in (("username", "password"), ("password", "username")):
         if one in options and other not in options:
