@@ -45,6 +45,13 @@ def limited_time(least: float = 0.0, most: float = DEADLINE) -> Iterator[None]:
     assert least <= time.monotonic() - start < most
 
 
+def clock(module: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """A function that puts the clock of *module* forward, by so many seconds."""
+    skipped = [0.0]
+    monkeypatch.setattr(module, "monotonic", lambda: time.monotonic() + sum(skipped))
+    return skipped.append
+
+
 def missing(what: str, problem: str = "is not installed") -> NoReturn:
     """Skip the test, for want of *what*; or fail it, where all must be installed."""
     if os.environ.get("MCPOOL_REQUIRE_ALL", "0") != "0":

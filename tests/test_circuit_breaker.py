@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, Callable
@@ -11,7 +10,7 @@ from typing import Any, Callable
 import pylibmc
 import pytest
 from forking import FORKS, succeeds
-from harness import in_threads
+from harness import clock, in_threads
 from mortal import Mortal
 
 from mcpool_wsgi import Client, ClientPool, ThreadMappedPool
@@ -65,9 +64,7 @@ def clients(pool: ClientPool) -> Iterator[list[Any]]:
 @pytest.fixture
 def skip(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Puts the clock of the breaker forward."""
-    skipped = [0.0]
-    monkeypatch.setattr(circuit_breaker, "monotonic", lambda: time.monotonic() + sum(skipped))
-    return skipped.append
+    return clock(circuit_breaker, monkeypatch)
 
 
 def test_two_commands_wait_for_a_server_that_hangs(

@@ -6,14 +6,13 @@ import contextlib
 import logging
 import re
 import threading
-import time
 from typing import Any, Callable
 
 import hostile
 import pylibmc
 import pytest
 from forking import FORKS, succeeds
-from harness import eventually, in_spite_of_errors
+from harness import clock, eventually, in_spite_of_errors
 from interrupts import Interrupt, tracing
 from mortal import Mortal
 
@@ -109,9 +108,7 @@ def resting(
 @pytest.fixture
 def skip(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Puts the clock of the outages forward."""
-    skipped = [0.0]
-    monkeypatch.setattr(outages, "monotonic", lambda: time.monotonic() + sum(skipped))
-    return skipped.append
+    return clock(outages, monkeypatch)
 
 
 def test_outage_that_begins_again_at_once_is_the_same_one(

@@ -18,6 +18,7 @@ import pytest
 from forking import in_child, succeeds
 from harness import (
     DEADLINE,
+    clock,
     eventually,
     in_spite_of_errors,
     in_threads,
@@ -367,7 +368,7 @@ def test_late_failure_of_a_client_that_was_renewed_meanwhile_renews_no_other(
     with hostile.refusing() as address, ClientPool(Client([address]), 2) as pool:
         with pool.reserve() as late:
             # The clients are older than the interval between two renewals.
-            monkeypatch.setattr(generations, "monotonic", lambda: time.monotonic() + 3600)
+            clock(generations, monkeypatch)(3600)
             with pool.reserve() as mc, pytest.raises(pylibmc.Error):
                 mc.set("key", "value")
             with pool.reserve():
